@@ -1,0 +1,79 @@
+"""One exception for everything a person can get wrong: what happened, where, and how to fix it."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the command line returns to the shell."""
+
+    OK = 0
+    BUG = 1
+    USAGE = 2
+    SOME_FAILED = 3
+    DATA = 4
+    RESOURCES = 5
+
+
+class AtrousError(ValueError):
+    """Bad input, a bad file or a missing resource: never a bug of ours.
+
+    Args:
+        code: A stable name programs can match, such as ``E-IMAGE-TRUNCATED``.
+        what: What is wrong, in one sentence with the offending value.
+        where: The file, option or tensor it is about; empty when there is none.
+        fix: What to do about it; empty when only the user can know.
+        exit_code: What the command line exits with if nobody catches this.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        what: str,
+        *,
+        where: object = "",
+        fix: str = "",
+        exit_code: ExitCode = ExitCode.USAGE,
+    ) -> None:
+        self.code = code
+        self.what = what
+        self.where = str(where)
+        self.fix = fix
+        self.exit_code = exit_code
+        super().__init__(self.what)
+
+    def __str__(self) -> str:
+        location = f"{printable(self.where)}: " if self.where else ""
+        remedy = f"\n  fix: {self.fix}" if self.fix else ""
+        return f"{location}{self.what} [{self.code}]{remedy}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions cross process boundaries (data loaders); keyword arguments need help to follow.
+        return (_rebuild, (self.code, self.what, self.where, self.fix, self.exit_code))
+
+
+def _rebuild(code: str, what: str, where: str, fix: str, exit_code: ExitCode) -> AtrousError:
+    return AtrousError(code, what, where=where, fix=fix, exit_code=exit_code)
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> AtrousError:
+    """Returns the error for a misspelt name, with the nearest known ones.
+
+    >>> print(unknown_name("backbone", "xception66", ["xception65", "resnet50"]))
+    unknown backbone 'xception66' [E-UNKNOWN-NAME]
+      fix: did you mean 'xception65'? known: resnet50, xception65
+    """
+    choices = sorted(known)
+    near = get_close_matches(name, choices, n=3, cutoff=0.5)
+    suggestion = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    return AtrousError(
+        "E-UNKNOWN-NAME",
+        f"unknown {kind} {name!r}",
+        fix=f"{suggestion}known: {', '.join(choices)}",
+    )
+
+
+def printable(text: object) -> str:
+    """Returns text safe to print on any terminal: control and undecodable characters escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
