@@ -1,0 +1,1 @@
+"""Weights in any format in, one safe format out."""
