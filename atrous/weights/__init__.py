@@ -1,1 +1,1 @@
-"""Weights in any format in, one safe format out."""
+"""Weights from elsewhere: every format in, none of them executed."""
