@@ -110,7 +110,7 @@ def _fetch_rest(url: str, wanted: Wanted) -> None:
         headers["Range"] = f"bytes={have}-"
     try:
         request = urllib.request.Request(url, headers=headers)
-        with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
+        with _opener().open(request, timeout=_TIMEOUT) as response:
             resumes = response.status == 206 and _range_start(response) == have
             _receive(response, url, wanted, have if resumes else 0)
     except urllib.error.HTTPError as error:
@@ -120,6 +120,22 @@ def _fetch_rest(url: str, wanted: Wanted) -> None:
         raise _PassingError(f"the answer broke off: {error!r}") from None
     except OSError as error:
         raise _system_failure(error, url, wanted) from None
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """Returns what opens http and https alone, unlike urllib's own (files, FTP, data)."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPRedirectHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.UnknownHandler(),
+    ):
+        opener.add_handler(handler)
+    return opener
 
 
 def _receive(response: http.client.HTTPResponse, url: str, wanted: Wanted, start: int) -> None:
@@ -162,9 +178,9 @@ def _system_failure(error: OSError, url: str, wanted: Wanted) -> Exception:
     if error.errno in _NO_SPACE:
         return _disk_full(wanted, f"{wanted.size} bytes" if wanted.size else "more bytes")
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
-    if isinstance(cause, (socket.gaierror, PermissionError)):  # no such host, no such right
+    if isinstance(cause, (str, socket.gaierror, PermissionError)):  # no such scheme, host, right
         return wanted.failure("FAILED", str(cause), url)
-    return _PassingError(cause or type(error).__name__)
+    return _PassingError(str(cause) or type(cause).__name__)
 
 
 def _free_space(wanted: Wanted) -> int:
