@@ -8,9 +8,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from atrous.build import create_model, from_tensorflow, from_tflite
+    from atrous.build import create_model
     from atrous.cost import multiply_adds, parameters
     from atrous.errors import AtrousError
+    from atrous.loading import from_tensorflow, from_tflite
     from atrous.model import DeepLabV3Plus
     from atrous.predict import Predictor, Segmentation
 
@@ -23,8 +24,8 @@ _PUBLIC = {
     "Predictor": "atrous.predict",
     "Segmentation": "atrous.predict",
     "create_model": "atrous.build",
-    "from_tensorflow": "atrous.build",
-    "from_tflite": "atrous.build",
+    "from_tensorflow": "atrous.loading",
+    "from_tflite": "atrous.loading",
     "multiply_adds": "atrous.cost",
     "parameters": "atrous.cost",
 }

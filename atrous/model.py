@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from torch import Tensor, nn
 
@@ -13,6 +13,8 @@ from atrous.encoder.encoder import Encoder
 from atrous.encoder.resnet import Stem
 from atrous.errors import AtrousError
 from atrous.layers import Normalize, Size, resize
+
+Head = Literal["aspp", "dense_prediction_cell", "lr_aspp"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Architecture:
     backbone: str
     num_classes: int
     output_stride: int = 16
+    head: Head = "aspp"
     separable: bool = True
     decoder_separable: bool | None = None
     image_pooling: bool = True
@@ -32,7 +35,7 @@ class Architecture:
     multi_grid: tuple[int, ...] | None = None
     decoder: bool = True
     decoder_strides: tuple[int, ...] = (4,)
-    reduced_channels: int = 48
+    reduced_channels: int | None = 48
     refine: tuple[Refinement, ...] = ((3, 256), (3, 256))
     depth_multiplier: float = 1.0
     in_channels: int = 3

@@ -41,7 +41,7 @@ def open_engine(model: "str | Path | DeepLabV3Plus | None") -> Engine:
 def load_model(path: Path) -> "DeepLabV3Plus":
     """Returns the torch model in a file."""
     try:
-        from atrous.build import from_tflite
+        from atrous.loading import from_tflite
     except ModuleNotFoundError as error:
         raise missing_extra(f"reading {path.suffix} files", error) from error
     return from_tflite(path)

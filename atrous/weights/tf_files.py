@@ -56,22 +56,20 @@ class Extras:
     unread: tuple[str, ...] = ()
     global_step: int | None = None
 
-    def __str__(self) -> str:
-        """Returns the counts on one line, or nothing if there is nothing to say."""
-        parts = [
-            f"{len(names)} {what}"
-            for names, what in (
-                (self.optimizer, "optimizer slots"),
-                (self.averages, "moving averages"),
-                (self.averages_used, "variables taken from their moving averages"),
-                (self.classifier, "variables of an ImageNet classifier"),
-                (self.unread, "entries without numbers"),
-            )
-            if names
-        ]
+    def notes(self) -> list[str]:
+        """Returns a note for each kind of thing, with all its names."""
+        kinds = (
+            (self.optimizer, "left out: optimizer slots"),
+            (self.averages, "left out: moving averages"),
+            (self.averages_used, "taken from their moving averages"),
+            (self.counters, "left out: counters"),
+            (self.classifier, "left out: classifier of ImageNet"),
+            (self.unread, "left out: entries without numbers"),
+        )
+        notes = [f"{what} ({len(names)}): {', '.join(names)}" for names, what in kinds if names]
         if self.global_step is not None:
-            parts.append(f"global_step {self.global_step}")
-        return ", ".join(parts)
+            notes.append(f"trained for {self.global_step} steps")
+        return notes
 
 
 def read_tensorflow(source: str | Path | Mapping[str, NDArray[Any]]) -> tuple[Arrays, Extras]:
