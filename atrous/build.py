@@ -1,7 +1,11 @@
 """The composition root: from a few words to a DeepLabv3+."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import get_args
+
+from torch import nn
 
 from atrous.decoder import BilinearDecoder, Decoder, Refinement
 from atrous.encoder import mobilenet_v3
@@ -18,6 +22,7 @@ from atrous.encoder.xception import VARIANTS, Xception
 from atrous.errors import AtrousError, unknown_name
 from atrous.layers import Normalize
 from atrous.model import Architecture, DeepLabV3Plus, Head, as_tuple
+from atrous.weights import imagenet
 
 BACKBONES = (*VARIANTS, *UNITS, "mobilenet_v2", *mobilenet_v3.VARIANTS)
 
@@ -44,8 +49,9 @@ def create_model(
     in_channels: int = 3,
     stem: Stem = "beta",
     relu_after_depthwise: bool = False,
+    pretrained: str | Path | None = None,
 ) -> DeepLabV3Plus:
-    """Builds a DeepLabv3+ with random weights; the defaults are the paper's.
+    """Builds a DeepLabv3+; the defaults are the paper's, the weights random.
 
     Args:
         backbone: ``xception41``, ``xception65``, ``xception71``, ``resnet50``, ``resnet101``,
@@ -71,6 +77,9 @@ def create_model(
         stem: Of ResNet: ``beta`` is three 3x3 convolutions, ``plain`` one 7x7.
         relu_after_depthwise: In Xception, a ReLU after every depthwise convolution as in the
             paper's text, which the authors' released code does not have.
+        pretrained: ``imagenet`` for weights of the backbone (fetched once, and checked), or a
+            file of them: the authors' checkpoints, timm's, torchvision's, or .tflite. They bring
+            their own normalisation and epsilon.
 
     Returns:
         A model that takes RGB values 0..255 and normalises them itself.
@@ -78,34 +87,48 @@ def create_model(
     Raises:
         AtrousError: An unknown backbone, or an option it does not have.
     """
-    return build(
-        Architecture(
-            backbone=backbone,
-            num_classes=num_classes,
-            output_stride=output_stride,
-            head=head,
-            separable=separable,
-            decoder_separable=decoder_separable,
-            image_pooling=image_pooling,
-            atrous_rates=as_tuple(atrous_rates),
-            multi_grid=as_tuple(multi_grid),
-            decoder=decoder,
-            decoder_strides=tuple(decoder_strides),
-            reduced_channels=reduced_channels,
-            refine=tuple((kernel, filters) for kernel, filters in refine),
-            depth_multiplier=depth_multiplier,
-            in_channels=in_channels,
-            stem=stem,
-            relu_after_depthwise=relu_after_depthwise,
-        )
+    architecture = Architecture(
+        backbone=backbone,
+        num_classes=num_classes,
+        output_stride=output_stride,
+        head=head,
+        separable=separable,
+        decoder_separable=decoder_separable,
+        image_pooling=image_pooling,
+        atrous_rates=as_tuple(atrous_rates),
+        multi_grid=as_tuple(multi_grid),
+        decoder=decoder,
+        decoder_strides=tuple(decoder_strides),
+        reduced_channels=reduced_channels,
+        refine=tuple((kernel, filters) for kernel, filters in refine),
+        depth_multiplier=depth_multiplier,
+        in_channels=in_channels,
+        stem=stem,
+        relu_after_depthwise=relu_after_depthwise,
     )
+    if pretrained is None:
+        return build(architecture)
+    _check(architecture)
+    weights = imagenet.find(pretrained, backbone)
+    model = build(replace(architecture, **weights.architecture), timm_weights=weights.timm_file)
+    weights.assign(model)
+    return model
 
 
-def build(architecture: Architecture) -> DeepLabV3Plus:
-    """Builds the network an `Architecture` describes, with random weights."""
+def build(architecture: Architecture, *, timm_weights: Path | None = None) -> DeepLabV3Plus:
+    """Builds the network an `Architecture` describes, with random weights.
+
+    Args:
+        architecture: The network.
+        timm_weights: A file that timm loads into its backbone.
+    """
     _check(architecture)
     a = architecture
-    backbone = _build_backbone(a)
+    backbone = _build_backbone(a, timm_weights)
+    if a.epsilon is not None:
+        for module in backbone.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eps = a.epsilon
     _check_decoder_strides(a, backbone)
     aspp = _build_head(a, backbone.channels)
     decoder: Decoder | BilinearDecoder
@@ -125,7 +148,7 @@ def build(architecture: Architecture) -> DeepLabV3Plus:
     return DeepLabV3Plus(_build_normalize(a, backbone), Encoder(backbone, aspp), decoder, a)
 
 
-def _build_backbone(a: Architecture) -> Backbone:
+def _build_backbone(a: Architecture, timm_weights: Path | None) -> Backbone:
     if a.backbone in VARIANTS:
         return Xception(
             a.backbone,
@@ -155,6 +178,7 @@ def _build_backbone(a: Architecture) -> Backbone:
         a.backbone.removeprefix("timm/"),
         output_stride=a.output_stride,
         in_channels=a.in_channels,
+        weights=timm_weights,
     )
 
 

@@ -21,7 +21,8 @@ Head = Literal["aspp", "dense_prediction_cell", "lr_aspp"]
 class Architecture:
     """What a network is, apart from its weights; `atrous.create_model` explains each field.
 
-    The last three fields are for imported weights, which bring their own preprocessing.
+    The last four fields are for imported weights, which bring their own preprocessing, padding
+    and epsilon (of the backbone's batch norms).
     """
 
     backbone: str
@@ -44,6 +45,7 @@ class Architecture:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     one_sided_padding: int = 0
+    epsilon: float | None = None
 
     def at_output_stride(self, output_stride: int) -> "Architecture":
         """Returns the same network at another stride; given ASPP rates follow it."""
@@ -51,6 +53,25 @@ class Architecture:
         if rates is not None:
             rates = rates_at([r * self.output_stride / 16 for r in rates], output_stride)
         return replace(self, output_stride=output_stride, atrous_rates=rates)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How weights were trained and scored; empty or None where nobody said."""
+
+    recipe: str = ""
+    data: str = ""
+    initial_weights: str = ""
+    steps: int | None = None
+    batch_size: int | None = None
+    crop_size: tuple[int, int] | None = None
+    output_stride: int | None = None
+    base_lr: float | None = None
+    weight_decay: float | None = None
+    batch_norm: str = ""
+    seed: int | None = None
+    mean_iou: float | None = None
+    evaluated_on: str = ""
 
 
 @dataclass
@@ -61,6 +82,7 @@ class Provenance:
     sha256: str = ""
     licence: str = ""
     notes: list[str] = field(default_factory=list)
+    training: Training | None = None
 
 
 class DeepLabV3Plus(nn.Module):

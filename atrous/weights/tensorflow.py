@@ -57,7 +57,7 @@ def infer(
         raise AtrousError(
             "E-WEIGHTS-HEAD",
             f"{scope} without a segmentation head (no logits/semantic)",
-            fix="this looks like a classification checkpoint, not a DeepLab model",
+            fix="this is a classifier, not a DeepLab model: name it as pretrained= in create_model",
             exit_code=ExitCode.DATA,
         )
     head = _head(variables)

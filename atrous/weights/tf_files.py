@@ -19,7 +19,7 @@ from atrous.weights.tf_graph import read_frozen_graph
 Arrays = dict[str, NDArray[Any]]
 
 _LOG = logging.getLogger(__name__)
-_ARCHIVES = (".tar.gz", ".tgz", ".tar", ".tar.bz2", ".tar.xz", ".zip")
+ARCHIVES = (".tar.gz", ".tgz", ".tar", ".tar.bz2", ".tar.xz", ".zip")
 _AVERAGE = "/ExponentialMovingAverage"
 _KINDS = {
     "counter": re.compile(r"(^|/)(global_step|beta[12]_power|save_counter)$"),
@@ -92,7 +92,7 @@ def read_tensorflow(source: str | Path | Mapping[str, NDArray[Any]]) -> tuple[Ar
         return select_variables(source)
     path = Path(source)
     with ExitStack() as stack:
-        if path.is_file() and path.name.endswith(_ARCHIVES):
+        if path.is_file() and path.name.endswith(ARCHIVES):
             folder = stack.enter_context(unpacked(path))
             return _read_folder(folder, path)
         if path.is_dir():

@@ -93,8 +93,16 @@ def scope_of(path: str, *, root: str, stem: str) -> str:
     raise AssertionError(path)
 
 
-def assign(model: DeepLabV3Plus, variables: Variables, where: object = "") -> list[str]:
+def assign(
+    model: DeepLabV3Plus, variables: Variables, where: object = "", *, part: str = ""
+) -> list[str]:
     """Copies variables into the model: every one of them, into every parameter.
+
+    Args:
+        model: The network.
+        variables: By the authors' names.
+        where: What to call their source in an error.
+        part: The path of the only module to fill, such as ``encoder.backbone``.
 
     Returns:
         The names of variables outside the network's scopes, which were left out.
@@ -102,7 +110,8 @@ def assign(model: DeepLabV3Plus, variables: Variables, where: object = "") -> li
     Raises:
         AtrousError: Missing, left over or misshapen variables, all of them listed.
     """
-    targets = dict(_targets(model, variables.keys()))
+    modules = {n: m for n, m in model.named_modules() if not part or n.startswith(f"{part}.")}
+    targets = dict(_targets(model, modules, variables.keys()))
     strangers = sorted(n for n in variables.keys() - targets.keys() if not _NETWORK.match(n))
     values = {n: _in_torch_layout(n, v) for n, v in variables.items() if n not in strangers}
     differences = compare(
@@ -114,7 +123,7 @@ def assign(model: DeepLabV3Plus, variables: Variables, where: object = "") -> li
     with torch.no_grad():
         for name, tensor in targets.items():
             tensor.copy_(torch.from_numpy(values[name]))
-        for path, module in model.named_modules():
+        for path, module in modules.items():
             if isinstance(module, ConvBN) and f"{_scope(model, path)}/biases" in targets:
                 _make_identity(module.bn)
     if strangers:
@@ -127,13 +136,15 @@ def _scope(model: DeepLabV3Plus, path: str) -> str:
     return scope_of(path, root=ROOTS[model.architecture.backbone], stem=stem)
 
 
-def _targets(model: DeepLabV3Plus, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
-    """Yields the name of the variable for each of the model's tensors.
+def _targets(
+    model: DeepLabV3Plus, modules: Mapping[str, nn.Module], names: Collection[str]
+) -> Iterator[tuple[str, Tensor]]:
+    """Yields the name of the variable for each tensor of some of the model's modules.
 
     Where a convolution has biases among the given names, its batch norm was folded into it.
     """
-    plain = {path for path, module in model.named_modules() if isinstance(module, nn.Conv2d)}
-    for path, module in model.named_modules():
+    plain = {path for path, module in modules.items() if isinstance(module, nn.Conv2d)}
+    for path, module in modules.items():
         if isinstance(module, ConvBN):
             plain.discard(f"{path}.conv")
             scope, bn = _scope(model, path), module.bn
