@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from atrous.errors import AtrousError, unknown_name
-from atrous.weights.download import fetch
 
 
 class Score(NamedTuple):
@@ -185,6 +184,8 @@ def download(name: str, *, digest: str | None = None) -> Path:
     Raises:
         AtrousError: No hash is known and none was given; or as `download.fetch`.
     """
+    from atrous.weights.download import fetch  # needs the train extra; this table does not
+
     found = entry(name)
     if digest is None and found.digest is None:
         raise AtrousError(
