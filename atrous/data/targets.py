@@ -1,10 +1,10 @@
-"""Targets from mask files: values in the file become class indices."""
+"""Targets from mask files and from shapes: whatever was annotated becomes class indices."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from atrous.data.colors import ColorTable
 from atrous.data.dataset import Item, Target, ignore_index, target_dtype
 from atrous.data.masks import Labels, Mask, read_mask
+from atrous.data.shapes import Shape, paint
 from atrous.errors import AtrousError, ExitCode
 
 
@@ -96,3 +97,26 @@ def _too_large(labels: Labels, num_classes: int, where: object) -> AtrousError:
         fix="map them with label_mapping, or list the missing classes",
         exit_code=ExitCode.DATA,
     )
+
+
+@dataclass(frozen=True)
+class ShapeReader:
+    """Paints the target of an item from its shapes (a `ReadTarget`).
+
+    Args:
+        shapes: Gives an item's shapes; from the item and the picture's (height, width).
+        num_classes: Number of classes K.
+        background: Value where there is no shape; None for unlabelled.
+        order: Whether later shapes or smaller ones lie on top.
+    """
+
+    shapes: Callable[[Item, tuple[int, int]], Sequence[Shape]]
+    num_classes: int
+    background: int | None
+    order: Literal["given", "area"]
+
+    def __call__(self, item: Item, size: tuple[int, int]) -> Target:
+        """Returns the target (H, W) of an item."""
+        value = ignore_index(self.num_classes) if self.background is None else self.background
+        target: Target = np.full(size, value, dtype=target_dtype(self.num_classes))
+        return paint(self.shapes(item, size), target, order=self.order, where=item.annotation)
