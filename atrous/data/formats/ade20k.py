@@ -20,7 +20,6 @@ _SPLITS = {"train": "training", "val": "validation"}
 _K = len(ADE20K.classes)
 
 
-
 def recognise(path: Path) -> Layout | None:
     """Returns the layout of the benchmark, with its 150 classes."""
     for root in (path, path / "ADEChallengeData2016"):

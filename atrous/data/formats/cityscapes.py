@@ -42,7 +42,9 @@ def recognise(path: Path) -> Layout | None:
     if not splits:
         return None
     mapping = MAPPING if "labelIds" in kinds else {}
-    return Layout("Cityscapes", path, CITYSCAPES, MaskReader(len(CITYSCAPES_LABELS), mapping), splits)
+    return Layout(
+        "Cityscapes", path, CITYSCAPES, MaskReader(len(CITYSCAPES_LABELS), mapping), splits
+    )
 
 
 def _has(folder: Path, ending: str) -> bool:

@@ -104,7 +104,7 @@ def _values(path: Path) -> ClassFile:
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = [(int(row[0]), row[1].strip()) for row in list(csv.reader(file))[1:] if row]
     mapping: dict[int, int | None] = {}
-    names = []
+    names: list[str] = []
     for value, name in sorted(rows):
         if name.lower() in _VOID:
             mapping[value] = None

@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from atrous.classes import ClassTable, Color, pascal_palette
@@ -56,17 +56,15 @@ class Layout:
     read_target: ReadTarget
     splits: Mapping[str, Callable[[], Listing]]
 
-    def listing(self, split: str) -> Listing:
-        """Lists a split.
+    def open(self, split: str) -> tuple[FileDataset, tuple[Problem, ...]]:
+        """Returns the samples of a split, and what is in the way of more.
 
         Raises:
-            AtrousError: There is no such split.
+            AtrousError: There is no such split, or its list cannot be read.
         """
-        return find_split(self.splits, split, self.root)()
-
-    def dataset(self, items: Sequence[Item]) -> FileDataset:
-        """Returns the data set of some items."""
-        return FileDataset(tuple(items), self.read_target, self.table.classes, self.table.palette)
+        items, problems = find_split(self.splits, split, self.root)()
+        classes, palette = self.table.classes, self.table.palette
+        return FileDataset(items, self.read_target, classes, palette), problems
 
 
 def split_name(name: str) -> str:
@@ -130,25 +128,28 @@ def find_files(
     """
     files: dict[str, Path] = {}
     problems = []
-    for path in sorted(_walk(folder)):
-        stem = path.name[: len(path.name) - len(path.suffix)]
-        if path.suffix.lower() not in suffixes or not stem.endswith(ending):
+    for name in sorted(_walk(folder)):  # strings: there may be a hundred thousand of them
+        key, suffix = os.path.splitext(name)  # noqa: PTH122
+        if suffix.lower() not in suffixes or not key.endswith(ending):
             continue
-        key = path.relative_to(folder).with_name(stem[: len(stem) - len(ending)] or stem).as_posix()
+        key = key[: len(key) - len(ending)].replace(os.sep, "/")
+        path = folder / name
         if key in files:
-            problems.append(
-                Problem("E-DATA-TWICE", f"{files[key].name} has the same name but for suffix", path)
-            )
+            same = f"{files[key].name} has the same name but for suffix"
+            problems.append(Problem("E-DATA-TWICE", same, path))
         files.setdefault(key, path)
     return Found(files, tuple(problems))
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path) -> Iterator[str]:
+    """Yields the paths of files within a folder, without the hidden ones."""
+    top = os.path.join(folder, "")  # noqa: PTH118  # paths stay strings here
     for parent, folders, names in os.walk(folder, followlinks=True):
         # A folder called x.jpg is somebody's broken picture; reading it will say so.
-        odd = [name for name in folders if PurePath(name).suffix.lower() in SUFFIXES]
-        folders[:] = [name for name in folders if name[0] not in "._" and name not in odd]
-        yield from (Path(parent, name) for name in (*names, *odd) if name[0] != ".")
+        odd = [name for name in folders if os.path.splitext(name)[1].lower() in SUFFIXES]  # noqa: PTH122
+        folders[:] = [name for name in folders if name[0] != "." and name not in odd]
+        inside = os.path.join(parent, "").removeprefix(top)  # noqa: PTH118
+        yield from (inside + name for name in (*names, *odd) if name[0] != ".")
 
 
 def pair(pictures: Found, masks: Found) -> Listing:
