@@ -51,7 +51,11 @@ def upright(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def open_image(
-    source: str | Path | IO[bytes], *, max_pixels: int = MAX_PIXELS, checksums: bool = False
+    source: str | Path | IO[bytes],
+    *,
+    max_pixels: int = MAX_PIXELS,
+    checksums: bool = False,
+    decode: bool = True,
 ) -> Iterator[Image.Image]:
     """Opens and decodes a picture in its own mode; Pillow's many errors become one.
 
@@ -60,6 +64,7 @@ def open_image(
         max_pixels: Larger pictures are refused from their header.
         checksums: Verify the checksums of PNG chunks first, which decoding skips: a flipped bit
             is then an error, not another pixel. No other format has checksums.
+        decode: Whether to decode now, or leave that to the block.
 
     Raises:
         AtrousError: As `read_image`.
@@ -74,7 +79,8 @@ def open_image(
                 _verify(source, where, max_pixels)
             with Image.open(source, formats=FORMATS) as image:
                 _check_pixels(image, where, max_pixels)
-                image.load()
+                if decode:
+                    image.load()
                 yield image
     except UnidentifiedImageError:
         raise AtrousError(

@@ -66,7 +66,11 @@ class MaskReader:
                 fix="list every value the masks hold in label_mapping",
                 exit_code=ExitCode.DATA,
             )
-        return tables.narrow[labels] if labels.dtype == np.uint8 else tables.wide[labels]
+        if labels.dtype == np.uint8 and tables.narrow.dtype == np.uint8:
+            # Several times faster than indexing an array with an array.
+            mapped = bytearray(labels.tobytes().translate(tables.narrow.tobytes()))
+            return np.frombuffer(mapped, dtype=np.uint8).reshape(labels.shape)
+        return tables.wide[labels]
 
 
 class _Tables(NamedTuple):
