@@ -1,7 +1,59 @@
-"""DeepLabv3+ (arXiv:1802.02611): from a photograph to a mask, and from labelled pictures to a model.
+"""DeepLabv3+ (arXiv:1802.02611): from a photograph to a mask, from labelled pictures to a model.
 
-The runtime half (Predictor) needs no torch; names of the training half load when first used and
+The runtime half (`Predictor`) needs no torch. Names of the training half load when first used and
 need ``pip install 'atrous[train]'``.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from atrous.build import create_model, from_tensorflow, from_tflite
+    from atrous.cost import multiply_adds, parameters
+    from atrous.errors import AtrousError
+    from atrous.model import DeepLabV3Plus
+    from atrous.predict import Predictor, Segmentation
+
 __version__ = "0.1.0"
+
+# Public name -> module; resolved on first use so that `import atrous` stays light.
+_PUBLIC = {
+    "AtrousError": "atrous.errors",
+    "DeepLabV3Plus": "atrous.model",
+    "Predictor": "atrous.predict",
+    "Segmentation": "atrous.predict",
+    "create_model": "atrous.build",
+    "from_tensorflow": "atrous.build",
+    "from_tflite": "atrous.build",
+    "multiply_adds": "atrous.cost",
+    "parameters": "atrous.cost",
+}
+
+__all__ = [
+    "AtrousError",
+    "DeepLabV3Plus",
+    "Predictor",
+    "Segmentation",
+    "create_model",
+    "from_tensorflow",
+    "from_tflite",
+    "multiply_adds",
+    "parameters",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'atrous' has no attribute {name!r}")
+    try:
+        value = getattr(import_module(_PUBLIC[name]), name)
+    except ModuleNotFoundError as error:
+        from atrous.errors import missing_extra
+
+        raise missing_extra(f"atrous.{name}", error) from error
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

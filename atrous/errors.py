@@ -77,3 +77,17 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> AtrousError:
 def printable(text: object) -> str:
     """Returns text safe to print on any terminal: control and undecodable characters escaped."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+
+
+def missing_extra(feature: str, error: ModuleNotFoundError, extra: str = "train") -> AtrousError:
+    """Returns the error for a feature whose optional packages are not installed.
+
+    A module of our own that is missing is a bug, and re-raised as what it is.
+    """
+    if (error.name or "").split(".")[0] == "atrous":
+        raise error
+    return AtrousError(
+        "E-MISSING-EXTRA",
+        f"{feature} needs the package {error.name!r}, which is not installed",
+        fix=f"pip install 'atrous[{extra}]' (in a checkout: pip install '.[{extra}]')",
+    )

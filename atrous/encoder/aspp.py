@@ -1,0 +1,93 @@
+"""Atrous spatial pyramid pooling with image-level features.
+
+Rethinking Atrous Convolution for Semantic Image Segmentation (arXiv:1706.05587), Sec. 3.3, with
+the separable branches of arXiv:1802.02611, Sec. 3.2.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from atrous.layers import HEAD, AtrousConv2d, AtrousSeparableConv, ConvBN, PooledBatchNorm2d
+
+RATES_AT_STRIDE_16 = (6, 12, 18)
+
+
+def rates_at(rates_at_16: Sequence[float], output_stride: int) -> tuple[int, ...]:
+    """Scales rates so that filters see the same pixels at any output stride.
+
+    >>> rates_at((6, 12, 18), 8)
+    (12, 24, 36)
+    """
+    return tuple(max(1, round(rate * 16 / output_stride)) for rate in rates_at_16)
+
+
+class ASPP(nn.Module):
+    """Parallel views of the features at several scales, projected to 256 channels.
+
+    The order of the concatenation is the authors': image pooling, pointwise, atrous branches.
+    ReLU follows the depthwise as well as the pointwise convolution here.
+
+    Args:
+        in_channels: Channels of the backbone's last features.
+        output_stride: Their stride.
+        atrous_rates: Rates of the 3x3 branches at this stride; None for the paper's
+            (6, 12, 18 at stride 16), () for no such branches, as in the released MobileNetV2.
+        separable: Depthwise separable 3x3 branches rather than dense ones.
+        image_pooling: Whether to add the branch that sees the whole picture.
+        dropout: After the projection, of single values; the authors' 0.1.
+    """
+
+    channels = 256
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        output_stride: int = 16,
+        atrous_rates: Sequence[int] | None = None,
+        separable: bool = True,
+        image_pooling: bool = True,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        channels = self.channels
+        if atrous_rates is None:
+            self._rates_at_16: tuple[float, ...] = RATES_AT_STRIDE_16
+        else:
+            self._rates_at_16 = tuple(rate * output_stride / 16 for rate in atrous_rates)
+        self.image_pooling = (
+            ConvBN(in_channels, channels, 1, HEAD, batch_norm=PooledBatchNorm2d)
+            if image_pooling
+            else None
+        )
+        self.pointwise = ConvBN(in_channels, channels, 1, HEAD)
+        self.atrous = nn.ModuleList(
+            AtrousSeparableConv(in_channels, channels, HEAD)
+            if separable
+            else ConvBN(in_channels, channels, 3, HEAD)
+            for _ in self._rates_at_16
+        )
+        num_branches = int(image_pooling) + 1 + len(self.atrous)
+        self.project = ConvBN(num_branches * channels, channels, 1, HEAD)
+        self.dropout = nn.Dropout(dropout)
+        self.set_output_stride(output_stride)
+
+    def set_output_stride(self, output_stride: int) -> None:
+        """Makes the rates follow the stride: twice the resolution, twice the rate."""
+        self.atrous_rates = rates_at(self._rates_at_16, output_stride)
+        for branch, rate in zip(self.atrous, self.atrous_rates, strict=True):
+            conv = branch if isinstance(branch, AtrousSeparableConv) else branch.conv
+            assert isinstance(conv, (AtrousSeparableConv, AtrousConv2d))
+            conv.set_stride_and_rate(1, rate)
+
+    def forward(self, high_level: Tensor) -> Tensor:
+        """Maps (N, C, H/OS, W/OS) to (N, 256, H/OS, W/OS)."""
+        branches = []
+        if self.image_pooling is not None:
+            pooled = self.image_pooling(high_level.mean((2, 3), keepdim=True))  # (N, 256, 1, 1)
+            branches.append(pooled.expand(-1, -1, *high_level.shape[-2:]))
+        branches.append(self.pointwise(high_level))
+        branches += [branch(high_level) for branch in self.atrous]
+        return self.dropout(self.project(torch.cat(branches, dim=1)))

@@ -1,0 +1,148 @@
+"""MobileNetV2 as the authors segment with it.
+
+MobileNetV2: Inverted Residuals and Linear Bottlenecks (arXiv:1801.04381), Sec. 6.3 and Table 7:
+the features are the 320 channels of the last bottleneck, without the 1280-channel convolution
+of the classifier.
+"""
+
+from typing import NamedTuple, cast
+
+from torch import Tensor, nn
+
+from atrous.encoder.backbone import Backbone, atrous_schedule
+from atrous.layers import MOBILENET_V2, Anchor, ConvBN
+
+
+class Row(NamedTuple):
+    """A row of Table 2 of the paper."""
+
+    expansion: int
+    channels: int
+    units: int
+    stride: int  # of the first unit
+
+
+TABLE_2 = (
+    Row(1, 16, 1, 1),
+    Row(6, 24, 2, 2),
+    Row(6, 32, 3, 2),
+    Row(6, 64, 4, 2),
+    Row(6, 96, 3, 1),
+    Row(6, 160, 3, 2),
+    Row(6, 320, 1, 1),
+)
+
+
+def make_divisible(value: float, divisor: int) -> int:
+    """Rounds to a multiple of `divisor`, never down by more than a tenth (the authors' rule)."""
+    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * value else rounded
+
+
+class InvertedResidual(nn.Module):
+    """Expand, filter each channel, project linearly; add the input where shapes allow."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, expansion: int, adds: bool, anchor: Anchor
+    ) -> None:
+        super().__init__()
+        expanded = make_divisible(in_channels * expansion, 8) if expansion > 1 else in_channels
+        self.expands = expansion > 1
+        if self.expands:
+            self.expand = ConvBN(in_channels, expanded, 1, MOBILENET_V2)
+        self.depthwise = ConvBN(expanded, expanded, 3, MOBILENET_V2, depthwise=True, anchor=anchor)
+        self.project = ConvBN(expanded, out_channels, 1, MOBILENET_V2, activate=False)
+        self.adds = adds
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the unit's output and the rectified output of its depthwise convolution."""
+        expanded = self.expand(x) if self.expands else x
+        filtered = self.depthwise(expanded)
+        projected = self.project(filtered)
+        return (projected + x if self.adds else projected), filtered
+
+
+class MobileNetV2(Backbone):
+    """Seventeen inverted residuals; 320 channels, and 144 low-level channels at stride 4.
+
+    Low-level features are the outputs of depthwise convolutions in the last unit before a
+    stride: layer 4 at stride 4, layer 7 at 8, layer 14 at 16 (the authors' numbering).
+
+    Args:
+        output_stride: 4, 8, 16 or 32.
+        depth_multiplier: Scales every number of channels; other than 1, channels are not
+            rounded to multiples of 8, as in the authors' segmentation networks.
+        in_channels: Channels of the picture.
+        one_sided_padding: Strided convolutions up to this stride have the ``start`` anchor of
+            `AtrousConv2d`: TensorFlow's SAME padding in graphs built for an even size at this
+            output stride. 0: all are centred, as for the odd sizes the authors train with.
+    """
+
+    def __init__(
+        self,
+        *,
+        output_stride: int = 16,
+        depth_multiplier: float = 1.0,
+        in_channels: int = 3,
+        one_sided_padding: int = 0,
+    ) -> None:
+        super().__init__()
+
+        def anchor(reached_stride: int) -> Anchor:
+            return "start" if reached_stride <= one_sided_padding else "centre"
+
+        divisor = 8 if depth_multiplier == 1.0 else 1
+        channels = make_divisible(32 * depth_multiplier, divisor)
+        self.conv = ConvBN(in_channels, channels, 3, MOBILENET_V2, stride=2, anchor=anchor(2))
+        self.units = nn.ModuleList()
+        self._nominal_strides: list[int] = []
+        reached = 2
+        for row in TABLE_2:
+            for index in range(row.units):
+                stride = row.stride if index == 0 else 1
+                reached *= stride
+                out_channels = make_divisible(row.channels * depth_multiplier, divisor)
+                self.units.append(
+                    InvertedResidual(
+                        channels,
+                        out_channels,
+                        expansion=row.expansion,
+                        adds=stride == 1 and channels == out_channels,
+                        anchor=anchor(reached) if stride > 1 else "centre",
+                    )
+                )
+                self._nominal_strides.append(stride)
+                channels = out_channels
+        self.channels = channels
+        self.low_level_channels = {
+            stride: self._units_in_order()[index].depthwise.conv.out_channels
+            for stride, index in self._low_level_units().items()
+        }
+        self.set_output_stride(output_stride)
+
+    def _units_in_order(self) -> list[InvertedResidual]:
+        return cast("list[InvertedResidual]", list(self.units))
+
+    def _low_level_units(self) -> dict[int, int]:
+        """Returns for each stride the index of the last unit that has it."""
+        stride, last = 2, {}
+        for index, nominal in enumerate(self._nominal_strides):
+            stride *= nominal
+            last[stride] = index
+        return {stride: last[stride] for stride in (4, 8, 16)}
+
+    def set_output_stride(self, output_stride: int) -> None:
+        """See `Backbone.set_output_stride`."""
+        schedule = atrous_schedule(self._nominal_strides, output_stride, initial_stride=2)
+        for unit, (stride, rate) in zip(self._units_in_order(), schedule, strict=True):
+            unit.depthwise.conv.set_stride_and_rate(stride, rate)
+        self.output_stride = output_stride
+
+    def forward(self, x: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+        """See `Backbone.forward`."""
+        x = self.conv(x)  # (N, 32, H/2, W/2)
+        filtered: list[Tensor] = []
+        for unit in self.units:
+            x, depthwise = unit(x)
+            filtered.append(depthwise)
+        return x, {stride: filtered[i] for stride, i in self._low_level_units().items()}

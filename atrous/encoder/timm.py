@@ -1,0 +1,110 @@
+"""Any timm backbone that can be dilated, as ``timm/<name>``.
+
+Atrous conversion is timm's own here (its first dilated unit often takes the new rate, its
+features are rectified, its ResNets stride in the first unit of a stage): close to the paper in
+spirit, not the authors' network. docs/paper.md reports how consistent these are.
+"""
+
+import warnings
+from typing import Any
+
+from torch import Tensor, nn
+
+from atrous.encoder.backbone import Backbone, check_output_stride
+from atrous.errors import AtrousError, unknown_name
+
+OUTPUT_STRIDES = (8, 16, 32)
+
+
+class TimmBackbone(Backbone):
+    """A timm feature network; low-level features are its stage outputs.
+
+    Args:
+        name: A model name of timm, with or without a ``.tag`` of pretrained weights.
+        output_stride: 8, 16 or 32.
+        in_channels: Channels of the picture.
+        pretrained: Whether timm loads its weights (from its cache, or by downloading them).
+
+    Raises:
+        AtrousError: Unknown name, or a network that cannot be dilated.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        output_stride: int = 16,
+        in_channels: int = 3,
+        pretrained: bool = False,
+    ) -> None:
+        super().__init__()
+        self._name = name
+        self._in_channels = in_channels
+        self.network = self._create(output_stride, pretrained=pretrained)
+        info: Any = self.network.feature_info
+        reductions = info.reduction()
+        self.channels = info.channels()[-1]
+        self.low_level_channels = {
+            stride: info.channels()[reductions.index(stride)]
+            for stride in (4, 8, 16)
+            if stride in reductions
+        }
+        # Stages beyond the output stride repeat it; the first with a stride is the one offered.
+        self._low_level_index = {s: reductions.index(s) for s in self.low_level_channels}
+        self.output_stride = output_stride
+        config: Any = self.network.default_cfg
+        self.mean = tuple(255 * m for m in config["mean"])
+        self.std = tuple(255 * s for s in config["std"])
+
+    def _create(self, output_stride: int, *, pretrained: bool) -> nn.Module:
+        import timm  # imports torchvision and the hub client: half a second nobody else needs
+
+        check_output_stride(output_stride, OUTPUT_STRIDES)
+        if not timm.is_model(self._name.split(".")[0]):
+            raise unknown_name("timm backbone", self._name, timm.list_models())
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                network: Any = timm.create_model(
+                    self._name,
+                    pretrained=pretrained,
+                    features_only=True,
+                    output_stride=output_stride,
+                    in_chans=self._in_channels,
+                )
+        except (TypeError, AssertionError, NotImplementedError, AttributeError, RuntimeError) as e:
+            raise self._refusal(str(e)) from None
+        if network.feature_info.reduction()[-1] != output_stride:
+            found = network.feature_info.reduction()[-1]
+            raise self._refusal(f"its features stay at stride {found}")
+        return network
+
+    def _refusal(self, reason: str) -> AtrousError:
+        return AtrousError(
+            "E-BACKBONE-DILATION",
+            f"timm/{self._name} cannot be dilated: {reason}",
+            fix="use one of our own backbones, or a convolutional timm network that takes "
+            "output_stride, such as timm/resnet50, timm/resnext50_32x4d, timm/regnety_016, "
+            "timm/mobilenetv3_large_100, timm/efficientnet_b0 or timm/convnext_tiny",
+        )
+
+    def set_output_stride(self, output_stride: int) -> None:
+        """See `Backbone.set_output_stride`: a new network takes over this one's parameters."""
+        if output_stride == self.output_stride:
+            return
+        old = self.network
+        new = self._create(output_stride, pretrained=False).train(old.training)
+        modules = dict(new.named_modules())
+        for name, parameter in old.named_parameters():
+            owner, _, leaf = name.rpartition(".")
+            setattr(modules[owner], leaf, parameter)  # the same object: optimizers keep theirs
+        for name, buffer in old.named_buffers():
+            owner, _, leaf = name.rpartition(".")
+            setattr(modules[owner], leaf, buffer)
+        self.network = new
+        self.output_stride = output_stride
+
+    def forward(self, x: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+        """See `Backbone.forward`."""
+        features = self.network(x)
+        return features[-1], {s: features[i] for s, i in self._low_level_index.items()}

@@ -1,0 +1,183 @@
+"""Modified aligned Xception-41, -65 and -71.
+
+Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation
+(arXiv:1802.02611), Sec. 3.2 and Fig. 4: deeper than Xception, every max pooling replaced by a
+strided depthwise separable convolution, extra batch norm after each 3x3 depthwise convolution.
+
+Of that extra batch norm the paper says it comes with a ReLU; the authors' released code and
+weights have none, except in the last block. The code is the default, `relu_after_depthwise`
+the paper's text.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, cast
+
+from torch import Tensor, nn
+
+from atrous.encoder.backbone import Backbone, atrous_schedule
+from atrous.layers import XCEPTION, AtrousSeparableConv, ConvBN
+
+Skip = Literal["conv", "sum", "none"]
+
+
+class Block(NamedTuple):
+    """A row of the authors' table: `units` modules of three separable convolutions."""
+
+    depths: tuple[int, int, int]
+    skip: Skip
+    stride: int  # of the third convolution
+    units: int = 1
+    relu_inside: bool = False  # within and after, instead of before, the separable convolutions
+
+
+_ENTRY_41_65 = (
+    Block((128, 128, 128), "conv", 2),
+    Block((256, 256, 256), "conv", 2),
+    Block((728, 728, 728), "conv", 2),
+)
+_ENTRY_71 = (
+    Block((128, 128, 128), "conv", 2),
+    Block((256, 256, 256), "conv", 1),
+    Block((256, 256, 256), "conv", 2),
+    Block((728, 728, 728), "conv", 1),
+    Block((728, 728, 728), "conv", 2),
+)
+# Entry flow, and the number of units of the middle flow.
+VARIANTS: dict[str, tuple[tuple[Block, ...], int]] = {
+    "xception41": (_ENTRY_41_65, 8),
+    "xception65": (_ENTRY_41_65, 16),
+    "xception71": (_ENTRY_71, 16),
+}
+_EXIT = (
+    Block((728, 1024, 1024), "conv", 2),
+    Block((1536, 1536, 2048), "none", 1, relu_inside=True),
+)
+
+
+class XceptionModule(nn.Module):
+    """Three separable convolutions beside a shortcut.
+
+    The shortcut takes the input as it is, before the ReLU of the first convolution.
+    """
+
+    def __init__(self, in_channels: int, block: Block, *, relu_after_depthwise: bool) -> None:
+        super().__init__()
+        self.stride = block.stride
+        first, second, third = block.depths
+        separable = [
+            AtrousSeparableConv(
+                channels_in,
+                channels_out,
+                XCEPTION,
+                relu_before=not block.relu_inside,
+                relu_between=block.relu_inside or relu_after_depthwise,
+                relu_after=block.relu_inside,
+            )
+            for channels_in, channels_out in (
+                (in_channels, first),
+                (first, second),
+                (second, third),
+            )
+        ]
+        self.separable1, self.separable2, self.separable3 = separable
+        self.skip = block.skip
+        if block.skip == "conv":
+            self.shortcut = ConvBN(in_channels, third, 1, XCEPTION, activate=False)
+        self.set_stride_and_rate(block.stride, 1)
+
+    def set_stride_and_rate(
+        self, stride: int, atrous_rate: int, multi_grid: Sequence[int] = (1, 1, 1)
+    ) -> None:
+        """Puts the stride on the third convolution and the shortcut, the rate on all three."""
+        self.separable1.set_stride_and_rate(1, atrous_rate * multi_grid[0])
+        self.separable2.set_stride_and_rate(1, atrous_rate * multi_grid[1])
+        self.separable3.set_stride_and_rate(stride, atrous_rate * multi_grid[2])
+        if self.skip == "conv":
+            self.shortcut.conv.set_stride_and_rate(stride, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the module's output and its features before striding, not rectified."""
+        before_striding = self.separable2(self.separable1(x))
+        residual = self.separable3(before_striding)
+        if self.skip == "conv":
+            return residual + self.shortcut(x), before_striding
+        if self.skip == "sum":
+            return residual + x, before_striding
+        return residual, before_striding
+
+
+class Xception(Backbone):
+    """Entry, middle and exit flow; 2048 channels, and 256 low-level channels at stride 4.
+
+    Low-level features are those before the striding of a block, without ReLU: entry_flow/block2
+    (block3 of Xception-71) at stride 4, the last entry block at 8, exit_flow/block1 at 16.
+
+    Args:
+        variant: ``xception41``, ``xception65`` or ``xception71``.
+        output_stride: 4, 8, 16 or 32.
+        multi_grid: Rates within the last block; the paper found no use in other than ones.
+        in_channels: Channels of the picture.
+        relu_after_depthwise: The paper's Fig. 4 rather than the released code.
+    """
+
+    channels = 2048
+    low_level_channels = {4: 256, 8: 728, 16: 1024}  # noqa: RUF012
+
+    def __init__(
+        self,
+        variant: str,
+        *,
+        output_stride: int = 16,
+        multi_grid: Sequence[int] = (1, 1, 1),
+        in_channels: int = 3,
+        relu_after_depthwise: bool = False,
+    ) -> None:
+        super().__init__()
+        entry, middle_units = VARIANTS[variant]
+        self.multi_grid = tuple(multi_grid)
+        self.conv1_1 = ConvBN(in_channels, 32, 3, XCEPTION, stride=2)
+        self.conv1_2 = ConvBN(32, 64, 3, XCEPTION)
+        channels = 64
+        flows = []
+        middle = Block((728, 728, 728), "sum", 1)
+        for blocks in (entry, (middle,) * middle_units, _EXIT):
+            modules = nn.ModuleList()
+            for block in blocks:
+                modules.append(
+                    XceptionModule(channels, block, relu_after_depthwise=relu_after_depthwise)
+                )
+                channels = block.depths[-1]
+            flows.append(modules)
+        self.entry_flow, self.middle_flow, self.exit_flow = flows
+        self._nominal_strides = [
+            *(block.stride for block in entry),
+            *(1 for _ in range(middle_units)),
+            *(block.stride for block in _EXIT),
+        ]
+        self.set_output_stride(output_stride)
+
+    def _modules_in_order(self) -> list[XceptionModule]:
+        modules = [*self.entry_flow, *self.middle_flow, *self.exit_flow]
+        return cast("list[XceptionModule]", modules)
+
+    def set_output_stride(self, output_stride: int) -> None:
+        """See `Backbone.set_output_stride`; multi-grid applies to the last block alone."""
+        schedule = atrous_schedule(self._nominal_strides, output_stride, initial_stride=2)
+        modules = self._modules_in_order()
+        for module, (stride, rate) in zip(modules, schedule, strict=True):
+            grid = self.multi_grid if module is modules[-1] else (1, 1, 1)
+            module.set_stride_and_rate(stride, rate, grid)
+        self.output_stride = output_stride
+
+    def forward(self, x: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+        """See `Backbone.forward`."""
+        x = self.conv1_2(self.conv1_1(x))  # (N, 64, H/2, W/2)
+        low_level: dict[int, Tensor] = {}
+        stride = 2
+        for module, nominal in zip(self._modules_in_order(), self._nominal_strides, strict=True):
+            x, before_striding = module(x)
+            if nominal > 1:
+                low_level[stride] = before_striding
+                stride *= nominal
+        low_level.pop(2)
+        return x, low_level

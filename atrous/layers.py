@@ -1,0 +1,316 @@
+"""The bricks of the network: atrous (separable) convolution and aligned resizing.
+
+Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation
+(arXiv:1802.02611), Sec. 3.1, and the conventions of the authors' code, which differ by network
+(`Convention`).
+
+Geometry: feature i at stride s sits at pixel i * s of the picture, for every height and width.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+Size = tuple[int, int]  # (height, width)
+Anchor = Literal["centre", "start"]
+
+
+class AtrousConv2d(nn.Conv2d):
+    """Convolution whose stride and atrous rate may change on a built network.
+
+    Output i depends on the inputs around pixel i * stride, whatever the size: an input of H rows
+    gives ceil(H / stride), and removing a stride while multiplying later rates keeps every value
+    that remains (the definition of atrous convolution, tested as such).
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Odd side of the kernel.
+        stride: Stride.
+        atrous_rate: Spacing of the kernel's taps.
+        groups: As in `torch.nn.Conv2d`.
+        bias: Whether to add a bias.
+        anchor: Where the kernel sits on pixel i * stride: at its ``centre`` (symmetric padding, as
+            in the authors' code), or with its first tap (``start``: what TensorFlow's SAME padding
+            amounts to at stride 2 and even sizes; some imported graphs were trained so).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        atrous_rate: int = 1,
+        groups: int = 1,
+        bias: bool = False,
+        anchor: Anchor = "centre",
+    ) -> None:
+        assert kernel_size % 2 == 1
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride=stride, groups=groups, bias=bias
+        )
+        self.anchor = anchor
+        self.set_stride_and_rate(stride, atrous_rate)
+
+    def set_stride_and_rate(self, stride: int, atrous_rate: int) -> None:
+        """Changes the geometry; the weights stay."""
+        reach = atrous_rate * (self.kernel_size[0] - 1)  # from the first tap to the last
+        padding = reach // 2 if self.anchor == "centre" else 0
+        self.stride = (stride, stride)
+        self.dilation = (atrous_rate, atrous_rate)
+        self.padding = (padding, padding)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Maps (N, C, H, W) to (N, C', ceil(H / stride), ceil(W / stride))."""
+        if self.anchor == "start":
+            reach = self.dilation[0] * (self.kernel_size[0] - 1)
+            input = F.pad(input, (0, reach, 0, reach))
+        return super().forward(input)
+
+
+def _truncated_normal(std: float) -> Callable[[Tensor], Tensor]:
+    """TensorFlow's truncated normal: nothing beyond two standard deviations."""
+    return partial(nn.init.trunc_normal_, std=std, a=-2 * std, b=2 * std)
+
+
+def _variance_scaling(weight: Tensor) -> Tensor:
+    """Slim's default: fan-in, factor 2, the truncation's loss of variance made good by 1.3."""
+    fan_in = weight[0].numel()
+    return _truncated_normal(math.sqrt(1.3 * 2 / fan_in))(weight)
+
+
+@dataclass(frozen=True)
+class Convention:
+    """How one family of the authors' networks normalises, activates and initialises.
+
+    Args:
+        epsilon: Of batch normalisation.
+        momentum: Of batch normalisation in PyTorch's sense: 1 - the decay of the authors.
+        initialize: Fills the weight of a convolution in place.
+        initialize_depthwise: Fills the weight of a depthwise convolution in place.
+        initialize_pointwise: Fills the weight of the 1x1 after a depthwise convolution in place.
+        activation: The non-linearity.
+    """
+
+    epsilon: float
+    momentum: float
+    initialize: Callable[[Tensor], Tensor]
+    initialize_depthwise: Callable[[Tensor], Tensor]
+    initialize_pointwise: Callable[[Tensor], Tensor]
+    activation: type[nn.ReLU | nn.ReLU6] = nn.ReLU
+
+
+_NORMAL_09 = _truncated_normal(0.09)
+XCEPTION = Convention(1e-3, 3e-4, _NORMAL_09, _NORMAL_09, _NORMAL_09)
+RESNET = Convention(1e-5, 0.05, _variance_scaling, _variance_scaling, _variance_scaling)
+MOBILENET_V2 = Convention(1e-3, 3e-3, _NORMAL_09, _NORMAL_09, _NORMAL_09, nn.ReLU6)
+HEAD = Convention(  # ASPP and decoder of every network
+    1e-5,
+    3e-4,
+    nn.init.xavier_uniform_,
+    _truncated_normal(0.33),
+    _truncated_normal(0.06),
+)
+
+
+class ConvBN(nn.Module):
+    """Convolution, batch normalisation and, unless `activate` is off, the family's activation.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Odd side of the kernel.
+        convention: The family's epsilon, momentum, initialisation and activation.
+        stride: Stride.
+        atrous_rate: Spacing of the kernel's taps.
+        depthwise: One filter a channel; `out_channels` must equal `in_channels`.
+        pointwise: Initialise as the 1x1 of a separable convolution.
+        activate: Whether the activation follows.
+        anchor: As in `AtrousConv2d`.
+        batch_norm: The kind of normalisation layer.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        convention: Convention,
+        *,
+        stride: int = 1,
+        atrous_rate: int = 1,
+        depthwise: bool = False,
+        pointwise: bool = False,
+        activate: bool = True,
+        anchor: Anchor = "centre",
+        batch_norm: type[nn.BatchNorm2d] = nn.BatchNorm2d,
+    ) -> None:
+        super().__init__()
+        self.conv = AtrousConv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            atrous_rate=atrous_rate,
+            groups=in_channels if depthwise else 1,
+            anchor=anchor,
+        )
+        self.bn = batch_norm(out_channels, eps=convention.epsilon, momentum=convention.momentum)
+        self.activation = convention.activation(inplace=True) if activate else nn.Identity()
+        if depthwise:
+            convention.initialize_depthwise(self.conv.weight)
+        elif pointwise:
+            convention.initialize_pointwise(self.conv.weight)
+        else:
+            convention.initialize(self.conv.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (N, C, H, W) to (N, C', ceil(H / stride), ceil(W / stride))."""
+        return self.activation(self.bn(self.conv(x)))
+
+
+class AtrousSeparableConv(nn.Module):
+    """A depthwise 3x3 with an atrous rate, then a pointwise 1x1; each with batch norm (Fig. 3).
+
+    The depthwise part finds patterns within a channel, the pointwise part mixes channels: about
+    9 times fewer multiply-adds than a dense 3x3 (Sec. 3.1). Where ReLUs stand differs by place in
+    the authors' network, hence three switches.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        convention: The family's epsilon, momentum, initialisation and activation.
+        stride: Stride of the depthwise convolution.
+        atrous_rate: Rate of the depthwise convolution.
+        relu_before: Rectify the input (without touching the caller's copy).
+        relu_between: Rectify between depthwise and pointwise.
+        relu_after: Rectify the output.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        convention: Convention,
+        *,
+        stride: int = 1,
+        atrous_rate: int = 1,
+        relu_before: bool = False,
+        relu_between: bool = True,
+        relu_after: bool = True,
+    ) -> None:
+        super().__init__()
+        self.relu_before = relu_before
+        self.depthwise = ConvBN(
+            in_channels,
+            in_channels,
+            3,
+            convention,
+            stride=stride,
+            atrous_rate=atrous_rate,
+            depthwise=True,
+            activate=relu_between,
+        )
+        self.pointwise = ConvBN(
+            in_channels, out_channels, 1, convention, pointwise=True, activate=relu_after
+        )
+
+    def set_stride_and_rate(self, stride: int, atrous_rate: int) -> None:
+        """Changes the geometry of the depthwise convolution; the weights stay."""
+        self.depthwise.conv.set_stride_and_rate(stride, atrous_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (N, C, H, W) to (N, C', ceil(H / stride), ceil(W / stride))."""
+        if self.relu_before:
+            x = F.relu(x)
+        return self.pointwise(self.depthwise(x))
+
+
+class PooledBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm of image-level features, which survives a batch of one.
+
+    The variance of a single value per channel is undefined; torch raises. This layer then
+    normalises with its running statistics and leaves them as they are, and says so once.
+    """
+
+    _said = False
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalises (N, C, 1, 1)."""
+        if self.training and input.shape[0] * input.shape[2] * input.shape[3] == 1:
+            if not self._said:
+                logger.warning(
+                    "image pooling sees one value per channel (a batch of one): "
+                    "its batch norm uses running statistics"
+                )
+                self._said = True
+            return F.batch_norm(
+                input,
+                self.running_mean,
+                self.running_var,
+                self.weight,
+                self.bias,
+                training=False,
+                eps=self.eps,
+            )
+        return super().forward(input)
+
+
+class Normalize(nn.Module):
+    """Turns values 0..255 into what the network was trained on: (x - mean) / std."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        # Not part of the weights: the architecture says what they are.
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps (N, C, H, W) uint8 or float in 0..255 to the float type of the network."""
+        return (images.to(self.mean.dtype) - self.mean) / self.std
+
+
+def resize(features: Tensor, from_stride: int, to_stride: int, size: Size) -> Tensor:
+    """Samples features of one stride at the positions of another, bilinearly.
+
+    Target i lies at pixel i * to_stride, hence at source i * to_stride / from_stride, clamped at
+    the border. For features of a picture of k * from_stride + 1 pixels this is TensorFlow's
+    ``align_corners=True`` exactly, which the authors use everywhere; unlike it, the rule does not
+    stretch the features of other sizes.
+
+    Args:
+        features: (N, C, h, w).
+        from_stride: Their stride in pixels of the picture.
+        to_stride: The wanted stride; one of the two divides the other.
+        size: Height and width of the result.
+
+    Returns:
+        (N, C, *size).
+    """
+    if from_stride < to_stride:
+        step = to_stride // from_stride
+        return features[..., ::step, ::step][..., : size[0], : size[1]]
+    height, width = features.shape[-2:]
+    factor = from_stride // to_stride
+    if factor > 1:
+        # Corner to corner: (n - 1) * factor + 1 samples are exactly `factor` to the source step.
+        exact = ((height - 1) * factor + 1, (width - 1) * factor + 1)
+        features = F.interpolate(features, exact, mode="bilinear", align_corners=True)
+    missing = (size[0] - features.shape[-2], size[1] - features.shape[-1])
+    if missing != (0, 0):  # beyond the last source sample: clamp
+        features = F.pad(features, (0, missing[1], 0, missing[0]), mode="replicate")
+    return features

@@ -1,0 +1,184 @@
+"""DeepLabv3+: an encoder, a decoder and nothing else (arXiv:1802.02611, Fig. 2)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+from atrous.classes import ClassTable, Color, numbered
+from atrous.decoder import BilinearDecoder, Decoder, Refinement
+from atrous.encoder.aspp import rates_at
+from atrous.encoder.encoder import Encoder
+from atrous.encoder.resnet import Stem
+from atrous.errors import AtrousError
+from atrous.layers import Normalize, Size, resize
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a network is, apart from its weights; `atrous.create_model` explains each field.
+
+    The last three fields are for imported weights, which bring their own preprocessing.
+    """
+
+    backbone: str
+    num_classes: int
+    output_stride: int = 16
+    separable: bool = True
+    decoder_separable: bool | None = None
+    image_pooling: bool = True
+    atrous_rates: tuple[int, ...] | None = None
+    multi_grid: tuple[int, ...] | None = None
+    decoder: bool = True
+    decoder_strides: tuple[int, ...] = (4,)
+    reduced_channels: int = 48
+    refine: tuple[Refinement, ...] = ((3, 256), (3, 256))
+    depth_multiplier: float = 1.0
+    in_channels: int = 3
+    stem: Stem = "beta"
+    relu_after_depthwise: bool = False
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    one_sided_padding: int = 0
+
+    def at_output_stride(self, output_stride: int) -> "Architecture":
+        """Returns the same network at another stride; given ASPP rates follow it."""
+        rates = self.atrous_rates
+        if rates is not None:
+            rates = rates_at([r * self.output_stride / 16 for r in rates], output_stride)
+        return replace(self, output_stride=output_stride, atrous_rates=rates)
+
+
+@dataclass
+class Provenance:
+    """Where weights come from: shown by reports, kept in every file made from them."""
+
+    source: str = "random initialisation"
+    sha256: str = ""
+    licence: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+class DeepLabV3Plus(nn.Module):
+    """Assigns a score for each class to every pixel.
+
+    Args:
+        normalize: Turns RGB values 0..255 into what the backbone expects.
+        encoder: Backbone and ASPP.
+        decoder: The paper's decoder or the bilinear one.
+        architecture: What the three are.
+
+    Attributes:
+        classes: Names of the classes, in the order of the logits.
+        palette: Their colours.
+        provenance: Where the weights come from.
+    """
+
+    def __init__(
+        self,
+        normalize: Normalize,
+        encoder: Encoder,
+        decoder: Decoder | BilinearDecoder,
+        architecture: Architecture,
+    ) -> None:
+        super().__init__()
+        self.normalize = normalize
+        self.encoder = encoder
+        self.decoder = decoder
+        self.architecture = architecture
+        self.provenance = Provenance()
+        self._batch_norm_frozen = False
+        self.name_classes(numbered(architecture.num_classes))
+
+    def name_classes(self, table: ClassTable) -> None:
+        """Gives the classes names and colours.
+
+        Raises:
+            AtrousError: The table has another number of classes.
+        """
+        if len(table.classes) != self.architecture.num_classes:
+            raise AtrousError(
+                "E-CLASSES",
+                f"{len(table.classes)} names for {self.architecture.num_classes} classes",
+            )
+        self.classes: tuple[str, ...] = table.classes
+        self.palette: tuple[Color, ...] = table.palette
+
+    @property
+    def output_stride(self) -> int:
+        """Pixels of the picture per step of the encoder's features."""
+        return self.architecture.output_stride
+
+    @property
+    def logits_stride(self) -> int:
+        """Pixels of the picture per step of the coarse logits."""
+        return self.decoder.logits_stride
+
+    def set_output_stride(self, output_stride: int) -> None:
+        """Changes strides, atrous rates and ASPP rates together; the weights stay.
+
+        Args:
+            output_stride: 4, 8, 16 or 32 (timm backbones: 8, 16 or 32). Smaller is sharper,
+                and costs about four times as much per halving.
+
+        Raises:
+            AtrousError: The backbone does not support this stride.
+        """
+        self.encoder.set_output_stride(output_stride)
+        self.decoder.set_output_stride(output_stride)
+        self.architecture = self.architecture.at_output_stride(output_stride)
+
+    def freeze_batch_norm(self, frozen: bool = True) -> Self:
+        """Keeps every batch norm on its running statistics, also after `train()`.
+
+        Their scale and offset go on learning and dropout stays, as with the authors'
+        ``fine_tune_batch_norm=False``.
+        """
+        self._batch_norm_frozen = frozen
+        return self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets training or evaluation mode; frozen batch norms stay in evaluation mode."""
+        super().train(mode)
+        if self._batch_norm_frozen:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def coarse_logits(self, images: Tensor) -> Tensor:
+        """Returns logits at the stride they are computed at.
+
+        Args:
+            images: (N, C, H, W) uint8, or float in 0..255; RGB.
+
+        Returns:
+            (N, K, ceil(H/4), ceil(W/4)), or at the output stride without a decoder. Logit (i, j)
+            belongs to pixel (i * stride, j * stride).
+
+        Raises:
+            AtrousError: Another shape or number of channels.
+        """
+        channels = self.architecture.in_channels
+        if images.ndim != 4 or images.shape[1] != channels or 0 in images.shape:
+            raise AtrousError(
+                "E-IMAGES-SHAPE",
+                f"expected images of shape (N, {channels}, H, W), got {tuple(images.shape)}",
+            )
+        encoded, low_level = self.encoder(self.normalize(images))
+        return self.decoder(encoded, low_level)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps images (N, C, H, W), uint8 or 0..255, to logits (N, K, H, W)."""
+        size: Size = (images.shape[-2], images.shape[-1])
+        return resize(self.coarse_logits(images), self.logits_stride, 1, size)
+
+    def extra_repr(self) -> str:
+        """Shows what the network is instead of hundreds of layers' worth of inference."""
+        return f"{self.architecture.backbone}, output_stride={self.output_stride}"
+
+
+def as_tuple(value: Sequence[Any] | None) -> tuple[Any, ...] | None:
+    """Returns a hashable copy of an optional sequence."""
+    return None if value is None else tuple(value)

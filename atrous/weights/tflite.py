@@ -1,0 +1,178 @@
+"""Quantised .tflite graphs of the authors' MobileNetV2, as the variables they were made from.
+
+The file is parsed with the generated schema package; nothing in it is executed.
+"""
+
+import hashlib
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atrous.errors import AtrousError, ExitCode
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What a quantised graph says, dequantised.
+
+    Attributes:
+        variables: Weights by the names and in the layout of TensorFlow; with batch norm folded,
+            each convolution has ``biases``.
+        output_stride: Of the features before ASPP.
+        mean: Of the normalisation (x - mean) / std that the input's quantisation implies.
+        std: The other half of it.
+        one_sided_padding: Strided convolutions up to this stride pad bottom and right alone.
+        sha256: Of the file.
+    """
+
+    variables: dict[str, NDArray[np.float32]]
+    output_stride: int
+    mean: float
+    std: float
+    one_sided_padding: int
+    sha256: str
+
+
+def read(path: Path) -> Graph:
+    """Reads a file.
+
+    Raises:
+        AtrousError: Missing, not a TFLite file, or without the authors' variable names.
+    """
+    if not path.is_file():
+        raise AtrousError("E-FILE-MISSING", "no such file", where=path)
+    data = path.read_bytes()
+    try:
+        graph = _parse(data)
+    except (struct.error, IndexError, ValueError, TypeError, AttributeError, StopIteration) as e:
+        if isinstance(e, AtrousError):
+            e.where = e.where or str(path)
+            raise
+        raise AtrousError(
+            "E-WEIGHTS-FORMAT",
+            f"not a readable TFLite file ({e})",
+            where=path,
+            exit_code=ExitCode.DATA,
+        ) from None
+    return graph
+
+
+def _parse(data: bytes) -> Graph:
+    import tflite
+
+    if data[4:8] != b"TFL3":
+        raise AtrousError("E-WEIGHTS-FORMAT", "not a TFLite file", exit_code=ExitCode.DATA)
+    model = tflite.Model.GetRootAsModel(data, 0)  # type: ignore[no-untyped-call]
+    subgraph = model.Subgraphs(0)
+    variables: dict[str, NDArray[np.float32]] = {}
+    one_sided = 0
+    for operator, options in _convolutions(model, subgraph):
+        source, weights, bias = (subgraph.Tensors(operator.Inputs(i)) for i in range(3))
+        scope = _scope(weights.Name().decode())
+        depthwise = weights.ShapeAsNumpy()[0] == 1 and scope.endswith("depthwise")
+        kind = "depthwise_weights" if depthwise else "weights"
+        # OHWI -> HWIO; depthwise 1HWC -> HWC1
+        order = (1, 2, 3, 0)
+        variables[f"{scope}/{kind}"] = _values(model, weights).transpose(order)
+        variables[f"{scope}/biases"] = _values(model, bias)
+        target = subgraph.Tensors(operator.Outputs(0))
+        if options.StrideH() > 1 and _pads_one_side(source, target, options.StrideH()):
+            one_sided = max(one_sided, _input_size(subgraph) // target.Shape(1))
+    scale, zero_point = _quantization(subgraph.Tensors(subgraph.Inputs(0)))
+    return Graph(
+        variables,
+        output_stride=_output_stride(model, subgraph),
+        mean=float(zero_point[0]),
+        std=1 / float(scale[0]),
+        one_sided_padding=one_sided,
+        sha256=hashlib.sha256(data).hexdigest(),
+    )
+
+
+def _convolutions(model: Any, subgraph: Any) -> list[tuple[Any, Any]]:
+    """Returns each convolution with its options."""
+    import tflite
+
+    kinds: dict[int, Any] = {
+        tflite.BuiltinOperator.CONV_2D: tflite.Conv2DOptions,
+        tflite.BuiltinOperator.DEPTHWISE_CONV_2D: tflite.DepthwiseConv2DOptions,
+    }
+    found = []
+    for index in range(subgraph.OperatorsLength()):
+        operator = subgraph.Operators(index)
+        code = model.OperatorCodes(operator.OpcodeIndex())
+        # Old files keep the code in a byte, new ones in an integer.
+        kind = kinds.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()))
+        if kind is not None:
+            options = kind()
+            options.Init(operator.BuiltinOptions().Bytes, operator.BuiltinOptions().Pos)
+            found.append((operator, options))
+    return found
+
+
+def _scope(tensor_name: str) -> str:
+    """Finds the variable scope in a tensor name that may join several names."""
+    for part in reversed(tensor_name.split(";")):
+        match = re.match(r"(.+?)/(?:depthwise_)?weights(?:_quant)?(?:/|$)", part)
+        if match:
+            return match[1]
+    raise AtrousError(
+        "E-WEIGHTS-NAMES",
+        f"the graph does not keep the authors' variable names (found {tensor_name!r})",
+        fix="only DeepLab graphs exported by the authors' code can be imported",
+        exit_code=ExitCode.DATA,
+    )
+
+
+def _quantization(tensor: Any) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    quantization = tensor.Quantization()
+    if quantization is None or quantization.ScaleLength() == 0:
+        raise AtrousError(
+            "E-WEIGHTS-QUANTIZATION",
+            f"the tensor {tensor.Name().decode()} is not quantised",
+            exit_code=ExitCode.DATA,
+        )
+    return quantization.ScaleAsNumpy(), quantization.ZeroPointAsNumpy()
+
+
+def _values(model: Any, tensor: Any) -> NDArray[np.float32]:
+    """Returns the real values (q - zero point) * scale, per tensor or per channel."""
+    import tflite
+
+    dtypes = {
+        tflite.TensorType.UINT8: np.uint8,
+        tflite.TensorType.INT8: np.int8,
+        tflite.TensorType.INT32: np.int32,
+    }
+    raw = model.Buffers(tensor.Buffer()).DataAsNumpy()
+    quantized = np.frombuffer(raw.tobytes(), dtypes[tensor.Type()]).reshape(tensor.ShapeAsNumpy())
+    scale, zero_point = _quantization(tensor)
+    shape = [1] * quantized.ndim
+    shape[tensor.Quantization().QuantizedDimension()] = len(scale)
+    centred = quantized.astype(np.float64) - zero_point.reshape(shape if len(scale) > 1 else -1)
+    return (centred * scale.astype(np.float64).reshape(shape)).astype(np.float32)
+
+
+def _pads_one_side(source: Any, target: Any, stride: int) -> bool:
+    """Says whether SAME padding of a 3x3 at this size adds a row below and none above."""
+    missing = (target.Shape(1) - 1) * stride + 3 - source.Shape(1)
+    return bool(missing == 1)
+
+
+def _input_size(subgraph: Any) -> int:
+    return int(subgraph.Tensors(subgraph.Inputs(0)).Shape(1))
+
+
+def _output_stride(model: Any, subgraph: Any) -> int:
+    for operator, _ in _convolutions(model, subgraph):
+        if _scope(subgraph.Tensors(operator.Inputs(1)).Name().decode()) == "aspp0":
+            features = subgraph.Tensors(operator.Inputs(0)).Shape(1)
+            return round(_input_size(subgraph) / features)
+    raise AtrousError(
+        "E-WEIGHTS-HEAD", "the graph has no DeepLab head (aspp0)", exit_code=ExitCode.DATA
+    )
