@@ -105,7 +105,7 @@ class FileDataset:
                 target holds a value that is no class.
         """
         item = self.items[index]
-        image = np.asarray(read_image(item.image))  # (H, W, 3)
+        image = np.array(read_image(item.image))  # (H, W, 3), writable
         height, width = image.shape[:2]
         if item.annotation is None:
             dtype = target_dtype(len(self.classes))

@@ -124,7 +124,7 @@ def _look_at_annotation(sample: Item | Pair, read_target: ReadTarget, result: Me
         target = read_target(sample, result.size)
         size = target.shape
         result.counts = _totals(*runs(target))
-        result.annotation_digest = hashlib.sha256(target).digest()
+        result.annotation_digest = hashlib.sha256(target.tobytes()).digest()
     if isinstance(read_target, ShapeReader) and isinstance(sample, Item) and result.size:
         result.crossings = tuple(
             f"{sample.annotation}: {shape.where}"

@@ -185,7 +185,8 @@ td {{ border-top: 1px solid #eee; white-space: nowrap; font-variant-numeric: tab
 .chart {{ min-width: 8em; }} .bar {{ display: block; height: .8em; background: #4a7fb5; }}
 .swatch {{ display: inline-block; width: 1em; height: 1em; border: 1px solid #888; }}
 pre {{ background: #fff; border: 1px solid #ddd; padding: .6em; max-height: 20em; overflow: auto; }}
-code {{ color: #666; }} dt {{ font-weight: bold; }} dd {{ margin: 0 0 .6em; overflow-wrap: anywhere; }}
+code {{ color: #666; }} dt {{ font-weight: bold; }}
+dd {{ margin: 0 0 .6em; overflow-wrap: anywhere; }}
 .tiles {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(20em, 1fr)); gap: 1em; }}
 figure {{ margin: 0; }} figure img {{ max-width: 100%; display: block; }}
 figcaption {{ font-size: .85em; color: #555; overflow-wrap: anywhere; }}

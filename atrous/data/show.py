@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from atrous.data.dataset import Dataset, Sample, ignore_index
@@ -50,9 +49,7 @@ def fit_overlay(sample: Sample, dataset: Dataset) -> Image.Image:
     scale = min(_WIDTH / target.shape[1], _HEIGHT / target.shape[0], 1.0)
     size = (max(round(target.shape[1] * scale), 1), max(round(target.shape[0] * scale), 1))
     picture = Image.fromarray(image).resize(size, Image.Resampling.BOX)
-    labels: NDArray[np.uint8 | np.uint16] = np.asarray(
-        Image.fromarray(target).resize(size, Image.Resampling.NEAREST), dtype=target.dtype
-    )
+    labels = np.asarray(Image.fromarray(target).resize(size, Image.Resampling.NEAREST))
     unlabelled = labels == ignore_index(len(dataset.classes))
     dark = Image.blend(picture, Image.new("RGB", size), 0.6)
     tinted = overlay(picture, labels, dataset.palette)
