@@ -1,7 +1,7 @@
 """The doctor: looks at a data set before anything is trained on it."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -93,15 +93,22 @@ class Diagnosis:
         return counts[self.ignore_index] / max(counts.total(), 1)
 
 
-def examine(survey: Survey, *, allow_unlabelled: bool = False, strict: bool = False) -> Diagnosis:
+def examine(
+    survey: Survey,
+    *,
+    more: Sequence[Finding] = (),
+    allow_unlabelled: bool = False,
+    strict: bool = False,
+) -> Diagnosis:
     """Judges what a survey found.
 
     Args:
         survey: What the data set holds.
+        more: Findings made elsewhere.
         allow_unlabelled: Pictures without annotation, and the reverse, are only warnings.
         strict: Warnings are errors.
     """
-    findings = [finding for check in _CHECKS for finding in check(survey)]
+    findings = [*more, *(finding for check in _CHECKS for finding in check(survey))]
     if allow_unlabelled:
         findings = [replace(f, level="warning") if f.code in _EXCUSED else f for f in findings]
     if strict:

@@ -3,12 +3,13 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from atrous.classes import ClassTable, Color, pascal_palette
 from atrous.data.dataset import FileDataset, Item, ReadTarget
+from atrous.data.targets import MaskReader
 from atrous.errors import AtrousError, ExitCode, printable, unknown_name
 from atrous.images import SUFFIXES
 
@@ -65,6 +66,12 @@ class Layout:
         items, problems = find_split(self.splits, split, self.root)()
         classes, palette = self.table.classes, self.table.palette
         return FileDataset(items, self.read_target, classes, palette), problems
+
+    def allowing_lossy(self) -> "Layout":
+        """Returns the layout that reads JPEG masks although their labels cannot be trusted."""
+        if not isinstance(self.read_target, MaskReader):
+            return self
+        return replace(self, read_target=replace(self.read_target, allow_lossy=True))
 
 
 def split_name(name: str) -> str:
