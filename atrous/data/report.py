@@ -120,7 +120,7 @@ def _splits(diagnosis: Diagnosis) -> Iterator[str]:
         void = f"{diagnosis.void_share(split):.2%}"
         yield f"<tr><td>{_text(split)}<td>{len(indices)}{cells}<td>{void}</tr>"
     yield f"</table><p>Sizes are height x width. A crop of {diagnosis.crop_size} holds nine of ten "
-    yield f"pictures whole, within 129 and 769.</p>"
+    yield "pictures whole, within 129 and 769.</p>"
 
 
 def _classes(diagnosis: Diagnosis) -> Iterator[str]:
