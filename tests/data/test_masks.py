@@ -175,10 +175,7 @@ def test_D06_palette_with_transparent_entry_keeps_indices(tmp_path: Path) -> Non
 @pytest.mark.parametrize("mode", ["CMYK", "F", "LAB"])
 def test_D06_modes_without_indices_are_refused(tmp_path: Path, mode: str) -> None:
     image = Image.fromarray(picture()).convert("L" if mode == "F" else "RGB")
-    if mode == "LAB":
-        image = Image.merge("LAB", image.split())
-    else:
-        image = image.convert(mode)
+    image = Image.merge("LAB", image.split()) if mode == "LAB" else image.convert(mode)
     image.save(tmp_path / "m.tif")
     with pytest.raises(AtrousError, match="holds no class indices"):
         read_mask(tmp_path / "m.tif")

@@ -28,7 +28,9 @@ def agree_with_pycocotools(mask: np.ndarray) -> None:
     mask_api = pytest.importorskip("pycocotools.mask", reason="pycocotools is not installed")
     theirs = mask_api.encode(np.asfortranarray(mask.astype(np.uint8)))
     assert encode_coco(mask) == {"size": list(mask.shape), "counts": theirs["counts"].decode()}
-    np.testing.assert_array_equal(decode_coco(theirs | {"size": list(mask.shape)}, mask.shape), mask)
+    np.testing.assert_array_equal(
+        decode_coco(theirs | {"size": list(mask.shape)}, mask.shape), mask
+    )
 
 
 @given(masks)

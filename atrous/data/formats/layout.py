@@ -151,7 +151,13 @@ def find_files(
 def _walk(folder: Path) -> Iterator[str]:
     """Yields the paths of files within a folder, without the hidden ones."""
     top = os.path.join(folder, "")  # noqa: PTH118  # paths stay strings here
+    walked = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(parent)  # noqa: PTH116
+        if (status.st_dev, status.st_ino) in walked:  # a link back to a folder above
+            folders.clear()
+            continue
+        walked.add((status.st_dev, status.st_ino))
         # A folder called x.jpg is somebody's broken picture; reading it will say so.
         odd = [name for name in folders if os.path.splitext(name)[1].lower() in SUFFIXES]  # noqa: PTH122
         folders[:] = [name for name in folders if name[0] != "." and name not in odd]

@@ -33,7 +33,9 @@ def test_colours_of_a_label_map_become_classes_and_void_is_last(tmp_path: Path) 
 
 
 def test_class_dict_is_names_and_colours(tmp_path: Path) -> None:
-    found = read_class_file(write(tmp_path / "class_dict.csv", "name,r,g,b\ncar,64,0,128\nVoid,0,0,0\n"))
+    found = read_class_file(
+        write(tmp_path / "class_dict.csv", "name,r,g,b\ncar,64,0,128\nVoid,0,0,0\n")
+    )
     assert found.table.classes == ("car",)
     assert dict(found.colors) == {(64, 0, 128): 0, (0, 0, 0): 1}
     assert found.mapping == {1: None}

@@ -32,7 +32,10 @@ def instances(rng: np.random.Generator, count: int = 6) -> dict[str, Any]:
     ]
     entries += [
         {"segmentation": encode_coco(blob), "iscrowd": 0},
-        {"segmentation": {"size": list(SIZE), "counts": encode_runs(blob.ravel("F"))}, "iscrowd": 1},
+        {
+            "segmentation": {"size": list(SIZE), "counts": encode_runs(blob.ravel("F"))},
+            "iscrowd": 1,
+        },
     ]
     for number, entry in enumerate(entries):
         entry |= {"id": number, "image_id": 7, "category_id": (3, 18, 90)[number % 3]}
@@ -66,7 +69,9 @@ def test_instances_equal_pycocotools_painted_by_area(
     api = pytest.importorskip("pycocotools.coco", reason="pycocotools is not installed")
     path = coco(tmp_path, instances(np.random.default_rng(seed)))
     theirs = api.COCO(str(path))
-    masks = [(theirs.annToMask(a).astype(bool), a["category_id"]) for a in theirs.loadAnns(range(8))]
+    masks = [
+        (theirs.annToMask(a).astype(bool), a["category_id"]) for a in theirs.loadAnns(range(8))
+    ]
     expected = np.zeros(SIZE, np.uint8)
     order = sorted(masks, key=lambda pair: -int(pair[0].sum()))
     for mask, category in order:
@@ -211,7 +216,9 @@ def test_D12_listed_picture_that_is_missing_is_named(tmp_path: Path) -> None:
     assert len(open_dataset(tmp_path, allow_unlabelled=True)) == 1
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"images": 3}', '{"images": [], "annotations": []}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", '{"images": 3}', '{"images": [], "annotations": []}']
+)
 def test_file_that_is_no_coco_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(AtrousError) as caught:
         open_dataset(write(tmp_path / "instances_val2017.json", text))
