@@ -80,8 +80,9 @@ def _listed(folder: Path) -> Listing:
     keys = {path.resolve(): key for key, path in named.items()} if lost else {}
     for key, path in lost.items():
         name = PureWindowsPath(str(read_json(path).get("imagePath", ""))).as_posix()
-        picture = (path.parent / name).resolve()
+        picture = path.parent / name
         if picture.is_file():
+            picture = picture.resolve()
             named.pop(keys.get(picture, ""), None)
             named[key] = picture
     return pair(Found(named, pictures.problems), files)
@@ -115,7 +116,7 @@ class LabelMeShapes:
             raise invalid(f"{name}: {error.what}", where, error.fix)
         name = f"{name} {label!r}"
         points = read_field(entry, "points", _points, where, name)
-        kind = entry.get("shape_type", "polygon")
+        kind = str(entry.get("shape_type", "polygon"))
         if kind == "mask":
             return Shape(self.index[label], (), _mask(entry, points, name, where), name)
         if kind not in _OUTLINES:

@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeVar
 
 from atrous.classes import ClassTable, Color, pascal_palette
@@ -100,20 +100,34 @@ def class_table(
     """Returns a table of classes, with the PASCAL colours if none are given.
 
     Raises:
-        AtrousError: No classes, or a name that occurs twice.
+        AtrousError: No classes, a name that occurs twice, or another number of colours.
     """
     twice = sorted({c for c in classes if classes.count(c) > 1})
-    if not classes or twice:
+    problem = ""
+    if not classes:
+        problem = "no class names"
+    elif twice:
+        problem = f"class names that occur twice: {', '.join(map(printable, twice))}"
+    elif palette and len(palette) != len(classes):
+        problem = f"{len(palette)} colours for {len(classes)} classes"
+    if problem:
         raise AtrousError(
             "E-DATA-CLASSES",
-            f"class names that occur twice: {', '.join(map(printable, twice))}"
-            if twice
-            else "no class names",
+            problem,
             where=where,
-            fix="give each class one name of its own",
+            fix="give each class one name of its own, and each or none a colour",
             exit_code=ExitCode.DATA,
         )
     return ClassTable(name, tuple(classes), tuple(palette) or pascal_palette(len(classes)))
+
+
+def key_of(name: str) -> str:
+    """Returns the key of a picture an annotation file names: its path without suffix.
+
+    >>> key_of("./street/0001.jpg")
+    'street/0001'
+    """
+    return os.path.splitext(PurePosixPath(name).as_posix())[0]  # noqa: PTH122
 
 
 class Found(NamedTuple):
