@@ -114,13 +114,7 @@ def test_models_prints_costs(run):
     assert "mobilenet_v2" in out
 
 
-def commands():
-    yield []
-    for name in cli.atrous.commands:
-        yield [name]
-
-
-@pytest.mark.parametrize("words", commands())
+@pytest.mark.parametrize("words", [[], *([name] for name in cli.atrous.commands)])
 def test_help_shows_what_the_command_does(run, words):
     code, out, _ = run(*words, "--help")
     assert code == 0
