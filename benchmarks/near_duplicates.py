@@ -1,7 +1,7 @@
 """How far apart are the thumbnails of copies, and of different pictures?
 
-The threshold of ``atrous.data.duplicates`` lies between the two. A copy is scaled by 0.6 and saved
-again as JPEG of quality 50.
+The threshold of ``atrous.data.doctor.duplicates`` lies between the two. A copy is scaled by 0.6
+and saved again as JPEG of quality 50.
 
     python benchmarks/near_duplicates.py ../shared/data/camvid ../shared/data/voc2012
 """
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from atrous.data.dataset import FileDataset, Item
-from atrous.data.measure import measure
+from atrous.data.doctor.measure import measure
 from atrous.data.opening import open_dataset
 
 SCALE, QUALITY, COPIES = 0.6, 50, 100

@@ -25,6 +25,28 @@ cost
 torch_engine
 weights.tensorflow weights.tflite
 build
+data.dataset
+data.colors data.rle data.shapes
+data.masks
+data.targets
+data.formats.layout
+data.formats.documents data.formats.class_files
+data.formats.voc data.formats.cityscapes data.formats.ade20k data.formats.camvid
+data.formats.folders data.formats.labelme data.formats.cvat data.formats.shards
+data.formats.coco_files data.formats.dataset_yaml
+data.formats.coco data.formats.ultralytics
+data.opening
+data.resize data.painting data.order
+data.procedural data.transforms
+data.cache
+data.loader
+data.doctor.measure data.doctor.findings data.doctor.proposals
+data.doctor.survey data.doctor.duplicates
+data.doctor.files data.doctor.labels data.doctor.history
+data.doctor.diagnosis
+data.show
+data.doctor.report
+data.cli
 cli
 """.split("\n")[1:-1]
 
@@ -33,6 +55,7 @@ DOORS = {
     "errors": set(),
     "sources": {"build", "torch_engine", "model"},
     "predict": {"model"},  # types only
+    "data.cli": {"data.transforms"},
     "cli": {"*"},
 }
 

@@ -9,15 +9,15 @@ import click
 from PIL import Image
 
 from atrous.data.dataset import Dataset, Sample
-from atrous.data.doctor import Diagnosis, examine
-from atrous.data.findings import Finding
+from atrous.data.doctor.diagnosis import Diagnosis, examine
+from atrous.data.doctor.findings import Finding
+from atrous.data.doctor.history import compare
+from atrous.data.doctor.report import write_csv, write_html
+from atrous.data.doctor.survey import survey
 from atrous.data.formats.layout import Layout
 from atrous.data.formats.shards import ShardLayout
-from atrous.data.history import compare
 from atrous.data.opening import open_dataset, recognise
-from atrous.data.report import write_csv, write_html
 from atrous.data.show import Tile, pick_samples, sample_tiles, sheet, view_tiles, with_legend
-from atrous.data.survey import survey
 from atrous.errors import AtrousError, ExitCode, missing_extra, printable
 from atrous.images import atomic
 

@@ -31,8 +31,8 @@ from PIL import Image
 from atrous.classes import VOC
 from atrous.data.colors import color_table
 from atrous.data.dataset import Item
+from atrous.data.doctor.measure import measure
 from atrous.data.masks import read_mask
-from atrous.data.measure import measure
 from atrous.data.targets import MaskReader
 from atrous.errors import AtrousError
 from atrous.images import read_image

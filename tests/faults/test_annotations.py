@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from atrous.data.doctor import examine
+from atrous.data.doctor.diagnosis import examine
+from atrous.data.doctor.survey import survey
 from atrous.data.opening import open_dataset, recognise
-from atrous.data.survey import survey
 from atrous.errors import AtrousError
 from tests.data.formats.test_coco import SEGMENTS, coco, instances, panoptic
 from tests.data.formats.test_cvat import SHAPES as CVAT_SHAPES

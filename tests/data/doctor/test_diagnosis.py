@@ -6,12 +6,12 @@ import pytest
 from PIL import Image
 
 from atrous.classes import CITYSCAPES, VOC
-from atrous.data.doctor import Diagnosis, examine
-from atrous.data.findings import Finding
+from atrous.data.doctor.diagnosis import Diagnosis, examine
+from atrous.data.doctor.findings import Finding
+from atrous.data.doctor.measure import runs
+from atrous.data.doctor.survey import survey
 from atrous.data.formats.cityscapes import MAPPING
-from atrous.data.measure import runs
 from atrous.data.opening import open_dataset, recognise
-from atrous.data.survey import survey
 from tests.data.trees import blocks, folders, picture, save, voc, write
 
 
@@ -408,7 +408,7 @@ def test_tiny_and_huge_pictures_are_warnings(
     folders(tmp_path)
     save(tmp_path / "images/train/picture0.jpg", picture(size=(8, 200)))
     save(tmp_path / "masks/train/picture0.png", blocks(3, size=(8, 200)))
-    monkeypatch.setattr("atrous.data.file_checks._HUGE", 72 * 96 - 1)
+    monkeypatch.setattr("atrous.data.doctor.files._HUGE", 72 * 96 - 1)
     diagnosis = diagnose(tmp_path)
     assert len(find(diagnosis, "W-DATA-TINY").where) == 1
     assert len(find(diagnosis, "W-DATA-HUGE").where) == 7

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from atrous import __version__
-from atrous.data.doctor import Diagnosis
-from atrous.data.findings import Finding
-from atrous.data.measure import Measurement
+from atrous.data.doctor.diagnosis import Diagnosis
+from atrous.data.doctor.findings import Finding
+from atrous.data.doctor.measure import Measurement
 from atrous.data.show import Tile
 from atrous.errors import printable
 from atrous.images import atomic

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from atrous.data.measure import THUMBNAIL, Measurement
+from atrous.data.doctor.measure import THUMBNAIL, Measurement
 
 # Grey levels by which two thumbnails may differ on average, and be of one picture. Copies scaled by
 # 0.6 and saved again at quality 50 differ by 3.2 at most, the pictures of CamVid's and VOC's train

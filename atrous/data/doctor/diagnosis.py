@@ -1,32 +1,32 @@
-"""The doctor: looks at a data set before anything is trained on it."""
+"""Judges what a survey of a data set found: is it ready to train on, and what to set."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from atrous.data import file_checks, label_checks
 from atrous.data.dataset import ignore_index
-from atrous.data.findings import Finding
-from atrous.data.label_checks import class_counts
-from atrous.data.proposals import class_weights, crop_size
-from atrous.data.survey import Survey
+from atrous.data.doctor import files, labels
+from atrous.data.doctor.findings import Finding
+from atrous.data.doctor.labels import class_counts
+from atrous.data.doctor.proposals import class_weights, crop_size
+from atrous.data.doctor.survey import Survey
 
 _CHECKS: tuple[Callable[[Survey], Iterator[Finding]], ...] = (
-    file_checks.check_splits,
-    file_checks.check_pairs,
-    file_checks.check_readable,
-    label_checks.check_colors,
-    label_checks.check_values,
-    label_checks.check_meaning,
-    label_checks.check_palettes,
-    label_checks.check_edges,
-    label_checks.check_void,
-    label_checks.check_classes,
-    label_checks.check_outlines,
-    file_checks.check_duplicates,
-    file_checks.check_sizes,
-    file_checks.check_formats,
+    files.check_splits,
+    files.check_pairs,
+    files.check_readable,
+    labels.check_colors,
+    labels.check_values,
+    labels.check_meaning,
+    labels.check_palettes,
+    labels.check_edges,
+    labels.check_void,
+    labels.check_classes,
+    labels.check_outlines,
+    files.check_duplicates,
+    files.check_sizes,
+    files.check_formats,
 )
 _EXCUSED = ("E-DATA-UNLABELLED", "E-DATA-NO-PICTURE")
 _ORDER = ("error", "warning", "note")

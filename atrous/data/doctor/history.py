@@ -3,8 +3,8 @@
 import csv
 from pathlib import Path
 
-from atrous.data.findings import Finding
-from atrous.data.survey import Survey
+from atrous.data.doctor.findings import Finding
+from atrous.data.doctor.survey import Survey
 from atrous.errors import AtrousError
 
 
