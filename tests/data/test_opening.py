@@ -43,7 +43,7 @@ def test_D12_files_without_a_partner_are_counted_and_named(tmp_path: Path) -> No
     with pytest.raises(AtrousError) as caught:
         open_dataset(tmp_path)
     message = str(caught.value)
-    assert "12 pictures without annotation, 1 annotations without picture" in message
+    assert "pictures without annotation: 12, annotations without picture: 1" in message
     assert "extra09.jpg" in message
     assert "extra10.jpg" not in message
     assert "and 3 more" in message
