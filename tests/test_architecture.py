@@ -48,7 +48,8 @@ data.resize data.painting data.order
 data.procedural data.transforms
 data.cache
 data.loader
-data.doctor.measure data.doctor.findings data.doctor.proposals
+data.doctor.jpeg data.doctor.findings data.doctor.proposals
+data.doctor.measure
 data.doctor.survey data.doctor.duplicates
 data.doctor.files data.doctor.labels data.doctor.history
 data.doctor.diagnosis
