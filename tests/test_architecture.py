@@ -45,7 +45,8 @@ data.formats.coco_files data.formats.dataset_yaml
 data.formats.coco data.formats.ultralytics
 data.opening
 data.resize data.painting data.order
-data.procedural data.transforms
+data.scenery data.transforms
+data.procedural
 data.cache
 data.loader
 data.doctor.measure data.doctor.findings data.doctor.proposals
