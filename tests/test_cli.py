@@ -123,13 +123,7 @@ def test_models_prints_costs(run):
     assert {row["measured"] for row in tables["published"]} == {"not run"}
 
 
-def commands():
-    yield []
-    for name in cli.atrous.commands:
-        yield [name]
-
-
-@pytest.mark.parametrize("words", commands())
+@pytest.mark.parametrize("words", [[], *([name] for name in cli.atrous.commands)])
 def test_help_shows_what_the_command_does(run, words):
     code, out, _ = run(*words, "--help")
     assert code == 0
