@@ -18,7 +18,12 @@ ANY_PATH = click.Path(path_type=Path)
 
 
 class Group(click.Group):
-    """Suggests the nearest command for a misspelt one."""
+    """Suggests the nearest command for a misspelt one, and keeps the lines of examples."""
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Adds a command; its docstring, a raw one, marks lines to keep with backslash and b."""
+        cmd.help = cmd.help and cmd.help.replace("\\b\n", "\b\n")
+        super().add_command(cmd, name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
