@@ -4,6 +4,7 @@ The trimap experiment is the paper's own measure of its decoder (arXiv:1802.0261
 Fig. 5a): mean IoU over a band around the unlabelled pixels, which in VOC lie on object borders.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -56,9 +57,13 @@ class Boundaries:
         self._add_near(target, labels, void)
         self._add_contours(target, labels)
 
-    def trimap(self) -> dict[int, float | None]:
-        """Returns the mean IoU within the band of each width, 1 to `MAX_WIDTH` pixels."""
-        means = [mean_over_present(iou(*counts)) for counts in self._trimap]
+    def trimap(self, classes: Sequence[int] | None = None) -> dict[int, float | None]:
+        """Returns the mean IoU within the band of each width, 1 to `MAX_WIDTH` pixels.
+
+        Args:
+            classes: Indices to average over; None: all.
+        """
+        means = [mean_over_present(iou(*counts), classes) for counts in self._trimap]
         return {w: None if np.isnan(mean) else mean for w, mean in enumerate(means, start=1)}
 
     def boundary_iou(self) -> NDArray[np.float64]:
