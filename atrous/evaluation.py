@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 class Outcome(NamedTuple):
     """One evaluated picture, handed to the caller of `evaluate` and then forgotten."""
 
-    index: int
+    position: int
     name: str
     image: NDArray[np.uint8]  # (H, W, 3)
     target: NDArray[Any]  # (H, W) in the model's classes; 255 or 65535 is unlabelled
@@ -107,7 +107,7 @@ class _Run:
     def __init__(
         self,
         classes: tuple[str, ...],
-        values: NDArray[np.integer] | None,
+        values: NDArray[Any] | None,
         chosen: tuple[int, ...] | None,
         trimap: Trimap | None,
     ) -> None:
@@ -241,7 +241,7 @@ def _prepared(network: Network, output_stride: int | None) -> Iterator[None]:
         model.train(training)
 
 
-def _target_values(dataset: "Dataset", classes: tuple[str, ...]) -> NDArray[np.integer] | None:
+def _target_values(dataset: "Dataset", classes: tuple[str, ...]) -> NDArray[Any] | None:
     """Returns the model's class for each value of the data's labels; None: they are the same.
 
     Raises:
