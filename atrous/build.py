@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from atrous.classes import ADE20K_31, CITYSCAPES, VOC, ClassTable
 from atrous.decoder import BilinearDecoder, Decoder, Refinement
 from atrous.encoder.aspp import ASPP
@@ -256,8 +254,8 @@ def from_tensorflow(
         multi_grid=as_tuple(multi_grid),
     )
     model = build(architecture)
-    tensorflow.assign(model, variables)
     model.provenance = Provenance("TensorFlow variables", notes=notes)
+    tensorflow.assign(model, variables)
     if architecture.num_classes in _TABLES:
         model.name_classes(_TABLES[architecture.num_classes])
     return model.eval()
@@ -290,9 +288,8 @@ def from_tflite(path: str | Path) -> DeepLabV3Plus:
         one_sided_padding=graph.one_sided_padding,
     )
     model = build(architecture)
-    with torch.no_grad():
-        tensorflow.assign(model, variables)
     model.provenance = Provenance(Path(path).name, sha256=graph.sha256, notes=notes)
+    tensorflow.assign(model, variables)
     tables = {**_TABLES, len(ADE20K_31.classes): ADE20K_31}
     if architecture.num_classes in tables:
         model.name_classes(tables[architecture.num_classes])
