@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from atrous.build import create_model, from_tensorflow, from_tflite
     from atrous.cost import multiply_adds, parameters
     from atrous.errors import AtrousError
+    from atrous.evaluation import evaluate
     from atrous.model import DeepLabV3Plus
     from atrous.predict import Predictor, Segmentation
 
@@ -23,6 +24,7 @@ _PUBLIC = {
     "Predictor": "atrous.predict",
     "Segmentation": "atrous.predict",
     "create_model": "atrous.build",
+    "evaluate": "atrous.evaluation",
     "from_tensorflow": "atrous.build",
     "from_tflite": "atrous.build",
     "multiply_adds": "atrous.cost",
@@ -35,6 +37,7 @@ __all__ = [
     "Predictor",
     "Segmentation",
     "create_model",
+    "evaluate",
     "from_tensorflow",
     "from_tflite",
     "multiply_adds",
