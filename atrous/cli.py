@@ -12,6 +12,7 @@ import click
 
 from atrous import __version__
 from atrous.cli_evaluate import evaluate
+from atrous.cli_submit import submit
 from atrous.errors import AtrousError, ExitCode, missing_extra, printable
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -174,6 +175,7 @@ def _cost_rows(size: tuple[int, int], num_classes: int) -> list[dict[str, Any]]:
 
 
 atrous.add_command(evaluate)
+atrous.add_command(submit)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,8 +1,6 @@
 """``atrous evaluate``: the score of a model, with its protocol, its intervals and its pictures."""
 
 import json
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from atrous.cli_options import Progress, view_options
 from atrous.errors import missing_extra, printable
 from atrous.images import atomic
 
@@ -19,51 +18,14 @@ if TYPE_CHECKING:
     from atrous.report import Evaluated
     from atrous.scores import Scores
 
-_PLAIN_EVERY = 30.0  # seconds between lines of progress where there is no terminal
 _TRIMAP_SHOWN = (1, 2, 3, 5, 10, 20, 40)
-
-
-def _numbers(context: click.Context, option: click.Parameter, text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is no list of numbers such as 0.5,1,1.5") from None
-
-
-def _size(context: click.Context, option: click.Parameter, text: str | None) -> Any:
-    if text is None:
-        return None
-    try:
-        sides = [int(part) for part in text.lower().split("x")]
-    except ValueError:
-        sides = []
-    if len(sides) not in (1, 2) or min(sides) < 1:
-        raise click.BadParameter(f"{text!r} is neither SIDE nor HEIGHTxWIDTH")
-    return (sides[0], sides[-1])
 
 
 @click.command()
 @click.argument("model", metavar="MODEL")
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="Labelled pictures.")
 @click.option("--split", default="val", show_default=True, help="Which of them.")
-@click.option(
-    "--scales", default="1", callback=_numbers, metavar="S,S,...",
-    help='Average over these sizes; the paper\'s "MS" is 0.5,0.75,1,1.25,1.5,1.75.',
-)  # fmt: skip
-@click.option("--flip", is_flag=True, help="Average with the mirrored pictures too.")
-@click.option(
-    "--pad-to", callback=_size, metavar="SIDE|HxW",
-    help="Pad to this size with the mean pixel, as the authors do (VOC: 513, Cityscapes: "
-    "1025x2049). Scores differ from those at the pictures' own size, which is the default.",
-)  # fmt: skip
-@click.option(
-    "--window", callback=_size, metavar="SIDE|HxW",
-    help="Slide a window of this size over larger pictures.",
-)  # fmt: skip
-@click.option(
-    "--output-stride", type=click.Choice(["4", "8", "16", "32"]),
-    help="Of the encoder; by default the model's own. 8 is sharper and about 4 times slower.",
-)  # fmt: skip
+@view_options
 @click.option(
     "--classes", metavar="NAME,NAME,...",
     help="Average over these classes only. Predicting another class is still an error.",
@@ -83,7 +45,6 @@ def evaluate(
     model: str,
     data: Path,
     split: str,
-    output_stride: str | None,
     classes: str | None,
     trimap: str,
     compare: str | None,
@@ -91,7 +52,7 @@ def evaluate(
     as_json: bool,
     **views: Any,
 ) -> None:
-    r"""Scores a model on labelled pictures, each compared at its own size.
+    """Scores a model on labelled pictures, each compared at its own size.
 
     DATA is a data set's folder (VOC, Cityscapes, ADE20K, CamVid ...) or a dataset YAML. Classes
     in neither labels nor predictions are left out of the mean. Nothing is skipped: a picture that
@@ -103,7 +64,7 @@ def evaluate(
       atrous evaluate model.tflite --data VOCdevkit/VOC2012 --pad-to 513 --report out
       atrous evaluate a.safetensors --compare b.safetensors --data mine.yaml --report out
       atrous evaluate runs/x --data CITYSCAPES --scales 0.75,1,1.25 --flip --output-stride 8
-    """
+    """  # noqa: D301  # click needs the backspace itself
     try:
         import torch  # noqa: F401  # or the first file that needs it complains less clearly
     except ModuleNotFoundError as error:
@@ -113,7 +74,6 @@ def evaluate(
     dataset = open_dataset(data, split)
     options = {
         **views,
-        "output_stride": None if output_stride is None else int(output_stride),
         "classes": classes.split(",") if classes else None,
         "trimap": None if trimap == "none" else trimap,
     }
@@ -141,7 +101,7 @@ def _run(name: str, dataset: "Dataset", options: dict[str, Any], *, gallery: boo
     from atrous.gallery import Gallery
     from atrous.report import Evaluated
 
-    pictures, progress = Gallery(), _Progress(len(dataset), name)
+    pictures, progress = Gallery(), Progress(len(dataset), name)
 
     def watch(outcome: "Outcome") -> None:
         progress.show(outcome.position + 1)
@@ -169,25 +129,6 @@ def _write(evaluated: Sequence["Evaluated"], results: dict[str, Any], folder: Pa
     with atomic(folder / "scores.json") as temporary:
         temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     write_html(evaluated, folder / "report.html")
-
-
-class _Progress:
-    """A line that counts on a terminal, a line now and then elsewhere; on standard error."""
-
-    def __init__(self, total: int, name: str) -> None:
-        self.total, self.name = total, printable(name)
-        self.start = self.last = time.monotonic()
-
-    def show(self, done: int) -> None:
-        """Says how many pictures are done, if it is time to."""
-        now, finished = time.monotonic(), done == self.total
-        terminal = sys.stderr.isatty()
-        if not finished and now - self.last < (0.2 if terminal else _PLAIN_EVERY):
-            return
-        self.last = now
-        left = (now - self.start) / done * (self.total - done)
-        text = f"{self.name}: {done} of {self.total} pictures, {left:.0f} s left"
-        click.echo(f"\r{text}  " if terminal else text, err=True, nl=finished or not terminal)
 
 
 def _print(name: str, scores: "Scores") -> None:

@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 import atrous
@@ -23,10 +22,9 @@ from atrous.engines import Engine
 from atrous.errors import AtrousError, ExitCode, unknown_name
 from atrous.metrics import Counts
 from atrous.model import DeepLabV3Plus
-from atrous.multiscale import EngineNetwork, Network, Size, TorchNetwork, Views, segment
+from atrous.multiscale import Size, Views, segment
+from atrous.networks import EngineNetwork, Network, TorchNetwork, open_network, prepared
 from atrous.scores import Scores
-from atrous.sources import open_engine
-from atrous.torch_engine import TorchEngine, fingerprint
 from atrous.uncertainty import Reliability
 
 if TYPE_CHECKING:
@@ -81,7 +79,7 @@ def evaluate(
         AtrousError: No pictures, no labels at all, classes that do not match the model's, a
             picture that cannot be read, or an option the model does not have. Nothing is skipped.
     """
-    network, facts = _open(model)
+    network, facts = open_network(model)
     views = Views(tuple(scales), flip, _size(pad_to), _size(window))
     if len(dataset) == 0:
         raise AtrousError("E-DATA-EMPTY", "no pictures to evaluate", exit_code=ExitCode.DATA)
@@ -89,7 +87,7 @@ def evaluate(
     run = _Run(
         names, facts["palette"], _target_values(dataset, names), _indices(classes, names), trimap
     )
-    with _prepared(network, output_stride):
+    with prepared(network, output_stride):
         for outcome, sample in _outcomes(network, dataset, views, run):
             run.add(outcome, sample, network.logits_stride)
             if on_picture is not None:
@@ -190,60 +188,6 @@ def _outcomes(
             with run.timed("network"):
                 labels, sample = segment(network, image, views, where=name)
             yield Outcome(index, name, image, target, labels, run.palette), sample
-
-
-def _open(model: "DeepLabV3Plus | Engine | str | Path") -> tuple[Network, dict[str, Any]]:
-    """Returns what runs the model, and what the protocol and the scores say about it."""
-    source = str(model) if isinstance(model, (str, Path)) else ""
-    engine: Any = open_engine(model) if isinstance(model, (str, Path)) else model
-    if isinstance(engine, TorchEngine):
-        engine = engine.model
-    if isinstance(engine, DeepLabV3Plus):
-        device = engine.normalize.mean.device
-        facts: dict[str, Any] = {
-            "engine": f"torch {torch.__version__}, {device.type}",
-            "precision": str(next(engine.parameters()).dtype).removeprefix("torch."),
-            "model": source or engine.provenance.source,
-            "fingerprint": fingerprint(engine),
-        }
-        network: Network = TorchNetwork(engine)
-    else:
-        header = getattr(engine, "header", None)  # an exported file knows more about itself
-        facts = {
-            "engine": type(engine).__name__,
-            "precision": getattr(header, "precision", None),
-            "model": source or getattr(header, "source", None),
-            "output_stride": getattr(header, "output_stride", None),
-            "fingerprint": engine.fingerprint,
-        }
-        network = EngineNetwork(cast(Engine, engine))
-    return network, {**facts, "classes": engine.classes, "palette": engine.palette}
-
-
-@contextmanager
-def _prepared(network: Network, output_stride: int | None) -> Iterator[None]:
-    """Puts a torch model into evaluation mode and at a stride, and back again."""
-    if not isinstance(network, TorchNetwork):
-        if output_stride is not None:
-            raise AtrousError(
-                "E-OUTPUT-STRIDE",
-                "the output stride of an exported model is fixed",
-                fix="evaluate the model it was exported from, or export it at this stride",
-            )
-        yield
-        return
-    model = network.model
-    training, before = model.training, model.output_stride
-    try:
-        model.eval()
-        if output_stride is not None and output_stride != before:
-            model.set_output_stride(output_stride)
-        network.logits_stride = model.logits_stride
-        yield
-    finally:
-        if model.output_stride != before:
-            model.set_output_stride(before)
-        model.train(training)
 
 
 def _target_values(dataset: "Dataset", classes: tuple[str, ...]) -> NDArray[Any] | None:

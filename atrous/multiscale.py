@@ -7,7 +7,7 @@ Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentatio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,55 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from atrous import upsample
-from atrous.engines import Engine
 from atrous.errors import AtrousError
-from atrous.model import DeepLabV3Plus
+from atrous.networks import Network
 
 Size = tuple[int, int]  # (height, width)
 
 WINDOW_STEP = 2 / 3  # of the window's side, from one window to the next
-
-
-class Network(Protocol):
-    """What evaluation needs of a model; (C, H, W) pictures are float32 in 0..255."""
-
-    logits_stride: int
-    mean_pixel: tuple[float, ...]  # what padding is made of
-
-    def __call__(self, image: Tensor) -> Tensor:
-        """Maps (3, H, W) to coarse logits (K, h, w), float32 on the CPU or the GPU."""
-        ...
-
-
-class TorchNetwork:
-    """A torch model; takes resized pictures unrounded, as the authors' graph does."""
-
-    def __init__(self, model: DeepLabV3Plus) -> None:
-        self.model = model
-        self.logits_stride = model.logits_stride
-        mean = model.normalize.mean.flatten().tolist()
-        self.mean_pixel = tuple(mean * (3 // len(mean)))
-
-    def __call__(self, image: Tensor) -> Tensor:
-        """Maps (3, H, W) to coarse logits (K, h, w)."""
-        images = image[None].to(self.model.normalize.mean.device)
-        return self.model.coarse_logits(images.to(memory_format=torch.channels_last))[0].float()
-
-
-class EngineNetwork:
-    """Any other engine; it takes 8-bit pictures, so resized and padded ones are rounded."""
-
-    mean_pixel: tuple[float, ...] = (127.5, 127.5, 127.5)  # of networks that see x / 127.5 - 1
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.logits_stride = engine.logits_stride
-
-    def __call__(self, image: Tensor) -> Tensor:
-        """Maps (3, H, W) to coarse logits (K, h, w)."""
-        picture = image.round().clamp(0, 255).byte().permute(1, 2, 0)
-        logits = self.engine.coarse_logits(np.ascontiguousarray(picture.numpy()))
-        return torch.from_numpy(logits).permute(2, 0, 1).float()
 
 
 @dataclass(frozen=True)

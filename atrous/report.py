@@ -14,6 +14,7 @@ from atrous.errors import printable
 from atrous.gallery import Gallery, Shown
 from atrous.images import atomic
 from atrous.scores import Scores
+from atrous.visualize import brightened
 
 MAX_MATRIX = 25  # classes in a confusion matrix; of more, the largest confusions are listed
 _CONFUSIONS = 20
@@ -138,11 +139,12 @@ def _classes(models: Sequence[Evaluated]) -> Iterator[str]:
     others = "".join(f"<th>IoU of {_text(model.name)}<th>gain" for model in models[1:])
     yield f'<h2>Classes</h2><table><tr><th>class<th colspan="2">IoU{others}{heads}</tr>'
     chosen = range(len(scores.classes)) if scores.chosen is None else scores.chosen
+    colors = brightened(models[0].gallery.palette)  # as in the pictures
     ious = [metrics.class_iou(model.scores.confusion) for model in models]
     for index in range(len(scores.classes)):
         if all(np.isnan(values[index]) for values in ious):
             continue
-        swatch = "#{:02x}{:02x}{:02x}".format(*models[0].gallery.palette[index])
+        swatch = "#{:02x}{:02x}{:02x}".format(*colors[index])
         grey = "" if index in chosen else ' class="aside" title="not in the mean"'
         value = ious[0][index]
         width = 0 if np.isnan(value) else 100 * value
@@ -150,7 +152,8 @@ def _classes(models: Sequence[Evaluated]) -> Iterator[str]:
         yield f"{_text(scores.classes[index])}<td>{_share(value)}"
         yield f'<td class="chart"><i class="bar" style="width:{width:.1f}%"></i>'
         for other in ious[1:]:
-            yield f"<td>{_share(other[index])}<td>{100 * (other[index] - value):+.1f}"
+            gain = 100 * (other[index] - value)
+            yield f"<td>{_share(other[index])}<td>" + ("n/a" if np.isnan(gain) else f"{gain:+.1f}")
         yield "".join(f"<td>{_share(values[index])}" for values in columns.values()) + "</tr>"
     yield "</table>"
     absent = [n for n, v in scores.class_iou.items() if v is None]

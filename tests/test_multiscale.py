@@ -9,7 +9,8 @@ import torch.nn.functional as F
 
 from atrous import create_model, upsample
 from atrous.errors import AtrousError
-from atrous.multiscale import EngineNetwork, TorchNetwork, Views, segment
+from atrous.multiscale import Views, segment
+from atrous.networks import EngineNetwork, TorchNetwork
 from atrous.torch_engine import TorchEngine
 
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
