@@ -8,27 +8,38 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from atrous.build import create_model, from_tensorflow, from_tflite
+    from atrous import data
+    from atrous.build import create_model
     from atrous.cost import multiply_adds, parameters
     from atrous.errors import AtrousError
     from atrous.evaluation import evaluate
+    from atrous.loading import from_tensorflow, from_tflite, load, load_weights
     from atrous.model import DeepLabV3Plus
     from atrous.predict import Predictor, Segmentation
+    from atrous.surgery import change_classes
+    from atrous.weights.hub import push_to_hub
+    from atrous.weights.store import save
 
 __version__ = "0.1.0"
 
-# Public name -> module; resolved on first use so that `import atrous` stays light.
+# Public name -> module (some names are modules); resolved on first use: `import atrous` is light.
 _PUBLIC = {
     "AtrousError": "atrous.errors",
     "DeepLabV3Plus": "atrous.model",
     "Predictor": "atrous.predict",
     "Segmentation": "atrous.predict",
+    "change_classes": "atrous.surgery",
     "create_model": "atrous.build",
+    "data": "atrous.data",
     "evaluate": "atrous.evaluation",
-    "from_tensorflow": "atrous.build",
-    "from_tflite": "atrous.build",
+    "from_tensorflow": "atrous.loading",
+    "from_tflite": "atrous.loading",
+    "load": "atrous.loading",
+    "load_weights": "atrous.loading",
     "multiply_adds": "atrous.cost",
     "parameters": "atrous.cost",
+    "push_to_hub": "atrous.weights.hub",
+    "save": "atrous.weights.store",
 }
 
 __all__ = [
@@ -36,12 +47,18 @@ __all__ = [
     "DeepLabV3Plus",
     "Predictor",
     "Segmentation",
+    "change_classes",
     "create_model",
+    "data",
     "evaluate",
     "from_tensorflow",
     "from_tflite",
+    "load",
+    "load_weights",
     "multiply_adds",
     "parameters",
+    "push_to_hub",
+    "save",
 ]
 
 
@@ -49,11 +66,12 @@ def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'atrous' has no attribute {name!r}")
     try:
-        value = getattr(import_module(_PUBLIC[name]), name)
+        module = import_module(_PUBLIC[name])
     except ModuleNotFoundError as error:
         from atrous.errors import missing_extra
 
         raise missing_extra(f"atrous.{name}", error) from error
+    value = module if module.__name__ == f"atrous.{name}" else getattr(module, name)
     globals()[name] = value
     return value
 

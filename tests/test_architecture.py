@@ -1,4 +1,5 @@
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -18,22 +19,63 @@ batch
 layers
 encoder.backbone
 encoder.xception encoder.resnet encoder.mobilenet_v2 encoder.timm encoder.aspp
+encoder.mobilenet_v3 encoder.dense_prediction_cell encoder.lr_aspp
 encoder.encoder
 decoder
 model
 cost
 torch_engine
-weights.tensorflow weights.tflite
+weights.archives weights.differences weights.schema weights.tf_protos weights.transfer
+weights.download weights.tf_checkpoint weights.tf_graph weights.torch_files weights.zoo
+weights.tf_files weights.store weights.foreign weights.folding weights.tflite
+weights.tf_names weights.torch_names weights.hub
+weights.tensorflow weights.imagenet
 build
+loading surgery
+cli_weights
+data.dataset
+data.colors data.rle data.shapes
+data.masks
+data.targets
+data.formats.layout
+data.formats.documents data.formats.class_files
+data.formats.voc data.formats.cityscapes data.formats.ade20k data.formats.camvid
+data.formats.folders data.formats.labelme data.formats.cvat data.formats.shards
+data.formats.coco_files data.formats.dataset_yaml
+data.formats.coco data.formats.ultralytics
+data.opening
+data.resize data.painting data.order
+data.procedural data.transforms
+data.cache
+data.loader
+data.doctor.measure data.doctor.findings data.doctor.proposals
+data.doctor.survey data.doctor.duplicates
+data.doctor.files data.doctor.labels data.doctor.history
+data.doctor.diagnosis
+data.show
+data.doctor.report
+data.cli
+metrics
+boundary uncertainty
+scores networks
+multiscale
+evaluation
+gallery charts submission
+report
+cli_options
+cli_evaluate cli_submit
 cli
-""".split("\n")[1:-1]
+""".strip().splitlines()
 
 # Imports inside functions that may point downwards: the doors between the halves.
 DOORS = {
     "errors": set(),
-    "sources": {"build", "torch_engine", "model"},
+    "sources": {"loading", "torch_engine", "model"},
     "predict": {"model"},  # types only
+    "data.cli": {"data.transforms"},
     "cli": {"*"},
+    "cli_weights": {"*"},
+    "weights.zoo": {"weights.download"},  # needs the train extra; the table does not
 }
 
 
@@ -73,9 +115,10 @@ def test_files_import_only_from_layers_above(name):
         assert allowed, f"atrous/{name} imports {imported}"
 
 
-def test_every_source_file_is_in_the_architecture_document():
+def test_every_source_file_or_its_folder_is_in_the_architecture_document():
     text = (ROOT / "ARCHITECTURE.md").read_text()
-    missing = [p.name for p in SOURCES.values() if f"`{p.relative_to(PACKAGE)}`" not in text]
+    paths = [path.relative_to(PACKAGE) for path in SOURCES.values()]
+    missing = [p for p in paths if f"`{p}`" not in text and f"`{p.parent}/`" not in text]
     assert not missing
 
 
@@ -87,6 +130,6 @@ def test_fidelity_table_names_tests_that_exist():
         for node in ast.parse(path.read_text()).body
         if isinstance(node, ast.FunctionDef)
     }
-    named = {word.strip("`") for word in text.split() if word.startswith("`test_")}
+    named = set(re.findall(r"`(test_\w+)`", text))
     assert named
     assert named <= tests

@@ -8,6 +8,7 @@ from PIL import Image
 
 from atrous import __version__, cli
 from atrous.errors import AtrousError
+from atrous.weights import zoo
 from tests.fake_engine import BrightestChannel
 
 
@@ -107,20 +108,22 @@ def test_user_errors_exit_with_their_code(run, photo, monkeypatch):
 
 def test_models_prints_costs(run):
     code, out, _ = run("models", "--size", 33, 33, "--json")
-    rows = json.loads(out)
+    tables = json.loads(out)
     assert code == 0
-    assert {row["backbone"] for row in rows} >= {"xception65", "resnet101", "mobilenet_v2"}
+    assert {row["backbone"] for row in tables["networks"]} >= {
+        "xception65",
+        "resnet101",
+        "mobilenet_v2",
+    }
     code, out, _ = run("models", "--size", 33, 33)
     assert "mobilenet_v2" in out
+    published = {row["name"]: row for row in tables["published"]}
+    assert set(published) == set(zoo.names())
+    assert "78.79% Cityscapes val, output stride 16; 80.42%" in out
+    assert {row["measured"] for row in tables["published"]} == {"not run"}
 
 
-def commands():
-    yield []
-    for name in cli.atrous.commands:
-        yield [name]
-
-
-@pytest.mark.parametrize("words", commands())
+@pytest.mark.parametrize("words", [[], *([name] for name in cli.atrous.commands)])
 def test_help_shows_what_the_command_does(run, words):
     code, out, _ = run(*words, "--help")
     assert code == 0
@@ -133,6 +136,18 @@ def test_help_shows_what_the_command_does(run, words):
 OPTIONS = {
     "predict": ["--json", "--model", "--out", "--overwrite"],
     "models": ["--classes", "--json", "--size"],
+    "convert": [
+        "--atrous-rates",
+        "--classes",
+        "--head",
+        "--json",
+        "--map",
+        "--multi-grid",
+        "--out",
+        "--output-stride",
+        "--overwrite",
+        "--sha256",
+    ],
 }
 
 

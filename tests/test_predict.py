@@ -59,8 +59,9 @@ def test_saved_files_hold_what_the_result_says(predictor, tmp_path):
     result = predictor(picture())
     record = result.save(tmp_path, "a/b")
     assert json.loads((tmp_path / "a" / "b.json").read_text()) == record
-    assert np.array_equal(np.asarray(Image.open(record["labels"])), result.labels)
-    assert Image.open(record["overlay"]).size == result.image.size
+    with Image.open(record["labels"]) as labels, Image.open(record["overlay"]) as overlay:
+        assert np.array_equal(np.asarray(labels), result.labels)
+        assert overlay.size == result.image.size
     assert record["size"] == [16, 24]
 
 
@@ -70,7 +71,8 @@ def test_P12_outputs_carry_no_metadata_of_the_picture(predictor, tmp_path):
     picture().save(tmp_path / "private.jpg", exif=exif)
     record = predictor(tmp_path / "private.jpg").save(tmp_path / "out")
     for key in ("labels", "overlay"):
-        assert not Image.open(record[key]).getexif()
+        with Image.open(record[key]) as image:
+            assert not image.getexif()
 
 
 def test_overlay_with_legend_is_taller(predictor):

@@ -4,9 +4,9 @@ import torch
 from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
-from atrous.build import from_tflite
 from atrous.errors import AtrousError
 from atrous.images import read_image
+from atrous.loading import from_tflite
 
 VOC_MODEL = "deeplabv3_mnv2_pascal_quant.tflite"
 ADE20K_MODEL = "deeplabv3_mnv2_ade20k_uint8.tflite"
