@@ -19,6 +19,7 @@ def title(protocol: dict[str, Any]) -> str:
             f"padded to {padded}" if padded else "native size",
             "" if scales == [1.0] else f"scales {' '.join(f'{s:g}' for s in scales)}",
             "flip" if protocol["flip"] else "",
+            f"{protocol['pictures']} pictures",
         )
         if part
     )
@@ -50,9 +51,9 @@ def main() -> None:
         seconds = result["seconds"]
         share = seconds["metrics"] / sum(seconds.values())
         print(
-            f"- {title(p)}: {p['pictures']} pictures, output stride {p['output_stride']}, "
+            f"- {title(p)}: output stride {p['output_stride']}, "
             f"{p['engine']}, {p['precision']}; model {p['model_fingerprint'][:12]}, data "
-            f"{p['data_fingerprint'][:12]}; metrics took {share:.2%} of the time, boundary "
+            f"{(p['data_fingerprint'] or 'part of it')[:12]}; metrics took {share:.2%} of the time, boundary "
             f"measures {seconds['boundaries'] / sum(seconds.values()):.1%}."
         )
 
