@@ -56,6 +56,15 @@ data.doctor.diagnosis
 data.show
 data.doctor.report
 data.cli
+metrics
+boundary uncertainty
+scores networks
+multiscale
+evaluation
+gallery charts submission
+report
+cli_options
+cli_evaluate cli_submit
 cli
 """.strip().splitlines()
 

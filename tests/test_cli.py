@@ -148,6 +148,31 @@ OPTIONS = {
         "--overwrite",
         "--sha256",
     ],
+    "evaluate": [
+        "--classes",
+        "--compare",
+        "--data",
+        "--flip",
+        "--json",
+        "--output-stride",
+        "--pad-to",
+        "--report",
+        "--scales",
+        "--split",
+        "--trimap",
+        "--window",
+    ],
+    "submit": [
+        "--flip",
+        "--json",
+        "--names",
+        "--out",
+        "--output-stride",
+        "--pad-to",
+        "--scales",
+        "--to",
+        "--window",
+    ],
 }
 
 
