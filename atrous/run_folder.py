@@ -10,12 +10,13 @@ import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from numpy.typing import NDArray
 
@@ -24,6 +25,7 @@ from atrous.classes import Color
 from atrous.config import TrainConfig
 from atrous.errors import AtrousError, ExitCode
 from atrous.images import atomic
+from atrous.model import DeepLabV3Plus
 
 METRICS = ("step", "epoch", "loss", "mean_iou", "pixel_accuracy")
 
@@ -97,6 +99,18 @@ class RunFolder:
             if new:
                 writer.writerow(("step", "seconds", "pictures_per_second", "peak_memory_mb"))
             writer.writerow((step, f"{seconds:.3f}", f"{pictures / seconds:.2f}", memory // 2**20))
+
+    def write_model(self, model: DeepLabV3Plus, asked: TrainConfig, scores: Any) -> None:
+        """Writes best.safetensors."""
+        about = {
+            "architecture": json.dumps(asdict(model.architecture)),
+            "classes": json.dumps(model.classes),
+            "palette": json.dumps(model.palette),
+            "training": json.dumps({"config": asdict(asked), "scores": scores}),
+        }
+        tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
+        with atomic(self.best) as temporary:
+            safetensors.torch.save_file(tensors, temporary, about)
 
     @contextmanager
     def logging_to(self, *, leads: bool) -> Iterator[None]:
@@ -254,7 +268,6 @@ def write_model_card(
     *,
     scores: Mapping[str, Any],
     palette: Sequence[Color],
-    note: str,
 ) -> None:
     """Writes model_card.md: what the model is, its scores by class, how it was made."""
     lines = [
@@ -268,7 +281,6 @@ def write_model_card(
         "whole pictures at their own size, single scale)",
         f"- pixel accuracy: {scores['pixel_accuracy']:.4f}",
         f"- started from: {asked.weights or 'random weights'}",
-        f"- {note}",
         "",
         "| class | IoU | colour |",
         "|---|---|---|",
