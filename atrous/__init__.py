@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from atrous import data
     from atrous.build import create_model, from_tensorflow, from_tflite
     from atrous.cost import multiply_adds, parameters
     from atrous.errors import AtrousError
@@ -16,13 +17,14 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Public name -> module; resolved on first use so that `import atrous` stays light.
+# Public name -> module (some names are modules); resolved on first use: `import atrous` is light.
 _PUBLIC = {
     "AtrousError": "atrous.errors",
     "DeepLabV3Plus": "atrous.model",
     "Predictor": "atrous.predict",
     "Segmentation": "atrous.predict",
     "create_model": "atrous.build",
+    "data": "atrous.data",
     "from_tensorflow": "atrous.build",
     "from_tflite": "atrous.build",
     "multiply_adds": "atrous.cost",
@@ -35,6 +37,7 @@ __all__ = [
     "Predictor",
     "Segmentation",
     "create_model",
+    "data",
     "from_tensorflow",
     "from_tflite",
     "multiply_adds",
@@ -46,11 +49,12 @@ def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'atrous' has no attribute {name!r}")
     try:
-        value = getattr(import_module(_PUBLIC[name]), name)
+        module = import_module(_PUBLIC[name])
     except ModuleNotFoundError as error:
         from atrous.errors import missing_extra
 
         raise missing_extra(f"atrous.{name}", error) from error
+    value = module if module.__name__ == f"atrous.{name}" else getattr(module, name)
     globals()[name] = value
     return value
 

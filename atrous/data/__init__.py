@@ -4,5 +4,6 @@ Importing this package imports no torch; names that need it live in their own mo
 """
 
 from atrous.data.dataset import Dataset, FileDataset, Item, Sample
+from atrous.data.procedural import scenes
 
-__all__ = ["Dataset", "FileDataset", "Item", "Sample"]
+__all__ = ["Dataset", "FileDataset", "Item", "Sample", "scenes"]

@@ -87,9 +87,12 @@ class Augmentation:
             )
 
 
-def sample_generator(seed: int, epoch: int, index: int) -> Generator:
-    """Returns the source of all randomness of one sample in one epoch."""
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch, index)))
+def sample_generator(seed: int, epoch: int, index: int, attempt: int = 0) -> Generator:
+    """Returns the source of all randomness of one sample in one epoch.
+
+    Attempts after the first are for samples that stand in for one that cannot be read.
+    """
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch, index, attempt)))
 
 
 def augmented(dataset: Dataset, index: int, augmentation: Augmentation, rng: Generator) -> Sample:
@@ -208,7 +211,7 @@ def pad(
     """Extends image (3, h, w) and target (h, w) to `size` at the bottom and right."""
     height, width = target.shape
     row = torch.tensor(mean_pixel, dtype=torch.uint8).repeat(size[1])
-    padded = row.expand(size[0], -1).reshape(*size, 3).permute(2, 0, 1)  # (3, H, W)
+    padded = row.repeat(size[0], 1).view(*size, 3).permute(2, 0, 1)  # (3, H, W)
     padded[:, :height, :width] = image
     labels = np.full(size, np.iinfo(target.dtype).max, target.dtype)
     labels[:height, :width] = target
