@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from atrous import __version__
+from atrous import __version__, cli_weights
 from atrous.errors import AtrousError, ExitCode, missing_extra, printable
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -116,7 +116,7 @@ class _Rows:
 )  # fmt: skip
 @click.option("--classes", type=click.IntRange(1), default=21, show_default=True)
 def models(as_json: bool, size: tuple[int, int], classes: int) -> None:
-    r"""Lists the networks and what they cost.
+    r"""Lists the networks and what they cost, and the weights that others publish.
 
     Multiply-adds are of one picture: as they are, and as the paper counts them (with the zeros
     that TensorFlow pads atrous convolutions with). Activations are what a training step keeps
@@ -129,7 +129,7 @@ def models(as_json: bool, size: tuple[int, int], classes: int) -> None:
     """
     rows = _cost_rows(size, classes)
     if as_json:
-        click.echo(json.dumps(rows, indent=1))
+        click.echo(json.dumps({"networks": rows, "published": cli_weights.published()}, indent=1))
         return
     click.echo(
         f"Costs for a picture of {size[0]} x {size[1]} (height x width), {classes} classes\n"
@@ -142,7 +142,11 @@ def models(as_json: bool, size: tuple[int, int], classes: int) -> None:
             f"{row['multiply_adds'] / 1e9:>12.2f} G {row['paper_multiply_adds'] / 1e9:>12.2f} G "
             f"{row['activation_bytes'] / 1e6:>9.0f} MB"
         )
-    click.echo("\nAlso: timm/NAME for any timm backbone that can be dilated.")
+    click.echo("\nAlso: timm/NAME for any timm backbone that can be dilated.\n")
+    cli_weights.show_published()
+
+
+atrous.add_command(cli_weights.convert)
 
 
 def _cost_rows(size: tuple[int, int], num_classes: int) -> list[dict[str, Any]]:

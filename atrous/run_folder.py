@@ -10,13 +10,12 @@ import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
 
@@ -25,7 +24,6 @@ from atrous.classes import Color
 from atrous.config import TrainConfig
 from atrous.errors import AtrousError, ExitCode
 from atrous.images import atomic
-from atrous.model import DeepLabV3Plus
 
 METRICS = ("step", "epoch", "loss", "mean_iou", "pixel_accuracy")
 
@@ -99,18 +97,6 @@ class RunFolder:
             if new:
                 writer.writerow(("step", "seconds", "pictures_per_second", "peak_memory_mb"))
             writer.writerow((step, f"{seconds:.3f}", f"{pictures / seconds:.2f}", memory // 2**20))
-
-    def write_model(self, model: DeepLabV3Plus, asked: TrainConfig, scores: Any) -> None:
-        """Writes best.safetensors."""
-        about = {
-            "architecture": json.dumps(asdict(model.architecture)),
-            "classes": json.dumps(model.classes),
-            "palette": json.dumps(model.palette),
-            "training": json.dumps({"config": asdict(asked), "scores": scores}),
-        }
-        tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
-        with atomic(self.best) as temporary:
-            safetensors.torch.save_file(tensors, temporary, about)
 
     @contextmanager
     def logging_to(self, *, leads: bool) -> Iterator[None]:

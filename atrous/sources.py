@@ -14,7 +14,7 @@ def open_engine(model: "str | Path | DeepLabV3Plus | None") -> Engine:
     """Returns an engine for anything that is a model.
 
     Args:
-        model: A ``.tflite`` file, or a DeepLabV3Plus.
+        model: A path or name as in `atrous.load`, or a DeepLabV3Plus.
 
     Raises:
         AtrousError: Nothing there, of no known kind, or torch is needed and missing.
@@ -23,28 +23,20 @@ def open_engine(model: "str | Path | DeepLabV3Plus | None") -> Engine:
         raise AtrousError("E-MODEL-MISSING", "no model named", fix="name one with --model FILE")
     if not isinstance(model, (str, Path)):
         return _torch_engine(model)
-    path = Path(model)
-    if not path.exists():
-        raise AtrousError(
-            "E-MODEL-MISSING",
-            "no such model file",
-            where=path,
-            fix=_nearby(path) or "check the path",
-        )
-    if path.suffix == ".tflite":
-        return _torch_engine(load_model(path))
-    raise AtrousError(
-        "E-MODEL-KIND", f"not a model: {path.suffix or 'no'} suffix", where=path, fix="use .tflite"
-    )
+    return _torch_engine(load_model(model))
 
 
-def load_model(path: Path) -> "DeepLabV3Plus":
-    """Returns the torch model in a file."""
+def load_model(source: str | Path) -> "DeepLabV3Plus":
+    """Returns the torch model behind a path or a name (`atrous.load`).
+
+    Raises:
+        AtrousError: Nothing there, of no known kind, or torch is missing.
+    """
     try:
-        from atrous.build import from_tflite
+        from atrous.loading import load
     except ModuleNotFoundError as error:
-        raise missing_extra(f"reading {path.suffix} files", error) from error
-    return from_tflite(path)
+        raise missing_extra(f"reading {source}", error) from error
+    return load(source)
 
 
 def _torch_engine(model: "DeepLabV3Plus") -> Engine:
@@ -53,13 +45,3 @@ def _torch_engine(model: "DeepLabV3Plus") -> Engine:
     except ModuleNotFoundError as error:
         raise missing_extra("running a torch model", error) from error
     return cast(Engine, TorchEngine(model))
-
-
-def _nearby(path: Path) -> str:
-    """Suggests a file of nearly this name in the same folder."""
-    from difflib import get_close_matches
-
-    if not path.parent.is_dir():
-        return f"the folder {path.parent} does not exist"
-    near = get_close_matches(path.name, [p.name for p in path.parent.iterdir()], n=1)
-    return f"did you mean {path.parent / near[0]}?" if near else ""

@@ -11,7 +11,9 @@ from atrous.data.opening import open_dataset
 from atrous.data.procedural import scenes
 from atrous.data.transforms import Augmentation
 from atrous.errors import AtrousError, ExitCode
+from atrous.loading import load
 from atrous.model import DeepLabV3Plus
+from atrous.surgery import change_classes
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +60,17 @@ def augmentation(config: TrainConfig) -> Augmentation:
 
 
 def create_network(config: TrainConfig, data: Dataset) -> DeepLabV3Plus:
-    """Builds the network of a run, for the classes of its data."""
+    """Builds the network of a run, for the classes of its data.
+
+    With `config.weights` a whole model, that is taken as it is, at the config's output stride; its
+    classifier keeps the classes the data has too, by name.
+
+    Raises:
+        AtrousError: No such weights, or of another backbone than the config's.
+    """
     table = ClassTable(Path(config.data).stem, tuple(data.classes), tuple(data.palette))
+    if config.weights not in (None, "imagenet"):
+        return _continued(config, str(config.weights), table)
     model = create_model(
         config.backbone,
         num_classes=len(table.classes),
@@ -69,6 +80,26 @@ def create_network(config: TrainConfig, data: Dataset) -> DeepLabV3Plus:
         separable=config.separable,
         decoder=config.decoder,
         depth_multiplier=config.depth_multiplier,
+        pretrained=config.weights,
     )
     model.name_classes(table)
+    return model
+
+
+def _continued(config: TrainConfig, source: str, table: ClassTable) -> DeepLabV3Plus:
+    model = load(source)
+    if model.architecture.backbone != config.backbone:
+        raise AtrousError(
+            "E-CONFIG",
+            f"the weights are of {model.architecture.backbone}, the config asks for "
+            f"{config.backbone}",
+            where=source,
+            fix=f"--backbone {model.architecture.backbone}, or other weights",
+        )
+    model.set_output_stride(config.output_stride)
+    if model.classes == table.classes:
+        model.name_classes(table)
+    else:
+        for row in change_classes(model, table):
+            logger.info("classifier: %s", row)
     return model

@@ -33,6 +33,7 @@ from atrous.run_folder import (
 )
 from atrous.starting import augmentation, create_network, open_data
 from atrous.validation import scores_of, validate
+from atrous.weights.store import save as save_model
 
 logger = logging.getLogger(__name__)
 
@@ -213,7 +214,7 @@ def _record(run: RunFolder, learner: Learner, state: State, counts: Any) -> None
     draw_confusion(run, counts, classes)
     if better:
         with learner.evaluated() as model:
-            run.write_model(model, learner.config, state.best)
+            save_model(model, run.best)
         write_model_card(run, learner.config, scores=state.best, palette=learner.model.palette)
 
 

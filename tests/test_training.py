@@ -29,14 +29,14 @@ from tests.tiny import start, tiny, tiny_data
 ALONE = Processes(0, 1, torch.device("cpu"))
 
 
-class Stop(Exception):
+class KilledError(Exception):
     """Ends a run as a kill would: nothing is saved."""
 
 
 def _stop_after(step: int) -> Any:
     def on_progress(progress: Progress) -> None:
         if progress.step == step:
-            raise Stop
+            raise KilledError
 
     return on_progress
 
@@ -72,7 +72,7 @@ def test_T01_killed_run_goes_on_bit_for_bit(
     tmp_path: Path, finished: Path, killed_after: int
 ) -> None:
     config = tiny(average_decay=0.9)
-    with pytest.raises(Stop):
+    with pytest.raises(KilledError):
         train(config, tmp_path / "run", data=tiny_data(), on_progress=_stop_after(killed_after))
     torch.manual_seed(99)  # whatever happened to the process in between
     train(config, tmp_path / "run", data=tiny_data(), resume=True)
@@ -81,7 +81,7 @@ def test_T01_killed_run_goes_on_bit_for_bit(
 
 def test_the_number_of_workers_changes_nothing(tmp_path: Path, finished: Path) -> None:
     config = tiny(average_decay=0.9)
-    with pytest.raises(Stop):
+    with pytest.raises(KilledError):
         train(config, tmp_path / "run", data=tiny_data(), on_progress=_stop_after(3))
     train(replace(config, workers=1), tmp_path / "run", data=tiny_data(), resume=True)
     assert _fingerprint(tmp_path / "run") == _fingerprint(finished)

@@ -34,7 +34,7 @@ def tiny(**changes: Any) -> TrainConfig:
 
 
 def tiny_data(pictures: int = 10) -> tuple[Dataset, Dataset]:
-    """Returns painted scenes to train and to evaluate on; ten pictures make batches of four wrap."""
+    """Returns scenes to train and to evaluate on; batches of four wrap around ten pictures."""
     return scenes(1, pictures, size=SIZE), scenes(2, 3, size=SIZE)
 
 
