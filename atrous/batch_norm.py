@@ -130,14 +130,17 @@ def dead_channels(model: nn.Module) -> dict[str, float]:
 @contextmanager
 def statistics_untouched(model: nn.Module) -> Iterator[None]:
     """Lets batch norms normalise by their batch without taking note of it."""
-    modules = [module for _, module in batch_norms(model) if module.track_running_stats]
+    modules = [module for _, module in batch_norms(model)]
+    before = [(module.momentum, module.num_batches_tracked) for module in modules]
     for module in modules:
-        module.track_running_stats = False
+        module.momentum = 0.0
+        assert module.num_batches_tracked is not None
+        module.num_batches_tracked = module.num_batches_tracked.clone()
     try:
         yield
     finally:
-        for module in modules:
-            module.track_running_stats = True
+        for module, (momentum, tracked) in zip(modules, before, strict=True):
+            module.momentum, module.num_batches_tracked = momentum, tracked
 
 
 class SyncedBatchNorm2d(nn.BatchNorm2d):
@@ -165,8 +168,7 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         mean = totals[:-1] / count
         centred = x - mean[:, None, None]
         variance = _SumOverProcesses.apply((centred**2).sum((0, 2, 3))) / count
-        if self.track_running_stats:
-            self._take_note(mean.detach(), variance.detach() * count / (count - 1))
+        self._take_note(mean.detach(), variance.detach() * count / (count - 1))
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
 

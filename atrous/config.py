@@ -29,6 +29,7 @@ class TrainConfig:
         multi_grid: Rates in the last block; None: the family's own.
         separable: Depthwise separable convolutions in ASPP and decoder.
         decoder: The paper's decoder, or bilinear upsampling.
+        decoder_channels: Filters of each of the decoder's two refining convolutions.
         depth_multiplier: Scales the channels of MobileNetV2.
         steps: Updates of the whole run; the schedule ends there.
         batch_size: Pictures per update, over all processes and accumulated parts.
@@ -72,6 +73,7 @@ class TrainConfig:
         device: ``auto``, ``cpu`` or ``cuda``.
         seed: Of weights, order, augmentation and dropout.
         workers: Processes that load pictures; 0: the training process itself.
+        cache_megabytes: Memory for decoded training pictures.
         evaluate_every: Updates between evaluations; 0: only at the end.
         save_every: Updates between checkpoints.
         keep: Newest checkpoints to keep.
@@ -91,6 +93,7 @@ class TrainConfig:
     multi_grid: tuple[int, ...] | None = None
     separable: bool = True
     decoder: bool = True
+    decoder_channels: int = 256
     depth_multiplier: float = 1.0
     steps: int = 30_000
     batch_size: int = 16
@@ -129,6 +132,7 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = 0
     workers: int = 0
+    cache_megabytes: int = 0
     evaluate_every: int = 1000
     save_every: int = 500
     keep: int = 2
@@ -164,7 +168,9 @@ class TrainConfig:
 
 
 # What may change when a run goes on: none of it changes what the run computes.
-SAFE_TO_CHANGE = frozenset(("workers", "save_every", "keep", "samples", "tensorboard", "timeout"))
+SAFE_TO_CHANGE = frozenset(
+    ("workers", "cache_megabytes", "save_every", "keep", "samples", "tensorboard", "timeout")
+)
 
 
 def parse_losses(text: str) -> dict[str, float]:

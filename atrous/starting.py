@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 # Painted scenes: seeds no run shares between training and validation, whatever its own seed.
 _SCENES_TRAIN = 1_000_000
 _SCENES_VAL = 2_000_000
-_NUM_SCENES = {"train": 2000, "val": 100}
+_NUM_SCENES = {"train": 1000, "val": 100}
 
 
 def open_data(config: TrainConfig) -> tuple[Dataset, Dataset]:
@@ -79,6 +79,7 @@ def create_network(config: TrainConfig, data: Dataset) -> DeepLabV3Plus:
         multi_grid=config.multi_grid,
         separable=config.separable,
         decoder=config.decoder,
+        refine=((3, config.decoder_channels),) * 2,
         depth_multiplier=config.depth_multiplier,
         pretrained=config.weights,
     )

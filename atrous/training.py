@@ -123,6 +123,7 @@ def train(
             config.batch_size,
             config.seed,
             workers=config.workers,
+            cache_bytes=config.cache_megabytes * 2**20,
             rank=processes.rank,
             world_size=processes.world_size,
         )
@@ -176,7 +177,7 @@ def _prepare(run: RunFolder, learner: Learner, loader: TrainingLoader, val_data:
         run.write_config(config)
         facts = environment(processes.device, processes.world_size)
         run.write("environment.json", to_json(facts))
-    first = next(replace(loader, workers=0).batches())
+    first = next(replace(loader, workers=0, cache_bytes=0).batches())
     image, _ = val_data[0]
     if config.weights is not None and config.batch_norm != "frozen":
         restored = restore_folded(learner.model, [first.images.to(processes.device)])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from atrous import checkpoint
+from atrous import checkpoint, training
 from atrous.batch_norm import batch_norms, recalibrate
 from atrous.checkpoint import load_newest
 from atrous.config import to_json
@@ -57,6 +57,13 @@ def _fingerprint(out: Path) -> dict[str, Any]:
         "metrics": (out / "metrics.csv").read_bytes(),
         "best": (out / "best.safetensors").read_bytes(),
     }
+
+
+@pytest.fixture(autouse=True)
+def _without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plots take longer than these runs; the run of `finished` has them."""
+    for name in ("draw_curves", "draw_confusion"):
+        monkeypatch.setattr(training, name, lambda *_: None)
 
 
 @pytest.fixture(scope="module")
