@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -53,10 +53,11 @@ class Processes:
         dist.all_gather(gathered, tensor)
         return [part.cpu() for part in gathered]
 
-    def wait(self) -> None:
-        """Returns when every process is here."""
+    def follow(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrites tensors with those of the process that leads."""
         if self.world_size > 1:
-            dist.barrier()
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
 
 
 @contextmanager

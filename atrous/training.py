@@ -183,7 +183,7 @@ def _prepare(run: RunFolder, learner: Learner, loader: TrainingLoader, val_data:
         restored = restore_folded(learner.model, [first.images.to(processes.device)])
         if restored:
             logger.info("batch norm restored from data in %d layers", len(restored))
-    with learner.evaluated() as model, torch.inference_mode():
+    with learner.evaluated() as model, torch.no_grad():
         picture = torch.from_numpy(image).permute(2, 0, 1)[None]
         model.coarse_logits(picture.to(processes.device))
     check_learning_rate(learner)

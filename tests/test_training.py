@@ -343,8 +343,9 @@ def test_accumulated_gradient_is_that_of_the_whole_batch() -> None:
         config = tiny(accumulation=accumulation, batch_norm="frozen")
         network = create_network(config, data).double()
         network.encoder.aspp.dropout.p = 0.0
+        recalibrate(network, [images])  # else activations and gradients vanish
         learner = Learner(network, config, ALONE)
-        learner.update(images, targets, 0)
+        assert learner.update(images, targets, 0).gradient_norm > 0.1
         weights.append(torch.cat([p.detach().flatten() for p in network.parameters()]))
     torch.testing.assert_close(weights[1], weights[0], rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(weights[2], weights[0], rtol=1e-10, atol=1e-12)
@@ -410,7 +411,9 @@ def test_class_weights_must_match_the_classes() -> None:
 def test_frozen_batch_norm_keeps_its_statistics_and_learns_its_scale() -> None:
     data, _ = tiny_data()
     config = tiny(batch_norm="frozen")
-    learner = Learner(create_network(config, data), config, ALONE)
+    network = create_network(config, data)
+    recalibrate(network, [_batch(data)[0]])  # else activations and gradients vanish
+    learner = Learner(network, config, ALONE)
     before = {
         path: (m.running_mean.clone(), m.weight.clone()) for path, m in batch_norms(learner.model)
     }
