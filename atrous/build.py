@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+import torch
 from torch import nn
 
 from atrous.decoder import BilinearDecoder, Decoder, Refinement
@@ -146,6 +147,24 @@ def build(architecture: Architecture, *, timm_weights: Path | None = None) -> De
     else:
         decoder = BilinearDecoder(aspp.channels, a.num_classes, output_stride=a.output_stride)
     return DeepLabV3Plus(_build_normalize(a, backbone), Encoder(backbone, aspp), decoder, a)
+
+
+def build_blank(architecture: Architecture) -> DeepLabV3Plus:
+    """Builds the network with memory for weights but no values, to be filled at once.
+
+    Drawing forty million random numbers that are about to be overwritten takes longer than reading
+    the weights.
+    """
+    if architecture.backbone.startswith("timm/"):
+        return build(architecture)  # timm's networks do not all build without values
+    with torch.device("meta"):
+        model = build(architecture)
+    model.to_empty(device="cpu")
+    model.normalize = _build_normalize(architecture, model.encoder.backbone)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.num_batches_tracked is not None:
+            module.num_batches_tracked.zero_()
+    return model
 
 
 def _build_backbone(a: Architecture, timm_weights: Path | None) -> Backbone:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from atrous import __version__, cli_weights
+from atrous import __version__, cli_train, cli_weights
 from atrous.errors import AtrousError, ExitCode, missing_extra, printable
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -147,6 +147,7 @@ def models(as_json: bool, size: tuple[int, int], classes: int) -> None:
 
 
 atrous.add_command(cli_weights.convert)
+atrous.add_command(cli_train.train)
 
 
 def _cost_rows(size: tuple[int, int], num_classes: int) -> list[dict[str, Any]]:

@@ -78,7 +78,6 @@ class TrainConfig:
         save_every: Updates between checkpoints.
         keep: Newest checkpoints to keep.
         samples: Validation pictures drawn at each evaluation.
-        tensorboard: Also write TensorBoard files.
         timeout: Seconds without a sign of life of another process before giving up.
     """
 
@@ -137,7 +136,6 @@ class TrainConfig:
     save_every: int = 500
     keep: int = 2
     samples: int = 4
-    tensorboard: bool = False
     timeout: float = 120.0
 
     def __post_init__(self) -> None:
@@ -169,7 +167,7 @@ class TrainConfig:
 
 # What may change when a run goes on: none of it changes what the run computes.
 SAFE_TO_CHANGE = frozenset(
-    ("workers", "cache_megabytes", "save_every", "keep", "samples", "tensorboard", "timeout")
+    ("workers", "cache_megabytes", "save_every", "keep", "samples", "timeout")
 )
 
 

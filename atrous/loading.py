@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from atrous.build import build
+from atrous.build import build_blank
 from atrous.classes import ADE20K_31, CITYSCAPES, VOC, ClassTable
 from atrous.errors import AtrousError, ExitCode
 from atrous.model import Architecture, DeepLabV3Plus, Provenance, as_tuple
@@ -99,14 +99,14 @@ def _not_found(text: str) -> AtrousError:
 def _load_store(path: Path) -> DeepLabV3Plus:
     description, tensors = store.read(path)
     try:
-        model = build(description.architecture)
+        model = build_blank(description.architecture)
         model.name_classes(description.class_table)
     except AtrousError as error:
         error.where = str(path)
         raise
     stored = description.preprocessing
     if store.preprocessing_of(model) != stored:  # a timm backbone's, which changed since
-        model = build(replace(description.architecture, mean=stored.mean, std=stored.std))
+        model = build_blank(replace(description.architecture, mean=stored.mean, std=stored.std))
         model.name_classes(description.class_table)
     store.copy_tensors(model, tensors, path)
     model.provenance = description.provenance
@@ -247,7 +247,7 @@ def _assembled(
     more_tables: Mapping[int, ClassTable] | None = None,
 ) -> DeepLabV3Plus:
     check_finite(variables.items(), provenance.source)
-    model = build(architecture)
+    model = build_blank(architecture)
     strangers = tf_names.assign(model, variables, provenance.source)
     model.provenance = provenance
     provenance.notes += [f"left out: unknown: {name}" for name in strangers]

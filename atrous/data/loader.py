@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, default_collate
 from atrous.data.cache import CONTEXT, CachedDataset
 from atrous.data.dataset import Dataset, Sample
 from atrous.data.order import START, Draw, Position, evaluation_order, training_order
+from atrous.data.resize import as_tensor
 from atrous.data.transforms import Augmentation, augmented, sample_generator
 from atrous.errors import AtrousError, ExitCode
 
@@ -177,8 +178,8 @@ class _AugmentingReader(torch.utils.data.Dataset[_Prepared]):
             if target.dtype != np.uint8:
                 target = target.astype(np.int32)  # torch computes little with 16 unsigned bits
             return _Prepared(
-                torch.from_numpy(image),
-                torch.from_numpy(target),
+                as_tensor(image),
+                as_tensor(target),
                 self.dataset.names[index],
                 failures,
             )
@@ -194,7 +195,7 @@ class _PlainReader(torch.utils.data.Dataset[object]):
             image, target = self.dataset[index]
         except AtrousError as error:
             return error
-        return index, torch.from_numpy(image), torch.from_numpy(target)
+        return index, as_tensor(image), as_tensor(target)
 
 
 def _collate(samples: list[_Prepared]) -> _Prepared:

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from atrous.data.dataset import Dataset
@@ -20,7 +19,6 @@ from atrous.data.formats import (
 )
 from atrous.data.formats.layout import Layout, Problem
 from atrous.data.formats.shards import ShardLayout
-from atrous.data.targets import MaskReader
 from atrous.errors import AtrousError, ExitCode, printable
 
 _FORMATS: tuple[tuple[str, Callable[[Path], Layout | ShardLayout | None]], ...] = (
@@ -101,8 +99,8 @@ def open_dataset(
         AtrousError: Not recognised, no such split, nothing in it, or files without a partner.
     """
     layout = recognise(path, num_classes=num_classes)
-    if allow_lossy and isinstance(layout.read_target, MaskReader):
-        layout = replace(layout, read_target=replace(layout.read_target, allow_lossy=True))
+    if allow_lossy:
+        layout = layout.allowing_lossy()
     dataset, problems = layout.open(split)
     check_problems(problems, Path(path), allow_unlabelled=allow_unlabelled)
     if not len(dataset):

@@ -40,7 +40,7 @@ class Light:
         skies = np.array(_SKIES, np.float32)
         blend = np.float32(rng.uniform(0, 0.5))
         self.top, self.bottom = skies[first] * (1 - blend) + skies[second] * blend
-        self.tint = 0.45 + 0.55 * (0.3 * self.top + 0.7 * self.bottom) / 255
+        self.tint = 0.55 + 0.45 * (0.3 * self.top + 0.7 * self.bottom) / 255
 
     def color(self, hue: float, saturation: float, value: float) -> Color:
         """Returns a colour as it looks in this light; hue wraps around at 1."""
@@ -72,7 +72,7 @@ class Canvas:
     def flood(self, picture: Float, label: int, *, below: float = 0.0) -> None:
         """Covers everything below a height with that part of a picture (H, W, 3) in 0..255."""
         pixels = Image.fromarray(np.clip(np.rint(picture), 0, 255).astype(np.uint8))
-        fine = pixels.resize(self._fine, Image.Resampling.BILINEAR)
+        fine = pixels.resize(self._fine, Image.Resampling.NEAREST)
         box = (0, round(below * self._unit), *self._fine)
         self._picture.paste(fine.crop(box), box)
         self._labels.paste(label, box)
@@ -113,4 +113,4 @@ def noise(rng: Generator, size: tuple[int, int], grain: tuple[float, float]) -> 
     """Returns smooth noise (H, W) in about -1..1 with spots of `grain` = (height, width) pixels."""
     coarse = (max(2, round(size[0] / grain[0]) + 1), max(2, round(size[1] / grain[1]) + 1))
     spots = Image.fromarray(rng.uniform(-1, 1, coarse).astype(np.float32))
-    return np.asarray(spots.resize((size[1], size[0]), Image.Resampling.BICUBIC))
+    return np.asarray(spots.resize((size[1], size[0]), Image.Resampling.BILINEAR))

@@ -103,28 +103,28 @@ def paint_scene(seed: int, index: int, size: tuple[int, int]) -> Sample:
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index,)))
     canvas, light = Canvas(size), Light(rng)
     land_hue = rng.choice(_LAND_HUES) + rng.normal(0, 0.025)
-    horizon = rng.uniform(0.36, 0.5)
-    shore = horizon + rng.uniform(0.2, 0.3)
+    horizon = rng.uniform(0.36, 0.48)
+    shore = horizon + rng.uniform(0.24, 0.32)
 
     def x() -> float:
         return rng.uniform(0, canvas.width)
 
     _paint_sky(canvas, rng, light)
     _paint_hills(canvas, rng, light, land_hue, horizon)
-    for _ in range(rng.integers(0, 4)):  # on the far bank: mirrored by the water
+    for _ in range(rng.integers(0, 3)):  # on the far bank: mirrored by the water
         draw = _draw_tree if rng.random() < 0.5 else _draw_house
-        draw(canvas, rng, light, (x(), horizon), rng.uniform(0.13, 0.2), land_hue)
-    _draw_balloon(canvas, rng, light, (x(), rng.uniform(0.12, horizon - 0.2)), 0.09)
+        draw(canvas, rng, light, (x(), horizon), rng.uniform(0.18, 0.26), land_hue)
+    _draw_balloon(canvas, rng, light, (x(), rng.uniform(0.12, horizon - 0.2)), 0.1)
     _paint_water(canvas, rng, light, horizon)
-    for y in sorted(rng.uniform(horizon + 0.08, shore, rng.integers(1, 3))):  # the far ones first
-        _draw_boat(canvas, rng, light, (x(), y), rng.uniform(0.22, 0.36))
+    for y in sorted(rng.uniform(horizon + 0.1, shore, rng.integers(1, 3))):  # the far ones first
+        _draw_boat(canvas, rng, light, (x(), y), rng.uniform(0.34, 0.5))
     if rng.random() < 0.5:  # close by: in front of hills, water and boats
-        _draw_balloon(canvas, rng, light, (x(), rng.uniform(0.15, 0.4)), 0.14)
+        _draw_balloon(canvas, rng, light, (x(), rng.uniform(0.2, 0.4)), 0.17)
     _paint_shore(canvas, rng, light, land_hue, shore)
-    for depth in sorted(rng.uniform(0, 1, rng.integers(3, 7))):
+    for depth in sorted(rng.uniform(0, 1, rng.integers(2, 6))):
         draw = _draw_tree if rng.random() < 0.6 else _draw_house
         foot = (x(), shore + 0.06 + depth * (0.94 - shore))
-        draw(canvas, rng, light, foot, rng.uniform(0.26, 0.4) * (0.8 + 0.4 * depth), land_hue)
+        draw(canvas, rng, light, foot, rng.uniform(0.36, 0.5) * (0.85 + 0.3 * depth), land_hue)
     return _finish(canvas, rng, horizon)
 
 
@@ -189,11 +189,11 @@ def _draw_tree(
 ) -> None:
     x, y = foot
     trunk = light.color(rng.uniform(0.05, 0.1), 0.45, 0.35)
-    canvas.line([(x, y), (x, y - 0.6 * height)], 0.05 * height, trunk, TREE)
+    canvas.line([(x, y), (x, y - 0.6 * height)], 0.07 * height, trunk, TREE)
     hue += rng.normal(0, 0.06)
     dark, bright = light.color(hue, 0.6, 0.38), light.color(hue, 0.55, 0.6)
     if rng.random() < 0.4:  # a conifer
-        width = rng.uniform(0.17, 0.24) * height
+        width = rng.uniform(0.24, 0.32) * height
         for step in range(4):
             top, bottom = y - height * (1 - 0.2 * step), y - height * (0.62 - 0.16 * step)
             half = width * (0.5 + 0.17 * step)
@@ -204,7 +204,7 @@ def _draw_tree(
     blobs = [
         ((x + 0.22 * height * a, y - height * (0.66 + 0.16 * b)), height * r)
         for a, b, r in zip(
-            rng.uniform(-1, 1, 9), rng.uniform(-1, 1, 9), rng.uniform(0.1, 0.17, 9), strict=True
+            rng.uniform(-1, 1, 9), rng.uniform(-1, 1, 9), rng.uniform(0.14, 0.2, 9), strict=True
         )
     ]
     for center, radius in blobs:
@@ -246,26 +246,21 @@ def _draw_boat(canvas: Canvas, rng: Generator, light: Light, keel: Point, height
     x, y = keel
     hull = light.color(rng.uniform(), rng.uniform(0.3, 0.7), rng.uniform(0.3, 0.8))
     sail = light.color(rng.uniform(), rng.uniform(0.0, 0.5), rng.uniform(0.7, 1.0))
+    jib = light.color(rng.uniform(), rng.uniform(0.0, 0.5), rng.uniform(0.7, 1.0))
     side = rng.choice((-1.0, 1.0))
-    length = rng.uniform(0.7, 0.95) * height
-    deck, top = y - 0.2 * height, y - height
-    mast = x + 0.05 * side * length
-    wood = light.color(0.08, 0.4, 0.4)
-    canvas.line([(mast, deck), (mast, top)], 0.035 * height, wood, BOAT)
-    canvas.line([(mast, top), (x - 0.5 * side * length, deck)], 0.012, wood, BOAT)
-    boom = deck - 0.07 * height
-    tack = mast + 0.03 * side * height
-    canvas.polygon([(tack, top + 0.04 * height), (tack, boom), (x + 0.45 * side * length, boom)],
-                   sail, BOAT)  # fmt: skip
-    if rng.random() < 0.6:
-        jib = mast - 0.03 * side * height
-        corner = (x - 0.38 * side * length, boom)
-        canvas.polygon([(jib, top + 0.15 * height), (jib, boom), corner], sail, BOAT)
+    length = rng.uniform(0.8, 1.0) * height
     bow, stern = x - 0.5 * side * length, x + 0.5 * side * length
-    canvas.polygon(
-        [(bow, deck), (stern, deck), (x + 0.38 * side * length, y), (x - 0.3 * side * length, y)],
-        hull, BOAT,
-    )  # fmt: skip
+    deck, top, mast = y - 0.22 * height, y - height, x + 0.05 * side * length
+    luff, boom = top + 0.03 * height, deck - 0.02 * height
+    leech = x + 0.45 * side * length
+    canvas.polygon([(mast, luff), (mast, boom), (leech, boom)], sail, BOAT)
+    if rng.random() < 0.7:
+        canvas.polygon([(mast, luff), (mast, boom), (bow, boom)], jib, BOAT)
+    wood = light.color(0.08, 0.4, 0.4)
+    canvas.line([(mast, luff), (bow, deck)], 0.008, wood, BOAT)
+    canvas.line([(mast, deck), (mast, top)], 0.035 * height, wood, BOAT)
+    bottom = [(x + 0.38 * side * length, y), (x - 0.3 * side * length, y)]
+    canvas.polygon([(bow, deck), (stern, deck), *bottom], hull, BOAT)
 
 
 def _draw_balloon(

@@ -36,8 +36,7 @@ def resized_image(image: NDArray[np.uint8], window: Window) -> Tensor:
         (3, height, width) uint8, channels last in memory.
     """
     size, top, left, height, width = window
-    shareable = np.require(image, requirements=("C", "W"))  # copies only what torch cannot share
-    source = torch.from_numpy(shareable).permute(2, 0, 1)[None]  # (1, 3, H, W)
+    source = as_tensor(image).permute(2, 0, 1)[None]  # (1, 3, H, W)
     rows = source.shape[2]
     # Each pass of a separable resize needs the whole axis it resizes, to keep its grid, but of the
     # other axis only the window. Rows the window does not need hold whatever was in memory.
@@ -70,6 +69,11 @@ def nearest_index(start: int, count: int, source: int, resized: int) -> NDArray[
     position = np.arange(start, start + count)
     step = max(resized - 1, 1)
     return (2 * position * (source - 1) + step) // (2 * step)
+
+
+def as_tensor(array: NDArray[np.generic]) -> Tensor:
+    """Returns the array as a tensor; copies only what torch cannot share (read-only, reversed)."""
+    return torch.from_numpy(np.require(array, requirements=("C", "W")))
 
 
 def _rows_needed(window: Window, source: int) -> tuple[int, int]:

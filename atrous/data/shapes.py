@@ -51,17 +51,33 @@ def paint(
     Raises:
         AtrousError: A shape that cannot be drawn; says which.
     """
-    drawn = [(shape.value, list(_regions(shape, target.shape, where))) for shape in shapes]
+    drawn = [(shape.value, _region(shape, target.shape, where)) for shape in shapes]
     if order == "area":
-        drawn.sort(key=lambda pair: -sum(int(region.inside.sum()) for region in pair[1]))
-    for value, regions in drawn:
-        for top, left, inside in regions:
-            height, width = inside.shape
-            target[top : top + height, left : left + width][inside] = value
+        drawn.sort(key=lambda pair: -int(pair[1].inside.sum()))
+    for value, (top, left, inside) in drawn:
+        height, width = inside.shape
+        target[top : top + height, left : left + width][inside] = value
     return target
 
 
-def _regions(shape: Shape, size: tuple[int, ...], where: object) -> Iterator[Region]:
+def _region(shape: Shape, size: tuple[int, ...], where: object) -> Region:
+    """Returns where a shape is: the union of its parts."""
+    parts = list(_parts(shape, size, where))
+    if len(parts) == 1:
+        return parts[0]
+    top = min((part.top for part in parts), default=0)
+    left = min((part.left for part in parts), default=0)
+    bottom = max((part.top + part.inside.shape[0] for part in parts), default=0)
+    right = max((part.left + part.inside.shape[1] for part in parts), default=0)
+    union = np.zeros((bottom - top, right - left), dtype=np.bool_)
+    for part in parts:
+        rows = slice(part.top - top, part.top - top + part.inside.shape[0])
+        columns = slice(part.left - left, part.left - left + part.inside.shape[1])
+        union[rows, columns] |= part.inside
+    return Region(top, left, union)
+
+
+def _parts(shape: Shape, size: tuple[int, ...], where: object) -> Iterator[Region]:
     height, width = size
     if shape.region is not None:
         top, left, inside = shape.region

@@ -1,7 +1,7 @@
 """Contact sheets: pictures, what their targets say, and what augmentation makes of them."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,7 +39,7 @@ def sample_tiles(dataset: Dataset, indices: Sequence[int]) -> list[Tile]:
             continue
         height, width = target.shape
         tiles += [Tile(fit(Image.fromarray(image)), name)]
-        tiles += [Tile(fit_overlay(Sample(image, target), dataset), f"{width} x {height}")]
+        tiles += [Tile(fit_overlay(Sample(image, target), dataset), f"{height} x {width}")]
     return tiles
 
 
@@ -112,3 +112,23 @@ def _blank(word: str = "") -> Image.Image:
     image = Image.new("RGB", (_WIDTH, _HEIGHT), (235, 235, 235))
     ImageDraw.Draw(image).text((_GAP, _GAP), word, fill=(160, 0, 0))
     return image
+
+
+def view_tiles(
+    dataset: Dataset, index: int, views: int, view: Callable[[int, int], Sample]
+) -> list[Tile]:
+    """Returns a row of tiles: a sample's target over it, and the same of views of it.
+
+    Args:
+        dataset: Where the sample is from.
+        index: Which one.
+        views: How many views.
+        view: Gives view number n of sample i; called with (i, n).
+    """
+    tiles = [Tile(fit_overlay(dataset[index], dataset), dataset.names[index])]
+    for number in range(views):
+        sample = view(index, number)
+        height, width = sample.target.shape
+        caption = f"view {number + 1}, {height} x {width}"
+        tiles.append(Tile(fit_overlay(sample, dataset), caption))
+    return tiles

@@ -182,7 +182,7 @@ def distort_colors(image: Tensor, probability: float, rng: Generator) -> Tensor:
     """Changes brightness, contrast, saturation and hue of (3, H, W), each with a probability."""
     for change, low, high in (
         (tv.adjust_brightness, 0.875, 1.125),
-        (tv.adjust_contrast, 0.5, 1.5),
+        (_adjust_contrast, 0.5, 1.5),
         (tv.adjust_saturation, 0.5, 1.5),
         (tv.adjust_hue, -0.05, 0.05),
     ):
@@ -190,6 +190,13 @@ def distort_colors(image: Tensor, probability: float, rng: Generator) -> Tensor:
         if rng.random() < probability:
             image = change(image, amount)
     return image
+
+
+def _adjust_contrast(image: Tensor, factor: float) -> Tensor:
+    # As torchvision's, whose mean in floating point depends on the number of threads.
+    grey = tv.rgb_to_grayscale(image)
+    mean = int(grey.sum(dtype=torch.int64)) / grey.numel()
+    return (image * factor + mean * (1 - factor)).clamp_(0, 255).to(torch.uint8)
 
 
 def rotate(
@@ -210,6 +217,8 @@ def pad(
 ) -> tuple[Tensor, Target]:
     """Extends image (3, h, w) and target (h, w) to `size` at the bottom and right."""
     height, width = target.shape
+    if (height, width) == size:
+        return image, target
     row = torch.tensor(mean_pixel, dtype=torch.uint8).repeat(size[1])
     padded = row.repeat(size[0], 1).view(*size, 3).permute(2, 0, 1)  # (3, H, W)
     padded[:, :height, :width] = image

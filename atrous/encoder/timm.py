@@ -87,7 +87,7 @@ class TimmBackbone(Backbone):
             f"timm/{self._name} cannot be dilated: {reason}",
             fix="use one of our own backbones, or a convolutional timm network that takes "
             "output_stride, such as timm/resnet50, timm/resnext50_32x4d, timm/regnety_016, "
-            "timm/mobilenetv3_large_100, timm/efficientnet_b0 or timm/convnext_tiny",
+            "timm/mobilenetv3_large_100 or timm/efficientnet_b0",
         )
 
     def set_output_stride(self, output_stride: int) -> None:

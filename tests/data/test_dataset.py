@@ -23,7 +23,8 @@ def dataset_of(folder: Path, names: tuple[str, ...], *, num_classes: int = 3) ->
         size = (10 + index, 12)
         image, mask = folder / f"{name}.image.png", folder / f"{name}.mask.png"
         Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(image)
-        Image.fromarray(rng.integers(0, num_classes, size, dtype=np.uint8)).save(mask)
+        labels = rng.integers(0, num_classes, size).astype(target_dtype(num_classes))
+        Image.fromarray(labels).save(mask)
         items.append(Item(name, image, mask))
     table = numbered(num_classes)
     return FileDataset(tuple(items), read_png, table.classes, table.palette)

@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torchvision.transforms.v2 import functional as tv
 
 from atrous.data.dataset import Sample
 from atrous.data.procedural import scenes
@@ -15,6 +17,7 @@ from atrous.data.transforms import (
     augment,
     augmented,
     choose_window,
+    distort_colors,
     paste,
     rotate,
     sample_generator,
@@ -219,6 +222,44 @@ def test_same_seed_epoch_and_index_give_the_same_sample() -> None:
     np.testing.assert_array_equal(one.target, again.target)
     others = [sample(0, 2, 3), sample(1, 3, 3), sample(1, 2, 4), sample(2, 1, 3)]
     assert all((one.image != other.image).any() for other in others)
+
+
+def test_number_of_threads_changes_nothing() -> None:
+    dataset = scenes(0, 2, size=(300, 300))
+    large = replace(EVERYTHING, crop_size=(400, 400))
+
+    def samples() -> list[Sample]:
+        return [augmented(dataset, 0, large, sample_generator(0, 0, i)) for i in range(6)]
+
+    single, threads = samples(), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        double = samples()
+    finally:
+        torch.set_num_threads(threads)
+    for one, two in zip(single, double, strict=True):
+        np.testing.assert_array_equal(one.image, two.image)
+
+
+def test_contrast_is_torchvisions() -> None:
+    image = torch.from_numpy(noise_sample(20, 20).image).permute(2, 0, 1)
+    for factor in (0.5, 0.9, 1.0, 1.4):
+        ours = distort_colors(image, 1.0, Scripted(factor))
+        theirs = tv.adjust_contrast(image, factor)
+        assert (ours.int() - theirs.int()).abs().max() <= 1
+
+
+class Scripted:
+    """Draws no change of brightness, saturation and hue, and the given one of contrast."""
+
+    def __init__(self, factor: float) -> None:
+        self.amounts = iter((1.0, factor, 1.0, 0.0))
+
+    def uniform(self, low: float, high: float) -> float:
+        return next(self.amounts)
+
+    def random(self) -> float:
+        return 0.0
 
 
 def test_library_randomness_is_neither_used_nor_changed() -> None:

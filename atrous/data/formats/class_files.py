@@ -69,7 +69,7 @@ def _json(path: Path) -> ClassFile:
     names = [str(name) for name in content["classes"]]
     palette = [_color(entry) for entry in content.get("palette", ())]
     void = content.get("void", [])
-    mapping = dict.fromkeys([int(v) for v in (void if isinstance(void, list) else [void])])
+    mapping = dict.fromkeys([_value(v) for v in (void if isinstance(void, list) else [void])])
     table = class_table("classes.json", names, palette[: len(names)], where=path)
     return ClassFile(table, mapping, color_table(palette))
 
@@ -102,7 +102,7 @@ def _of_colors(rows: Sequence[tuple[str, Color]], path: Path) -> ClassFile:
 
 def _values(path: Path) -> ClassFile:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = [(int(row[0]), row[1].strip()) for row in list(csv.reader(file))[1:] if row]
+        rows = [(_value(row[0]), row[1].strip()) for row in list(csv.reader(file))[1:] if row]
     mapping: dict[int, int | None] = {}
     names: list[str] = []
     for value, name in sorted(rows):
@@ -117,6 +117,13 @@ def _values(path: Path) -> ClassFile:
 def _names(path: Path) -> ClassFile:
     names = [line for line in read_list(path) if line.lower() not in _VOID]
     return ClassFile(class_table(path.name, names, where=path))
+
+
+def _value(entry: object) -> int:
+    value = int(str(entry))
+    if not 0 <= value <= 65535:
+        raise ValueError(f"value {value} is not of 0..65535")
+    return value
 
 
 def _color(entry: Sequence[object]) -> Color:

@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from atrous.classes import ClassTable, pascal_palette
+from atrous.classes import ClassTable, Color, pascal_palette
 from atrous.data.dataset import Item, Target, ignore_index, target_dtype
 from atrous.data.formats.documents import invalid, once_per_file, read_field, read_json
-from atrous.data.formats.layout import class_table
+from atrous.data.formats.layout import class_table, key_of
 from atrous.data.rle import decode_coco
 from atrous.data.shapes import Region, Shape
 from atrous.errors import AtrousError
@@ -41,11 +41,11 @@ def read_coco(path: Path) -> CocoFile:
     document = read_json(path)
     pictures = {}
     for entry in read_field(document, "images", list, path, "the file"):
-        name = read_field(entry, "file_name", PurePosixPath, path, "an image")
+        name = read_field(entry, "file_name", str, path, "an image")
         id_, height, width = (
             read_field(entry, key, int, path, f"image {name}") for key in ("id", "height", "width")
         )
-        pictures[name.with_suffix("").as_posix()] = (id_, height, width)
+        pictures[key_of(name)] = (id_, height, width)
     annotations: dict[int, list[Any]] = {}
     for entry in read_field(document, "annotations", list, path, "the file"):
         image_id = read_field(entry, "image_id", int, path, "an annotation")
@@ -71,10 +71,18 @@ def classes_of(
         classes.insert(0, "background")
     palette = list(pascal_palette(len(classes)))
     for category in coco.categories:
-        if color := category.get("color"):
-            palette[classes.index(category["name"])] = tuple(color)
+        if category.get("color"):
+            place = classes.index(names[category["id"]])
+            palette[place] = read_field(category, "color", _color, where, "a category")
     table = class_table("coco", classes, palette, where=where)
     return table, {id_: classes.index(name) for id_, name in names.items()}
+
+
+def _color(value: Any) -> Color:
+    red, green, blue = (int(channel) for channel in value)
+    if not all(0 <= channel <= 255 for channel in (red, green, blue)):
+        raise ValueError("not of 0..255")
+    return red, green, blue
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +17,7 @@ from atrous.data.formats.layout import (
     Listing,
     class_table,
     find_files,
+    key_of,
     pick,
     split_by_name,
     split_name,
@@ -86,7 +87,7 @@ def _read(path: Path) -> _CvatFile:
     )
     pictures = {}
     for image in root.iterfind("image"):
-        name = PurePosixPath(_text(image, "name", path)).with_suffix("").as_posix()
+        name = key_of(_text(image, "name", path))
         size = (_integer(image, "height", path), _integer(image, "width", path))
         ordered = sorted(image, key=lambda e: int(e.get("z_order", "0") or 0))
         pictures[name] = _Picture(size, image.get("subset", ""), tuple(ordered))

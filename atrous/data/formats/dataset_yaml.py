@@ -59,6 +59,8 @@ def read_dataset_yaml(path: Path) -> DatasetYaml:
     names = _names(content, path)
     root = _root(content, path)
     masks_dir = content.get("masks_dir")
+    if masks_dir is not None and (not isinstance(masks_dir, str) or "\0" in masks_dir):
+        raise _invalid(f"masks_dir {masks_dir!r} is no folder's name", path)
     if masks_dir is None and (root / "masks").is_dir():
         masks_dir = "masks"  # as ultralytics does
     return DatasetYaml(
@@ -66,7 +68,7 @@ def read_dataset_yaml(path: Path) -> DatasetYaml:
         root=root,
         splits={s: _sources(content[s], s, root, path) for s in _SPLITS if content.get(s)},
         names=names,
-        masks_dir=None if masks_dir is None else str(masks_dir),
+        masks_dir=masks_dir,
         mapping=_mapping(content, len(names), path),
         colors=_colors(content, names, path),
     )
@@ -169,7 +171,9 @@ def _mapping(content: Mapping[Any, Any], num_classes: int, path: Path) -> dict[i
 
 def _colors(content: Mapping[Any, Any], names: tuple[str, ...], path: Path) -> ColorTable:
     given = content.get("colors") or {}
-    pairs = enumerate(given) if isinstance(given, list) else dict(given).items()
+    if not isinstance(given, (list, dict)):
+        raise _invalid("colors is neither a list nor a mapping of class to colour", path)
+    pairs = enumerate(given) if isinstance(given, list) else given.items()
     values: dict[Any, int] = {name: value for value, name in enumerate(names)}
     values[_IGNORE] = ignore_index(len(names))
     table = []

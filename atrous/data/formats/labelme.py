@@ -76,15 +76,16 @@ def _listed(folder: Path) -> Listing:
     """Pairs JSON files and pictures by name, or else by the path a JSON file gives."""
     pictures, files = find_files(folder), find_files(folder, (".json",))
     named = dict(pictures.files)
-    for key, path in files.files.items():
-        if key not in named:
-            name = PureWindowsPath(str(read_json(path).get("imagePath", ""))).as_posix()
-            picture = path.parent / name
-            if name and picture.is_file():
-                named[key] = picture
-    paired = {path for key, path in named.items() if key in files.files}
-    rest = {key: path for key, path in named.items() if key in files.files or path not in paired}
-    return pair(Found(rest, pictures.problems), files)
+    lost = {key: path for key, path in files.files.items() if key not in named}
+    keys = {path.resolve(): key for key, path in named.items()} if lost else {}
+    for key, path in lost.items():
+        name = PureWindowsPath(str(read_json(path).get("imagePath", ""))).as_posix()
+        picture = path.parent / name
+        if picture.is_file():
+            picture = picture.resolve()
+            named.pop(keys.get(picture, ""), None)
+            named[key] = picture
+    return pair(Found(named, pictures.problems), files)
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class LabelMeShapes:
             raise invalid(f"{name}: {error.what}", where, error.fix)
         name = f"{name} {label!r}"
         points = read_field(entry, "points", _points, where, name)
-        kind = entry.get("shape_type", "polygon")
+        kind = str(entry.get("shape_type", "polygon"))
         if kind == "mask":
             return Shape(self.index[label], (), _mask(entry, points, name, where), name)
         if kind not in _OUTLINES:

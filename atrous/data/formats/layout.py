@@ -3,12 +3,13 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeVar
 
 from atrous.classes import ClassTable, Color, pascal_palette
 from atrous.data.dataset import FileDataset, Item, ReadTarget
+from atrous.data.targets import MaskReader
 from atrous.errors import AtrousError, ExitCode, printable, unknown_name
 from atrous.images import SUFFIXES
 
@@ -66,6 +67,12 @@ class Layout:
         classes, palette = self.table.classes, self.table.palette
         return FileDataset(items, self.read_target, classes, palette), problems
 
+    def allowing_lossy(self) -> "Layout":
+        """Returns the layout that reads JPEG masks although their labels cannot be trusted."""
+        if not isinstance(self.read_target, MaskReader):
+            return self
+        return replace(self, read_target=replace(self.read_target, allow_lossy=True))
+
 
 def split_name(name: str) -> str:
     """Returns the name a split goes by here: "valid" and "validation" are "val", and so on."""
@@ -93,20 +100,34 @@ def class_table(
     """Returns a table of classes, with the PASCAL colours if none are given.
 
     Raises:
-        AtrousError: No classes, or a name that occurs twice.
+        AtrousError: No classes, a name that occurs twice, or another number of colours.
     """
     twice = sorted({c for c in classes if classes.count(c) > 1})
-    if not classes or twice:
+    problem = ""
+    if not classes:
+        problem = "no class names"
+    elif twice:
+        problem = f"class names that occur twice: {', '.join(map(printable, twice))}"
+    elif palette and len(palette) != len(classes):
+        problem = f"{len(palette)} colours for {len(classes)} classes"
+    if problem:
         raise AtrousError(
             "E-DATA-CLASSES",
-            f"class names that occur twice: {', '.join(map(printable, twice))}"
-            if twice
-            else "no class names",
+            problem,
             where=where,
-            fix="give each class one name of its own",
+            fix="give each class one name of its own, and each or none a colour",
             exit_code=ExitCode.DATA,
         )
     return ClassTable(name, tuple(classes), tuple(palette) or pascal_palette(len(classes)))
+
+
+def key_of(name: str) -> str:
+    """Returns the key of a picture an annotation file names: its path without suffix.
+
+    >>> key_of("./street/0001.jpg")
+    'street/0001'
+    """
+    return os.path.splitext(PurePosixPath(name).as_posix())[0]  # noqa: PTH122
 
 
 class Found(NamedTuple):
@@ -144,7 +165,13 @@ def find_files(
 def _walk(folder: Path) -> Iterator[str]:
     """Yields the paths of files within a folder, without the hidden ones."""
     top = os.path.join(folder, "")  # noqa: PTH118  # paths stay strings here
+    walked = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(parent)  # noqa: PTH116
+        if (status.st_dev, status.st_ino) in walked:  # a link back to a folder above
+            folders.clear()
+            continue
+        walked.add((status.st_dev, status.st_ino))
         # A folder called x.jpg is somebody's broken picture; reading it will say so.
         odd = [name for name in folders if os.path.splitext(name)[1].lower() in SUFFIXES]  # noqa: PTH122
         folders[:] = [name for name in folders if name[0] != "." and name not in odd]

@@ -8,7 +8,7 @@ so that the shards may lie on any mounted store and nothing is unpacked.
 import re
 import tarfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -127,6 +127,10 @@ class ShardLayout:
             problems += missing
         classes, palette = self.table.classes, self.table.palette
         return ShardDataset(tuple(pairs), self.read_target, classes, palette), tuple(problems)
+
+    def allowing_lossy(self) -> "ShardLayout":
+        """Returns the layout that reads JPEG masks although their labels cannot be trusted."""
+        return replace(self, read_target=replace(self.read_target, allow_lossy=True))
 
 
 def recognise(path: Path) -> ShardLayout | None:

@@ -5,6 +5,7 @@ it they are the outlines of ``labels``, smaller ones on top, as ultralytics trai
 "background" is added, after several classes or before a single one.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -70,9 +71,14 @@ def _listed(root: Path, folder: str, suffixes: Sequence[str], sources: Sequence[
         else _of_folder(source, root, folder, suffixes)
         for source in sources
     ]
+    top = f"{root}{os.sep}"
+    items = (item for listing in listings for item in listing.items)
+    named = (  # by path: several sources may have pictures of one name
+        item._replace(name=os.path.splitext(str(item.image).removeprefix(top))[0])  # noqa: PTH122
+        for item in items
+    )
     return Listing(
-        tuple(item for listing in listings for item in listing.items),
-        tuple(problem for listing in listings for problem in listing.problems),
+        tuple(named), tuple(problem for listing in listings for problem in listing.problems)
     )
 
 

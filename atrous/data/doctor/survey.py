@@ -11,9 +11,9 @@ from pathlib import Path
 
 from atrous.classes import ClassTable
 from atrous.data.dataset import FileDataset, Item, ReadTarget
+from atrous.data.doctor.measure import Measurement, measure
 from atrous.data.formats.layout import Layout, Problem
 from atrous.data.formats.shards import Pair, ShardLayout
-from atrous.data.measure import Measurement, measure
 from atrous.errors import AtrousError, ExitCode
 
 _CHUNK = 16  # samples a worker takes at a time

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from atrous import __version__
-from atrous.data.doctor import Diagnosis
-from atrous.data.findings import Finding
-from atrous.data.measure import Measurement
+from atrous.data.doctor.diagnosis import Diagnosis
+from atrous.data.doctor.findings import Finding
+from atrous.data.doctor.measure import Measurement
 from atrous.data.show import Tile
 from atrous.errors import printable
 from atrous.images import atomic
+from atrous.visualize import brightened
 
 _SHOWN = 10  # files of a finding that are named in the HTML; the table has them all
 
@@ -83,7 +84,6 @@ def _page(diagnosis: Diagnosis, samples: Mapping[str, Sequence[Tile]]) -> Iterat
         yield "<p>None.</p>"
     yield from _splits(diagnosis)
     yield from _classes(diagnosis)
-    yield from _proposals(diagnosis)
     for split, tiles in samples.items():
         yield f'<h2>Samples of {_text(split)}</h2><div class="tiles">'
         yield from map(_figure, tiles)
@@ -119,34 +119,30 @@ def _splits(diagnosis: Diagnosis) -> Iterator[str]:
         cells = "".join(f"<td>{size}" for size in shown)
         void = f"{diagnosis.void_share(split):.2%}"
         yield f"<tr><td>{_text(split)}<td>{len(indices)}{cells}<td>{void}</tr>"
-    yield "</table><p>Sizes are height x width.</p>"
+    yield f"</table><p>Sizes are height x width. A crop of {diagnosis.crop_size} holds nine of ten "
+    yield "pictures whole, within 129 and 769.</p>"
 
 
 def _classes(diagnosis: Diagnosis) -> Iterator[str]:
     survey = diagnosis.survey
     shares = {split: diagnosis.shares(split) for split in survey.splits}
     most = max((s for of in shares.values() for s in of.values() if s), default=1.0)
-    yield "<h2>Classes</h2><table><tr><th><th>class"
+    yield "<h2>Classes</h2><table><tr><th><th>class<th>weight"
     yield from (f'<th colspan="2">{_text(split)}: share of pixels<th>pictures' for split in shares)
     yield "</tr>"
-    for k, (name, color) in enumerate(zip(survey.table.classes, survey.table.palette, strict=True)):
-        swatch = f'<span class="swatch" style="background:rgb{tuple(color)}"></span>'
-        yield f"<tr><td>{swatch}<td>{k} {_text(name)}"
+    tints = brightened(survey.table.palette).tolist()  # as in the pictures
+    for k, name in enumerate(survey.table.classes):
+        swatch = f'<span class="swatch" style="background:rgb{tuple(tints[k])}"></span>'
+        weight = diagnosis.class_weights[k]
+        yield f"<tr><td>{swatch}<td>{k} {_text(name)}<td>{'n/a' if weight is None else weight}"
         for split, of in shares.items():
             share = of[name]
             bar = f'<span class="bar" style="width:{(share or 0) / most:.1%}"></span>'
             shown = "n/a" if share is None else f"{share:.3%}"
             yield f'<td>{shown}<td class="chart">{bar}<td>{diagnosis.pictures[split][k]}'
         yield "</tr>"
-    yield "</table><p>n/a: the class does not occur.</p>"
-
-
-def _proposals(diagnosis: Diagnosis) -> Iterator[str]:
-    weights = ", ".join("n/a" if w is None else f"{w:g}" for w in diagnosis.class_weights)
-    yield "<h2>Proposals</h2><dl>"
-    yield f"<dt>crop size<dd>{diagnosis.crop_size} (holds nine of ten pictures whole, up to 769)"
-    yield f"<dt>class weights<dd>{weights}<br>median frequency; only if rare classes matter more"
-    yield "</dl>"
+    yield "</table><p>Weights are median frequency balancing of the training split, for when rare "
+    yield "classes matter more than the mean of all pixels. n/a: the class does not occur.</p>"
 
 
 def _figure(tile: Tile) -> str:
@@ -185,9 +181,9 @@ td {{ border-top: 1px solid #eee; white-space: nowrap; font-variant-numeric: tab
 .chart {{ min-width: 8em; }} .bar {{ display: block; height: .8em; background: #4a7fb5; }}
 .swatch {{ display: inline-block; width: 1em; height: 1em; border: 1px solid #888; }}
 pre {{ background: #fff; border: 1px solid #ddd; padding: .6em; max-height: 20em; overflow: auto; }}
-code {{ color: #666; }} dt {{ font-weight: bold; }}
-dd {{ margin: 0 0 .6em; overflow-wrap: anywhere; }}
-.tiles {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(20em, 1fr)); gap: 1em; }}
+code {{ color: #666; }}
+.tiles {{ display: grid; grid-template-columns: repeat(4, 1fr); gap: 1em; }}
+@media (max-width: 60em) {{ .tiles {{ grid-template-columns: repeat(2, 1fr); }} }}
 figure {{ margin: 0; }} figure img {{ max-width: 100%; display: block; }}
 figcaption {{ font-size: .85em; color: #555; overflow-wrap: anywhere; }}
 footer {{ color: #888; padding: 2em 1.5em; }}

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 
 from atrous.classes import Color
 from atrous.data.dataset import ignore_index
-from atrous.data.findings import Finding
-from atrous.data.proposals import known_palette, mapping_yaml, readings
-from atrous.data.survey import Survey
+from atrous.data.doctor.findings import Finding
+from atrous.data.doctor.proposals import known_palette, mapping_yaml, readings
+from atrous.data.doctor.survey import Survey
 
 _MOST_VOID = 0.5  # share of a split's pixels that may be unlabelled
 _MOST_BLENDED = 0.1  # share of a mask's edges; the worst mask of CamVid has .036, of VOC .006

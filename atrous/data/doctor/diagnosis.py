@@ -1,32 +1,32 @@
-"""The doctor: looks at a data set before anything is trained on it."""
+"""Judges what a survey of a data set found: is it ready to train on, and what to set."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from atrous.data import file_checks, label_checks
 from atrous.data.dataset import ignore_index
-from atrous.data.findings import Finding
-from atrous.data.label_checks import class_counts
-from atrous.data.proposals import class_weights, crop_size
-from atrous.data.survey import Survey
+from atrous.data.doctor import files, labels
+from atrous.data.doctor.findings import Finding
+from atrous.data.doctor.labels import class_counts
+from atrous.data.doctor.proposals import class_weights, crop_size
+from atrous.data.doctor.survey import Survey
 
 _CHECKS: tuple[Callable[[Survey], Iterator[Finding]], ...] = (
-    file_checks.check_splits,
-    file_checks.check_pairs,
-    file_checks.check_readable,
-    label_checks.check_colors,
-    label_checks.check_values,
-    label_checks.check_meaning,
-    label_checks.check_palettes,
-    label_checks.check_edges,
-    label_checks.check_void,
-    label_checks.check_classes,
-    label_checks.check_outlines,
-    file_checks.check_duplicates,
-    file_checks.check_sizes,
-    file_checks.check_formats,
+    files.check_splits,
+    files.check_pairs,
+    files.check_readable,
+    labels.check_colors,
+    labels.check_values,
+    labels.check_meaning,
+    labels.check_palettes,
+    labels.check_edges,
+    labels.check_void,
+    labels.check_classes,
+    labels.check_outlines,
+    files.check_duplicates,
+    files.check_sizes,
+    files.check_formats,
 )
 _EXCUSED = ("E-DATA-UNLABELLED", "E-DATA-NO-PICTURE")
 _ORDER = ("error", "warning", "note")
@@ -93,15 +93,22 @@ class Diagnosis:
         return counts[self.ignore_index] / max(counts.total(), 1)
 
 
-def examine(survey: Survey, *, allow_unlabelled: bool = False, strict: bool = False) -> Diagnosis:
+def examine(
+    survey: Survey,
+    *,
+    more: Sequence[Finding] = (),
+    allow_unlabelled: bool = False,
+    strict: bool = False,
+) -> Diagnosis:
     """Judges what a survey found.
 
     Args:
         survey: What the data set holds.
+        more: Findings made elsewhere.
         allow_unlabelled: Pictures without annotation, and the reverse, are only warnings.
         strict: Warnings are errors.
     """
-    findings = [finding for check in _CHECKS for finding in check(survey)]
+    findings = [*more, *(finding for check in _CHECKS for finding in check(survey))]
     if allow_unlabelled:
         findings = [replace(f, level="warning") if f.code in _EXCUSED else f for f in findings]
     if strict:

@@ -3,9 +3,9 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
-from atrous.data.duplicates import near_pairs, same_files, shared_files, split_pairs
-from atrous.data.findings import Finding
-from atrous.data.survey import Survey
+from atrous.data.doctor.duplicates import near_pairs, same_files, shared_files, split_pairs
+from atrous.data.doctor.findings import Finding
+from atrous.data.doctor.survey import Survey
 
 _TINY = 64  # pixels of the shorter side
 _HUGE = 25_000_000  # pixels

@@ -83,11 +83,12 @@ def _look_at_picture(sample: Item | Pair, read_target: ReadTarget, result: Measu
         result.size = (width, height) if orientation > 4 else (height, width)
         result.format = image.format or ""
         if image.format == "JPEG":
-            image.draft("L", (width // _SHRINK, height // _SHRINK))
+            least = 4 * THUMBNAIL
+            image.draft("L", (max(width // _SHRINK, least), max(height // _SHRINK, least)))
             image.load()
         else:
             image = to_rgb(upright(image))
-        grey = image.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+        grey = image.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR)
         result.thumbnail = grey.tobytes()
 
 
