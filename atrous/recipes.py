@@ -212,7 +212,8 @@ def ade20k_xception65() -> TrainConfig:
 
     150,000 steps on crops of 513 (the authors' instructions; their demonstration's batch is 4).
     Paper: not reported; the authors' zoo: 45.65 % mean IoU and 82.52 % of pixels on val, at stride
-    8, multi-scale and flipped; users measure 39 to 40 % with that model (tensorflow/models #7003). Here: not run.
+    8, multi-scale and flipped; users measure 39 to 40 % with that model (tensorflow/models #7003).
+    Here: not run.
     """
     return TrainConfig(
         recipe="ade20k_xception65",

@@ -100,7 +100,7 @@ def torment(kills: int, folder: Path, seed: int = 0) -> int:
     done = runs = 0
     while done < kills:
         out = folder / f"run-{runs}"
-        done += kill_until_finished(out, life, chance)
+        done += kill_until_finished(out, life / 2, chance)
         assert fingerprint(out) == calm, f"{out} differs from the run nobody killed"
         shutil.rmtree(out)
         runs += 1
