@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from atrous.build import create_model
     from atrous.cost import multiply_adds, parameters
     from atrous.errors import AtrousError
+    from atrous.evaluation import evaluate
     from atrous.loading import from_tensorflow, from_tflite, load, load_weights
     from atrous.model import DeepLabV3Plus
     from atrous.predict import Predictor, Segmentation
@@ -31,6 +32,7 @@ _PUBLIC = {
     "change_classes": "atrous.surgery",
     "create_model": "atrous.build",
     "data": "atrous.data",
+    "evaluate": "atrous.evaluation",
     "from_tensorflow": "atrous.loading",
     "from_tflite": "atrous.loading",
     "load": "atrous.loading",
@@ -50,6 +52,7 @@ __all__ = [
     "change_classes",
     "create_model",
     "data",
+    "evaluate",
     "from_tensorflow",
     "from_tflite",
     "load",

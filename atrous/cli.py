@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from atrous import __version__, cli_train, cli_weights
+from atrous.cli_evaluate import evaluate
 from atrous.errors import AtrousError, ExitCode, missing_extra, printable
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -175,6 +176,9 @@ def _cost_rows(size: tuple[int, int], num_classes: int) -> list[dict[str, Any]]:
                 }
             )
     return rows
+
+
+atrous.add_command(evaluate)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

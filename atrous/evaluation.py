@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 import atrous
 from atrous import metrics, uncertainty
 from atrous.boundary import BOUNDARY_RULE, TRIMAP_RULES, Boundaries, Trimap
+from atrous.classes import Color
 from atrous.engines import Engine
 from atrous.errors import AtrousError, ExitCode, unknown_name
 from atrous.metrics import Counts
@@ -37,11 +38,12 @@ logger = logging.getLogger(__name__)
 class Outcome(NamedTuple):
     """One evaluated picture, handed to the caller of `evaluate` and then forgotten."""
 
-    index: int
+    position: int
     name: str
     image: NDArray[np.uint8]  # (H, W, 3)
     target: NDArray[Any]  # (H, W) in the model's classes; 255 or 65535 is unlabelled
     labels: NDArray[Any]  # (H, W)
+    palette: tuple[Color, ...]  # of the classes
 
 
 def evaluate(
@@ -84,7 +86,9 @@ def evaluate(
     if len(dataset) == 0:
         raise AtrousError("E-DATA-EMPTY", "no pictures to evaluate", exit_code=ExitCode.DATA)
     names: tuple[str, ...] = facts["classes"]
-    run = _Run(names, _target_values(dataset, names), _indices(classes, names), trimap)
+    run = _Run(
+        names, facts["palette"], _target_values(dataset, names), _indices(classes, names), trimap
+    )
     with _prepared(network, output_stride):
         for outcome, sample in _outcomes(network, dataset, views, run):
             run.add(outcome, sample, network.logits_stride)
@@ -107,12 +111,14 @@ class _Run:
     def __init__(
         self,
         classes: tuple[str, ...],
-        values: NDArray[np.integer] | None,
+        palette: tuple[Color, ...],
+        values: NDArray[Any] | None,
         chosen: tuple[int, ...] | None,
         trimap: Trimap | None,
     ) -> None:
         k = len(classes)
         self.classes = classes
+        self.palette = palette
         self.values = values
         self.chosen = chosen
         self.ignore_index = 255 if k <= 255 else 65535
@@ -183,18 +189,15 @@ def _outcomes(
                 target = run.values[target]
             with run.timed("network"):
                 labels, sample = segment(network, image, views, where=name)
-            yield Outcome(index, name, image, target, labels), sample
+            yield Outcome(index, name, image, target, labels, run.palette), sample
 
 
 def _open(model: "DeepLabV3Plus | Engine | str | Path") -> tuple[Network, dict[str, Any]]:
     """Returns what runs the model, and what the protocol and the scores say about it."""
-    if isinstance(model, (str, Path)):
-        source = str(model)
-        engine: Any = open_engine(model)
-        if isinstance(engine, TorchEngine):
-            engine = engine.model
-    else:
-        engine, source = model, ""
+    source = str(model) if isinstance(model, (str, Path)) else ""
+    engine: Any = open_engine(model) if isinstance(model, (str, Path)) else model
+    if isinstance(engine, TorchEngine):
+        engine = engine.model
     if isinstance(engine, DeepLabV3Plus):
         device = engine.normalize.mean.device
         facts: dict[str, Any] = {
@@ -205,14 +208,16 @@ def _open(model: "DeepLabV3Plus | Engine | str | Path") -> tuple[Network, dict[s
         }
         network: Network = TorchNetwork(engine)
     else:
+        header = getattr(engine, "header", None)  # an exported file knows more about itself
         facts = {
             "engine": type(engine).__name__,
-            "precision": getattr(engine, "precision", "not stated by the engine"),
-            "model": source,
+            "precision": getattr(header, "precision", None),
+            "model": source or getattr(header, "source", None),
+            "output_stride": getattr(header, "output_stride", None),
             "fingerprint": engine.fingerprint,
         }
         network = EngineNetwork(cast(Engine, engine))
-    return network, {**facts, "classes": engine.classes}
+    return network, {**facts, "classes": engine.classes, "palette": engine.palette}
 
 
 @contextmanager
@@ -241,7 +246,7 @@ def _prepared(network: Network, output_stride: int | None) -> Iterator[None]:
         model.train(training)
 
 
-def _target_values(dataset: "Dataset", classes: tuple[str, ...]) -> NDArray[np.integer] | None:
+def _target_values(dataset: "Dataset", classes: tuple[str, ...]) -> NDArray[Any] | None:
     """Returns the model's class for each value of the data's labels; None: they are the same.
 
     Raises:
@@ -291,14 +296,15 @@ def _protocol(
     network: Network, facts: Mapping[str, Any], dataset: "Dataset", views: Views, run: _Run
 ) -> dict[str, Any]:
     """Returns how the scores were measured, in plain values."""
-    exact = isinstance(network, TorchNetwork)
     unlabelled = sum(not counts[1].any() for counts in run.per_picture)
     protocol: dict[str, Any] = {
         "model": facts["model"],
         "model_fingerprint": facts["fingerprint"],
         "engine": facts["engine"],
         "precision": facts["precision"],
-        "output_stride": network.model.output_stride if isinstance(network, TorchNetwork) else None,
+        "output_stride": network.model.output_stride
+        if isinstance(network, TorchNetwork)
+        else facts["output_stride"],
         "logits_stride": network.logits_stride,
         "data_fingerprint": dataset.fingerprint() if hasattr(dataset, "fingerprint") else None,
         "pictures": len(run.names),
@@ -309,7 +315,7 @@ def _protocol(
         "scales": list(views.scales),
         "flip": views.flip,
         "average": "softmax outputs of all scales and flips" if not views.single else "none",
-        "resized_pictures": "float" if exact else "rounded to 8 bits",
+        "resized_pictures": "rounded to 8 bits" if isinstance(network, EngineNetwork) else "float",
         "pad_to": list(views.pad_to) if views.pad_to else None,
         "pad_value": list(network.mean_pixel) if views.pad_to else None,
         "window": list(views.window) if views.window else None,

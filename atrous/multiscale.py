@@ -54,7 +54,7 @@ class TorchNetwork:
 class EngineNetwork:
     """Any other engine; it takes 8-bit pictures, so resized and padded ones are rounded."""
 
-    mean_pixel = (127.5, 127.5, 127.5)  # of networks that see x / 127.5 - 1
+    mean_pixel: tuple[float, ...] = (127.5, 127.5, 127.5)  # of networks that see x / 127.5 - 1
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine

@@ -81,7 +81,7 @@ def validate(
     counts = np.zeros((len(data.classes),) * 2, np.int64)
 
     def keep(outcome: Outcome) -> None:
-        if outcome.index < wanted:
+        if outcome.position < wanted:
             draw_sample(run, outcome, data.palette)
 
     with learner.evaluated() as model:
@@ -118,5 +118,5 @@ def draw_sample(run: RunFolder, outcome: Outcome, palette: Sequence[Color]) -> N
     for index, part in enumerate((image, truth, found)):
         sheet.paste(part, (index * (image.width + 4), 0))
     name = re.sub(r"[^\w.-]", "_", outcome.name)[-100:]
-    with atomic(run.path / "samples" / f"{outcome.index}-{name}.png") as temporary:
+    with atomic(run.path / "samples" / f"{outcome.position}-{name}.png") as temporary:
         sheet.save(temporary)
