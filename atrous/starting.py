@@ -30,10 +30,9 @@ def open_data(config: TrainConfig) -> tuple[Dataset, Dataset]:
         AtrousError: Not recognised, empty, or the two have other classes.
     """
     if config.data == "scenes":
-        size = config.crop_size
         return (
-            scenes(_SCENES_TRAIN + config.seed, _NUM_SCENES["train"], size=size),
-            scenes(_SCENES_VAL, _NUM_SCENES["val"], size=size),
+            scenes(_SCENES_TRAIN + config.seed, _NUM_SCENES["train"]),
+            scenes(_SCENES_VAL, _NUM_SCENES["val"]),
         )
     train_data = open_dataset(config.data, config.train_split)
     val_data = open_dataset(config.data, config.val_split)
