@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from atrous import __version__, cli_weights
+from atrous import __version__, cli_train, cli_weights
 from atrous.cli_evaluate import evaluate
 from atrous.cli_submit import submit
 from atrous.errors import AtrousError, ExitCode, missing_extra, printable
@@ -154,6 +154,7 @@ def models(as_json: bool, size: tuple[int, int], classes: int) -> None:
 
 
 atrous.add_command(cli_weights.convert)
+atrous.add_command(cli_train.train)
 
 
 def _cost_rows(size: tuple[int, int], num_classes: int) -> list[dict[str, Any]]:
