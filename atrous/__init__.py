@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from atrous.build import create_model, from_tensorflow, from_tflite
+    from atrous.cost import multiply_adds, parameters
     from atrous.errors import AtrousError
     from atrous.model import DeepLabV3Plus
+    from atrous.predict import Predictor, Segmentation
 
 __version__ = "0.1.0"
 
@@ -18,17 +20,25 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "AtrousError": "atrous.errors",
     "DeepLabV3Plus": "atrous.model",
+    "Predictor": "atrous.predict",
+    "Segmentation": "atrous.predict",
     "create_model": "atrous.build",
     "from_tensorflow": "atrous.build",
     "from_tflite": "atrous.build",
+    "multiply_adds": "atrous.cost",
+    "parameters": "atrous.cost",
 }
 
 __all__ = [
     "AtrousError",
     "DeepLabV3Plus",
+    "Predictor",
+    "Segmentation",
     "create_model",
     "from_tensorflow",
     "from_tflite",
+    "multiply_adds",
+    "parameters",
 ]
 
 

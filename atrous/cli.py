@@ -1,0 +1,216 @@
+"""The command line: ``atrous COMMAND``. Each command is thin; what it does lives elsewhere."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import click
+
+from atrous import __version__
+from atrous.errors import AtrousError, ExitCode, missing_extra, printable
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+ANY_PATH = click.Path(path_type=Path)
+
+
+class Group(click.Group):
+    """Suggests the nearest command for a misspelt one."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Finds the command, or fails with the nearest names."""
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            near = get_close_matches(args[0], self.list_commands(ctx), n=1, cutoff=0.5)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            ctx.fail(f"No such command {args[0]!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="atrous")
+def atrous() -> None:
+    """DeepLabv3+: from a photograph to a mask, from labelled pictures to a model.
+
+    Every command shows examples with --help. Add --debug to see where an error comes from.
+    """
+
+
+@atrous.command()
+@click.argument("paths", nargs=-1, required=True, type=ANY_PATH, metavar="PATHS...")
+@click.option("--model", required=True, metavar="MODEL", help="A model file.")
+@click.option(
+    "--out", type=FOLDER, default=Path("masks"), show_default=True, help="Folder of the output."
+)
+@click.option("--overwrite", is_flag=True, help="Redo pictures that are finished already.")
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON per picture.")
+def predict(paths: tuple[Path, ...], model: str, out: Path, overwrite: bool, as_json: bool) -> None:
+    r"""Segments pictures: a mask, an overlay and the share of each class.
+
+    PATHS are pictures or folders of pictures. For a picture a/b.jpg the output folder gets
+    b.labels.png (class indices with a palette), b.overlay.jpg (to look at) and b.json. A picture
+    that cannot be read is reported and the others go on (exit code 3). Finished output of the
+    same picture and model is kept, so an interrupted run can simply be started again.
+
+    \b
+    Examples:
+      atrous predict photo.jpg --model model.tflite
+      atrous predict holiday/ --model model.tflite --out masks --json
+    """
+    from atrous.batch import find_pictures, segment_files
+    from atrous.predict import Predictor
+
+    if not any(path.exists() for path in paths):
+        raise AtrousError("E-FILE-MISSING", "no such file or folder", where=paths[0])
+    pictures = find_pictures(paths)
+    predictor = Predictor(model)
+    rows = _Rows([printable(path) for path in pictures])
+    failed = 0
+    for outcome in segment_files(predictor, pictures, out, overwrite=overwrite):
+        if outcome.error is not None:
+            failed += 1
+            click.echo(f"error: {outcome.error}", err=True)
+            continue
+        assert outcome.record is not None
+        if as_json:
+            keys = ("input", "labels", "overlay", "size", "areas")
+            click.echo(json.dumps({key: outcome.record[key] for key in keys}))
+        else:
+            height, width = outcome.record["size"]
+            spent = f"{outcome.seconds:.2f} s" if outcome.seconds else "kept"
+            areas = outcome.record["areas"].items()
+            shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in areas)
+            rows.print(printable(outcome.path), f"{height} x {width}", spent, shares)
+    if not as_json:
+        click.echo(f"{len(pictures) - failed} of {len(pictures)} done, in {printable(out)}")
+    if failed:
+        raise SystemExit(ExitCode.SOME_FAILED)
+
+
+class _Rows:
+    """A table printed row by row, as wide in its first column as the longest name."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.width = min(48, max(map(len, names)))
+        self.headed = False
+
+    def print(self, name: str, size: str, spent: str, shares: str) -> None:
+        """Prints a row; a name that is too long keeps its end."""
+        if not self.headed:
+            self.headed = True
+            self.print("picture", "height x width", "time", "share of each class")
+        if len(name) > self.width:
+            name = "..." + name[-(self.width - 3) :]
+        click.echo(f"{name:<{self.width}}  {size:>14}  {spent:>8}  {shares}")
+
+
+@atrous.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--size", type=(int, int), default=(513, 513), show_default=True, metavar="H W",
+    help="Size of the picture the costs are for.",
+)  # fmt: skip
+@click.option("--classes", type=click.IntRange(1), default=21, show_default=True)
+def models(as_json: bool, size: tuple[int, int], classes: int) -> None:
+    r"""Lists the networks and what they cost.
+
+    Multiply-adds are of one picture: as they are, and as the paper counts them (with the zeros
+    that TensorFlow pads atrous convolutions with). Activations are what a training step keeps
+    of one picture, in float32.
+
+    \b
+    Examples:
+      atrous models
+      atrous models --size 1025 2049 --classes 19 --json
+    """
+    rows = _cost_rows(size, classes)
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    click.echo(
+        f"Costs for a picture of {size[0]} x {size[1]} (height x width), {classes} classes\n"
+    )
+    header = ("backbone", "stride", "parameters", "multiply-adds", "paper's count", "activations")
+    click.echo("{:<13} {:>6} {:>11} {:>14} {:>14} {:>12}".format(*header))
+    for row in rows:
+        click.echo(
+            f"{row['backbone']:<13} {row['output_stride']:>6} {row['parameters'] / 1e6:>9.2f} M "
+            f"{row['multiply_adds'] / 1e9:>12.2f} G {row['paper_multiply_adds'] / 1e9:>12.2f} G "
+            f"{row['activation_bytes'] / 1e6:>9.0f} MB"
+        )
+    click.echo("\nAlso: timm/NAME for any timm backbone that can be dilated.")
+
+
+def _cost_rows(size: tuple[int, int], num_classes: int) -> list[dict[str, Any]]:
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise missing_extra("the table of networks", error) from error
+    from atrous.build import BACKBONES, create_model
+    from atrous.cost import measure, parameters
+
+    rows = []
+    for backbone in BACKBONES:
+        for stride in (16, 8):
+            with torch.device("meta"):
+                model = create_model(backbone, num_classes=num_classes, output_stride=stride)
+            cost = measure(model, size)
+            rows.append(
+                {
+                    "backbone": backbone,
+                    "output_stride": stride,
+                    "parameters": parameters(model),
+                    "multiply_adds": cost.multiply_adds,
+                    "paper_multiply_adds": cost.paper_multiply_adds,
+                    "activation_bytes": cost.activation_bytes,
+                }
+            )
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and exits with one of `ExitCode`."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    for stream in (sys.stdout, sys.stderr):  # a terminal without UTF-8 must not end a run
+        reconfigure: Callable[..., None] | None = getattr(stream, "reconfigure", None)
+        if reconfigure:
+            reconfigure(errors="backslashreplace")
+    try:
+        atrous.main([w for w in words if w != "--debug"], "atrous", standalone_mode=False)
+    except Exception as error:
+        if debug:
+            raise
+        sys.exit(_report(error))
+
+
+def _report(error: Exception) -> int:
+    """Says what went wrong on standard error and returns the exit code."""
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    if isinstance(error, click.Abort):
+        return 130
+    if isinstance(error, BrokenPipeError):  # the reader of our output left: not our failure
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  # or Python complains at exit
+        return 141
+    if isinstance(error, AtrousError):
+        click.echo(f"error: {error}", err=True)
+        return error.exit_code
+    if isinstance(error, MemoryError):
+        click.echo("error: out of memory", err=True)
+        return ExitCode.RESOURCES
+    click.echo(
+        f"error: {type(error).__name__}: {error}\n"
+        "  this is a bug in atrous; run again with --debug and report what it prints",
+        err=True,
+    )
+    return ExitCode.BUG
+
+
+if __name__ == "__main__":
+    main()
