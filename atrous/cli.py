@@ -46,9 +46,19 @@ def atrous() -> None:
 @click.option(
     "--out", type=FOLDER, default=Path("masks"), show_default=True, help="Folder of the output."
 )
+@click.option(
+    "--threads", type=click.IntRange(1), help="Threads to use [default: the usable processors]."
+)
 @click.option("--overwrite", is_flag=True, help="Redo pictures that are finished already.")
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON per picture.")
-def predict(paths: tuple[Path, ...], model: str, out: Path, overwrite: bool, as_json: bool) -> None:
+def predict(
+    paths: tuple[Path, ...],
+    model: str,
+    out: Path,
+    threads: int | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
     r"""Segments pictures: a mask, an overlay and the share of each class.
 
     PATHS are pictures or folders of pictures. For a picture a/b.jpg the output folder gets
@@ -58,8 +68,8 @@ def predict(paths: tuple[Path, ...], model: str, out: Path, overwrite: bool, as_
 
     \b
     Examples:
-      atrous predict photo.jpg --model model.tflite
-      atrous predict holiday/ --model model.tflite --out masks --json
+      atrous predict photo.jpg --model model.onnx
+      atrous predict holiday/ --model model.onnx --out masks --json
     """
     from atrous.batch import find_pictures, segment_files
     from atrous.predict import Predictor
@@ -67,7 +77,7 @@ def predict(paths: tuple[Path, ...], model: str, out: Path, overwrite: bool, as_
     if not any(path.exists() for path in paths):
         raise AtrousError("E-FILE-MISSING", "no such file or folder", where=paths[0])
     pictures = find_pictures(paths)
-    predictor = Predictor(model)
+    predictor = Predictor(model, threads=threads)
     rows = _Rows([printable(path) for path in pictures])
     failed = 0
     for outcome in segment_files(predictor, pictures, out, overwrite=overwrite):
@@ -170,6 +180,44 @@ def _cost_rows(size: tuple[int, int], num_classes: int) -> list[dict[str, Any]]:
                 }
             )
     return rows
+
+
+@atrous.command()
+@click.argument("model", type=ANY_PATH)
+@click.option("--out", type=ANY_PATH, required=True, metavar="FILE.onnx", help="The file to write.")
+@click.option(
+    "--size", type=(click.IntRange(1), click.IntRange(1)), metavar="H W",
+    help="Fix height and width [default: any].",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print what the file says about itself.")
+def export(model: Path, out: Path, size: tuple[int, int] | None, as_json: bool) -> None:
+    r"""Writes a model to one file that runs without torch.
+
+    The file takes RGB bytes and holds the classes, their colours and where the weights come
+    from. It is run and compared with the model before it appears under its name.
+
+    \b
+    Examples:
+      atrous export model.tflite --out model.onnx
+      atrous export model.tflite --out model.onnx --size 513 513
+    """
+    from atrous.sources import load_model
+
+    if out.suffix != ".onnx":
+        raise AtrousError("E-OUT", "the name must end in .onnx", where=out)
+    loaded = load_model(model)
+    try:
+        from atrous.export import export as write
+    except ModuleNotFoundError as error:
+        raise missing_extra("export", error) from error
+    header = write(loaded, out, size=size)
+    if as_json:
+        click.echo(json.dumps(vars(header)))
+    else:
+        click.echo(
+            f"{printable(out)}: {header.backbone}, {len(header.classes)} classes, "
+            f"{out.stat().st_size / 1e6:.1f} MB, equal to the model"
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -12,189 +12,48 @@ Differences from the modules, none of which changes a value beyond rounding:
 
 import builtins
 import operator
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import fx, nn
 
 from atrous.decoder import Decoder, DecoderStage
 from atrous.encoder.aspp import ASPP
 from atrous.errors import AtrousError
-from atrous.layers import AtrousConv2d, AtrousSeparableConv, ConvBN
+from atrous.layers import AtrousSeparableConv, ConvBN
 from atrous.model import DeepLabV3Plus
+from atrous.onnx_writer import Array, GraphWriter, array, folded, scale_and_offset, unsupported
 
 OPSET = 17
 HIGH_LEVEL = "high_level"  # the backbone's last features, (1, C, H/OS, W/OS)
 POOLED = "pooled"  # their mean, (1, C, 1, 1): tiles are given the whole picture's
 
-Array = NDArray[np.float32]
 
-
-class GraphWriter:
-    """Collects nodes; every value is named after the torch module that makes it.
+class Graph(NamedTuple):
+    """A network in ONNX.
 
     Attributes:
+        proto: From ``image`` (1, H, W, 3) uint8, RGB, to ``logits`` (1, h, w, K) float32, for
+            any H and W.
         layers: Values by the torch module whose output they equal, in order of execution.
+        reach: Pixels around its own that a logit depends on, image pooling aside.
     """
 
-    def __init__(self) -> None:
-        self.nodes: dict[str, onnx.NodeProto] = {}  # by output
-        self.constants: dict[str, NDArray[Any]] = {}
-        self.layers: dict[str, str] = {}
-
-    def constant(self, name: str, value: NDArray[Any]) -> str:
-        """Adds an initializer."""
-        self.constants[name] = value
-        return name
-
-    def integers(self, *values: int) -> str:
-        """Adds a list of integers."""
-        return self.constant(f"integers{values}", np.array(values, np.int64))
-
-    def add(self, op: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
-        """Adds a node with one output, which gets the name."""
-        while name in self.nodes:
-            name += "_"
-        self.nodes[name] = helper.make_node(op, list(inputs), [name], name=name, **attributes)
-        return name
-
-    def conv(self, x: str, weight: Array, bias: Array | None, conv: nn.Conv2d, name: str) -> str:
-        """Adds a convolution with the geometry of a torch one."""
-        reach = conv.dilation[0] * (conv.kernel_size[0] - 1)
-        before = (int(conv.padding[0]), int(conv.padding[1]))
-        after = before
-        if isinstance(conv, AtrousConv2d) and conv.anchor == "start":
-            after = (reach, reach)
-        inputs = [x, self.constant(f"{name}.weight", weight)]
-        if bias is not None:
-            inputs.append(self.constant(f"{name}.bias", bias))
-        return self.add(
-            "Conv",
-            inputs,
-            name,
-            kernel_shape=list(conv.kernel_size),
-            strides=list(conv.stride),
-            dilations=list(conv.dilation),
-            group=weight.shape[0] // max(1, weight.shape[0] // conv.groups),
-            pads=[*before, *after],
-        )
-
-    def conv_bn(self, x: str, module: ConvBN, name: str) -> str:
-        """Adds a folded convolution and its activation."""
-        weight, bias = folded(module)
-        x = self.conv(x, weight, bias, module.conv, f"{name}.conv")
-        return self.layer(name, self.activation(x, module.activation, name))
-
-    def layer(self, name: str, value: str) -> str:
-        """Notes that a value is the output of a torch module."""
-        self.layers[name] = value
-        return value
-
-    def activation(self, x: str, module: nn.Module, name: str) -> str:
-        """Adds an activation module."""
-        if isinstance(module, (nn.Identity, nn.Dropout)):
-            return x
-        if isinstance(module, nn.ReLU6):
-            return self.clip(x, 0, 6, name)
-        for kind, op in _ACTIVATIONS.items():
-            if isinstance(module, kind):
-                return self.add(op, [x], f"{name}.activation")
-        if isinstance(module, nn.SiLU):
-            gate = self.add("Sigmoid", [x], f"{name}.gate")
-            return self.add("Mul", [x, gate], f"{name}.activation")
-        raise _unsupported(type(module).__name__, name)
-
-    def clip(self, x: str, low: float, high: float, name: str) -> str:
-        """Adds a clamp."""
-        bounds = [self.constant(f"float{v}", np.array(v, np.float32)) for v in (low, high)]
-        return self.add("Clip", [x, *bounds], f"{name}.activation")
-
-    def resize(self, x: str, factor: int, like: str, name: str) -> str:
-        """Adds the upsampling of `atrous.layers.resize`, to height and width of a value.
-
-        Corner to corner to (n - 1) * factor + 1 samples, which is exactly `factor` a step, then
-        the border is repeated; at sizes of k * stride + 1 that repeats nothing.
-        """
-        height_width = self.add("Shape", [x], f"{name}.size", start=2)
-        last = self.add("Sub", [height_width, self.integers(1, 1)], f"{name}.last")
-        steps = self.add("Mul", [last, self.integers(factor, factor)], f"{name}.steps")
-        exact = self.add("Add", [steps, self.integers(1, 1)], f"{name}.exact")
-        batch = self.add("Shape", [x], f"{name}.batch", start=0, end=2)
-        sizes = self.add("Concat", [batch, exact], f"{name}.sizes", axis=0)
-        x = self.add(
-            "Resize",
-            [x, "", "", sizes],
-            f"{name}.interpolated",
-            mode="linear",
-            coordinate_transformation_mode="align_corners",
-        )
-        wanted = self.add("Shape", [like], f"{name}.wanted", start=2)
-        missing = self.add("Sub", [wanted, exact], f"{name}.missing")
-        pads = self.add(
-            "Concat", [self.integers(0, 0, 0, 0, 0, 0), missing], f"{name}.pads", axis=0
-        )
-        return self.add("Pad", [x, pads], name, mode="edge")
-
-    def every(self, x: str, step: int, name: str) -> str:
-        """Adds a subsampling of rows and columns."""
-        if step == 1:
-            return x
-        end = np.iinfo(np.int64).max
-        bounds = [self.integers(*v) for v in ((0, 0), (end, end), (2, 3), (step, step))]
-        return self.add("Slice", [x, *bounds], name)
+    proto: onnx.GraphProto
+    layers: dict[str, str]
+    reach: int
 
 
-_ACTIVATIONS: dict[type[nn.Module], str] = {
-    nn.ReLU: "Relu",
-    nn.Sigmoid: "Sigmoid",
-    nn.Hardswish: "HardSwish",
-}
-
-
-def folded(module: ConvBN) -> tuple[Array, Array]:
-    """Returns weight and bias of a convolution with its batch norm folded in."""
-    scale, offset = _scale_and_offset(module.bn)
-    weight = array(module.conv.weight, np.float64) * scale[:, None, None, None]
-    return weight.astype(np.float32), offset.astype(np.float32)
-
-
-def _scale_and_offset(bn: nn.BatchNorm2d) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns what batch norm multiplies by and adds, with its running statistics."""
-    assert bn.running_mean is not None
-    assert bn.running_var is not None
-    scale = array(bn.weight, np.float64) / np.sqrt(array(bn.running_var, np.float64) + bn.eps)
-    return scale, array(bn.bias, np.float64) - array(bn.running_mean, np.float64) * scale
-
-
-def array(tensor: torch.Tensor, dtype: Any = np.float32) -> Any:
-    """Returns a tensor's values as NumPy's."""
-    return tensor.detach().cpu().numpy().astype(dtype)
-
-
-def _unsupported(what: str, where: str) -> AtrousError:
-    return AtrousError(
-        "E-EXPORT-OPERATION",
-        f"export does not know the operation {what}",
-        where=where,
-        fix="our own backbones and timm networks of plain convolutions can be exported",
-    )
-
-
-def write_graph(model: DeepLabV3Plus) -> tuple[onnx.GraphProto, dict[str, str]]:
-    """Returns the graph of a model, from uint8 pictures to coarse logits, and its layers.
+def write_graph(model: DeepLabV3Plus) -> Graph:
+    """Returns the graph of a model, from uint8 pictures to coarse logits.
 
     Args:
         model: In evaluation mode.
-
-    Returns:
-        A graph from ``image`` (1, H, W, 3) uint8, RGB, to ``logits`` (1, h, w, K) float32, for
-        any H and W; and the names of its values by the torch module whose output they equal.
 
     Raises:
         AtrousError: The (timm) backbone uses an operation this file does not know.
@@ -205,19 +64,21 @@ def write_graph(model: DeepLabV3Plus) -> tuple[onnx.GraphProto, dict[str, str]]:
             f"exported models read RGB, this one {model.architecture.in_channels} channels",
         )
     writer = GraphWriter()
+    writer.fields["image"] = 1, 0
     high_level, low_level = _backbone(writer, model, _normalized(writer, model))
     high_level = writer.add("Identity", [high_level], HIGH_LEVEL)
     encoded = _aspp(writer, model.encoder.aspp, high_level)
     logits = _decoder(writer, model, encoded, low_level)
     writer.add("Transpose", [logits], "logits", perm=[0, 2, 3, 1])
     num_classes = model.architecture.num_classes
-    return helper.make_graph(
+    proto = helper.make_graph(
         list(writer.nodes.values()),
         "DeepLabv3+",
         [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, "height", "width", 3])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, "h", "w", num_classes])],
         [numpy_helper.from_array(value, name) for name, value in writer.constants.items()],
-    ), writer.layers
+    )
+    return Graph(proto, writer.layers, writer.fields["logits"][1])
 
 
 def _normalized(writer: GraphWriter, model: DeepLabV3Plus) -> str:
@@ -276,7 +137,7 @@ def _backbone(writer: GraphWriter, model: DeepLabV3Plus, image: str) -> tuple[st
 
 def _divide_weight(writer: GraphWriter, value: str, divisor: Array, name: str) -> None:
     if writer.nodes[value].op_type != "Conv":
-        raise _unsupported("other than a convolution on the picture", name)
+        raise unsupported("other than a convolution on the picture", name)
     weight = writer.nodes[value].input[1]
     writer.constants[weight] = (writer.constants[weight] / divisor[:, None, None]).astype(
         np.float32
@@ -286,7 +147,7 @@ def _divide_weight(writer: GraphWriter, value: str, divisor: Array, name: str) -
 def _module(writer: GraphWriter, module: nn.Module, node: fx.Node, x: str, name: str) -> str:
     if isinstance(module, nn.Conv2d):
         if isinstance(module.padding, str):
-            raise _unsupported(f"Conv2d(padding={module.padding!r})", name)
+            raise unsupported(f"Conv2d(padding={module.padding!r})", name)
         bias = None if module.bias is None else array(module.bias)
         return writer.conv(x, array(module.weight), bias, module, name)
     if isinstance(module, nn.BatchNorm2d):
@@ -304,7 +165,7 @@ def _batch_norm(
     writer: GraphWriter, bn: nn.BatchNorm2d, x: str, name: str, *, foldable: bool
 ) -> str:
     """Folds into the convolution before, or multiplies and adds."""
-    scale, offset = _scale_and_offset(bn)
+    scale, offset = scale_and_offset(bn)
     node = writer.nodes.get(x)
     if node is None or node.op_type != "Conv" or not foldable:
         factors = [
@@ -313,6 +174,7 @@ def _batch_norm(
         ]
         scaled = writer.add("Mul", [x, factors[0]], f"{name}.scaled")
         return writer.add("Add", [scaled, factors[1]], name)
+    writer.layers = {n: value for n, value in writer.layers.items() if value != x}
     weight = node.input[1]
     writer.constants[weight] = (
         writer.constants[weight].astype(np.float64) * scale[:, None, None, None]
@@ -334,8 +196,11 @@ def _pool(writer: GraphWriter, pool: nn.MaxPool2d | nn.AvgPool2d, x: str, name: 
     attributes["ceil_mode"] = int(pool.ceil_mode)
     if isinstance(pool, nn.AvgPool2d):
         attributes["count_include_pad"] = int(pool.count_include_pad)
-        return writer.add("AveragePool", [x], name, **attributes)
-    return writer.add("MaxPool", [x], name, **attributes)
+        value = writer.add("AveragePool", [x], name, **attributes)
+    else:
+        value = writer.add("MaxPool", [x], name, **attributes)
+    writer.window(value, padding[0], kernel[0] - 1 - padding[0], stride[0])
+    return value
 
 
 _BINARY: dict[Callable[..., Any] | str, str] = {
@@ -347,22 +212,33 @@ _BINARY: dict[Callable[..., Any] | str, str] = {
     torch.mul: "Mul",
 }
 
+_UNARY: dict[Callable[..., Any] | str, str] = {
+    F.relu: "Relu",
+    torch.relu: "Relu",
+    torch.sigmoid: "Sigmoid",
+    "sigmoid": "Sigmoid",
+    "relu": "Relu",
+    F.hardswish: "HardSwish",
+}
+
 
 def _function(writer: GraphWriter, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
-    args = fx.map_arg(node.args, lambda n: values[n])
+    args: Any = fx.map_arg(node.args, lambda n: values[n])
     name = f"encoder.backbone.{node.name}"
     target: Any = node.target
     if target in _BINARY and all(isinstance(a, str) for a in args):
         return writer.add(_BINARY[target], args, name)
-    if target is F.relu:
-        return writer.add("Relu", args[:1], name)
+    if target in _UNARY:
+        return writer.add(_UNARY[target], args[:1], name)
+    if target is F.hardsigmoid:
+        return writer.add("HardSigmoid", args[:1], name, alpha=1 / 6, beta=0.5)
     if target is operator.getitem:
         return _subsampled(writer, args[0], args[1], name)
     if target is F.max_pool2d:
         return _pool(writer, nn.MaxPool2d(**_pool_arguments(node)), args[0], name)
     if target == "mean" and tuple(args[1]) == (2, 3) and node.kwargs.get("keepdim"):
         return writer.add("ReduceMean", args[:1], name, axes=[2, 3], keepdims=1)
-    raise _unsupported(str(getattr(target, "__name__", target)), name)
+    raise unsupported(str(getattr(target, "__name__", target)), name)
 
 
 def _subsampled(writer: GraphWriter, x: str, index: Any, name: str) -> str:
@@ -371,7 +247,7 @@ def _subsampled(writer: GraphWriter, x: str, index: Any, name: str) -> str:
         case (builtins.Ellipsis, slice(start=None, stop=None, step=step), slice() as last):
             if last == slice(None, None, step):
                 return writer.every(x, step, name)
-    raise _unsupported(f"getitem {index}", name)
+    raise unsupported(f"getitem {index}", name)
 
 
 def _pool_arguments(node: fx.Node) -> dict[str, Any]:
