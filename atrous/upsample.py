@@ -95,12 +95,14 @@ def _interpolate(
     for start in range(0, len(rows), at_a_time):
         some = rows[start : start + at_a_time], columns[start : start + at_a_time]
         winners = _winners_within(coarse, stride, *some).astype(result.dtype)
-        steps = np.arange(stride)
-        y = some[0][:, None, None] * stride + steps[:, None]
-        x = some[1][:, None, None] * stride + steps
-        inside = (y < result.shape[0]) & (x < result.shape[1])
+        y = some[0] * stride + np.arange(stride)[:, None, None]  # (stride, 1, n)
+        x = some[1] * stride + np.arange(stride)[:, None]  # (stride, n)
         y, x = np.broadcast_arrays(y, x)
-        result[y[inside], x[inside]] = winners[inside]
+        if y[-1].max() < result.shape[0] and x[:, -1].max() < result.shape[1]:
+            result[y, x] = winners
+        else:  # some cells reach over the border
+            inside = (y < result.shape[0]) & (x < result.shape[1])
+            result[y[inside], x[inside]] = winners[inside]
 
 
 def _winners_within(
@@ -109,19 +111,20 @@ def _winners_within(
     rows: NDArray[np.int64],
     columns: NDArray[np.int64],
 ) -> NDArray[np.uint16]:
-    """Returns the winner at each pixel of n cells, (n, stride, stride)."""
-    weight = (np.arange(stride) / np.float32(stride)).astype(np.float32)
+    """Returns the winner at each pixel of n cells, (stride, stride, n)."""
+    across = (np.arange(stride) / np.float32(stride)).astype(np.float32)[:, None]
+    down = across[:, None]
     below = np.minimum(rows + 1, coarse.shape[0] - 1)
     right = np.minimum(columns + 1, coarse.shape[1] - 1)
     corners = [
-        np.ascontiguousarray(coarse[i, j].T)[:, :, None, None]  # (K, n, 1, 1)
+        np.ascontiguousarray(coarse[i, j].T)  # (K, n)
         for i, j in ((rows, columns), (below, columns), (rows, right), (below, right))
     ]
-    winners = np.zeros((len(rows), stride, stride), np.uint16)
+    winners = np.zeros((stride, stride, len(rows)), np.uint16)
     best: NDArray[np.float32] | None = None
     for index, (a, b, c, d) in enumerate(zip(*corners, strict=True)):
-        left = a + (b - a) * weight[:, None]  # (n, stride, 1)
-        logits = left + ((c + (d - c) * weight[:, None]) - left) * weight
+        left = a + (b - a) * down  # (stride, 1, n)
+        logits = left + ((c + (d - c) * down) - left) * across
         if best is None:
             best = logits
         else:

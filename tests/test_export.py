@@ -17,6 +17,9 @@ from atrous.model import DeepLabV3Plus
 from atrous.onnx_file import read_header
 
 
+ROUNDING = 5e-4  # what float32 loses in networks of random weights, against float64 about 1e-4
+
+
 def lively(name: str, **options: object) -> DeepLabV3Plus:
     """Returns a network with the statistics of its own signals, so that every layer matters."""
     torch.manual_seed(0)
@@ -64,7 +67,7 @@ def test_exported_model_equals_torch_at_any_size(
         expected = torch_logits(model, picture(*size))
         found = engine.coarse_logits(picture(*size))
         assert found.shape == expected.shape
-        assert np.abs(found - expected).max() < 1e-4 * expected.std()
+        assert np.abs(found - expected).max() < ROUNDING * expected.std()
 
 
 def test_file_says_what_it_is(tmp_path: Path) -> None:
@@ -104,7 +107,7 @@ def test_fixed_size_is_kept(tmp_path: Path) -> None:
     export(model, tmp_path / "model.onnx", size=(33, 49))
     engine = ExportedEngine(tmp_path / "model.onnx", keep_compiled=False)
     expected = torch_logits(model, picture(33, 49))
-    assert np.abs(engine.coarse_logits(picture(33, 49)) - expected).max() < 1e-4 * expected.std()
+    assert np.abs(engine.coarse_logits(picture(33, 49)) - expected).max() < ROUNDING * expected.std()
     with pytest.raises(AtrousError, match="33 x 49") as caught:
         engine.coarse_logits(picture(33, 50))
     assert caught.value.code == "E-MODEL-SIZE"
@@ -168,4 +171,4 @@ def test_imported_graph_with_its_padding_equals_torch(
     for size in ((128, 96), (97, 130)):
         expected = torch_logits(model, picture(*size))
         found = engine.coarse_logits(picture(*size))
-        assert np.abs(found - expected).max() < 1e-4 * expected.std()
+        assert np.abs(found - expected).max() < ROUNDING * expected.std()
