@@ -16,7 +16,6 @@ from atrous.export import export, torch_logits
 from atrous.model import DeepLabV3Plus
 from atrous.onnx_file import read_header
 
-
 ROUNDING = 5e-4  # what float32 loses in networks of random weights, against float64 about 1e-4
 
 
@@ -107,7 +106,9 @@ def test_fixed_size_is_kept(tmp_path: Path) -> None:
     export(model, tmp_path / "model.onnx", size=(33, 49))
     engine = ExportedEngine(tmp_path / "model.onnx", keep_compiled=False)
     expected = torch_logits(model, picture(33, 49))
-    assert np.abs(engine.coarse_logits(picture(33, 49)) - expected).max() < ROUNDING * expected.std()
+    assert (
+        np.abs(engine.coarse_logits(picture(33, 49)) - expected).max() < ROUNDING * expected.std()
+    )
     with pytest.raises(AtrousError, match="33 x 49") as caught:
         engine.coarse_logits(picture(33, 50))
     assert caught.value.code == "E-MODEL-SIZE"
