@@ -8,11 +8,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from atrous.build import create_model, from_tensorflow, from_tflite
+    from atrous.build import create_model
     from atrous.cost import multiply_adds, parameters
     from atrous.errors import AtrousError
+    from atrous.loading import from_tensorflow, from_tflite, load, load_weights
     from atrous.model import DeepLabV3Plus
     from atrous.predict import Predictor, Segmentation
+    from atrous.surgery import change_classes
+    from atrous.weights.hub import push_to_hub
+    from atrous.weights.store import save
 
 __version__ = "0.1.0"
 
@@ -22,11 +26,16 @@ _PUBLIC = {
     "DeepLabV3Plus": "atrous.model",
     "Predictor": "atrous.predict",
     "Segmentation": "atrous.predict",
+    "change_classes": "atrous.surgery",
     "create_model": "atrous.build",
-    "from_tensorflow": "atrous.build",
-    "from_tflite": "atrous.build",
+    "from_tensorflow": "atrous.loading",
+    "from_tflite": "atrous.loading",
+    "load": "atrous.loading",
+    "load_weights": "atrous.loading",
     "multiply_adds": "atrous.cost",
     "parameters": "atrous.cost",
+    "push_to_hub": "atrous.weights.hub",
+    "save": "atrous.weights.store",
 }
 
 __all__ = [
@@ -34,11 +43,16 @@ __all__ = [
     "DeepLabV3Plus",
     "Predictor",
     "Segmentation",
+    "change_classes",
     "create_model",
     "from_tensorflow",
     "from_tflite",
+    "load",
+    "load_weights",
     "multiply_adds",
     "parameters",
+    "push_to_hub",
+    "save",
 ]
 
 

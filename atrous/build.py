@@ -1,26 +1,31 @@
-"""The composition root: from a few words, or from someone's weights, to a DeepLabv3+."""
+"""The composition root: from a few words to a DeepLabv3+."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 import torch
+from torch import nn
 
-from atrous.classes import ADE20K_31, CITYSCAPES, VOC, ClassTable
 from atrous.decoder import BilinearDecoder, Decoder, Refinement
+from atrous.encoder import mobilenet_v3
 from atrous.encoder.aspp import ASPP
 from atrous.encoder.backbone import Backbone, check_output_stride
-from atrous.encoder.encoder import Encoder
+from atrous.encoder.dense_prediction_cell import DensePredictionCell
+from atrous.encoder.encoder import Encoder, PyramidHead
+from atrous.encoder.lr_aspp import LRASPP
 from atrous.encoder.mobilenet_v2 import MobileNetV2
+from atrous.encoder.mobilenet_v3 import MobileNetV3
 from atrous.encoder.resnet import UNITS, ResNet, Stem
 from atrous.encoder.timm import TimmBackbone
 from atrous.encoder.xception import VARIANTS, Xception
 from atrous.errors import AtrousError, unknown_name
 from atrous.layers import Normalize
-from atrous.model import Architecture, DeepLabV3Plus, Provenance, as_tuple
-from atrous.weights import tensorflow, tflite
+from atrous.model import Architecture, DeepLabV3Plus, Head, as_tuple
+from atrous.weights import imagenet
 
-BACKBONES = (*VARIANTS, *UNITS, "mobilenet_v2")
+BACKBONES = (*VARIANTS, *UNITS, "mobilenet_v2", *mobilenet_v3.VARIANTS)
 
 _MINUS_ONE_TO_ONE = ((127.5,), (127.5,))  # the authors' x / 127.5 - 1
 _MEAN_SUBTRACTED = ((123.15, 115.90, 103.06), (1.0,))  # their ResNets with the 7x7 stem
@@ -31,6 +36,7 @@ def create_model(
     *,
     num_classes: int,
     output_stride: int = 16,
+    head: Head = "aspp",
     separable: bool = True,
     decoder_separable: bool | None = None,
     image_pooling: bool = True,
@@ -38,20 +44,24 @@ def create_model(
     multi_grid: Sequence[int] | None = None,
     decoder: bool = True,
     decoder_strides: Sequence[int] = (4,),
-    reduced_channels: int = 48,
+    reduced_channels: int | None = 48,
     refine: Sequence[Refinement] = ((3, 256), (3, 256)),
     depth_multiplier: float = 1.0,
     in_channels: int = 3,
     stem: Stem = "beta",
     relu_after_depthwise: bool = False,
+    pretrained: str | Path | None = None,
 ) -> DeepLabV3Plus:
-    """Builds a DeepLabv3+ with random weights; the defaults are the paper's.
+    """Builds a DeepLabv3+; the defaults are the paper's, the weights random.
 
     Args:
         backbone: ``xception41``, ``xception65``, ``xception71``, ``resnet50``, ``resnet101``,
-            ``mobilenet_v2``, or ``timm/<name>`` for a timm backbone that supports dilation.
+            ``mobilenet_v2``, ``mobilenet_v3_large``, ``mobilenet_v3_small``, or ``timm/<name>`` for
+            a timm backbone that supports dilation.
         num_classes: Number of classes K.
         output_stride: 4, 8, 16 or 32; `DeepLabV3Plus.set_output_stride` changes it later.
+        head: ``aspp``, or what two of the authors' later networks have in its place:
+            ``dense_prediction_cell`` (Xception-71 on Cityscapes) and ``lr_aspp`` (MobileNetV3).
         separable: Depthwise separable 3x3 convolutions in ASPP and decoder (Table 5, "SC").
         decoder_separable: The same for the decoder alone; None: as `separable`.
         image_pooling: The image-level branch of ASPP.
@@ -61,13 +71,16 @@ def create_model(
             (1, 1, 1) otherwise.
         decoder: The paper's decoder, or bilinear upsampling (DeepLabv3) if False.
         decoder_strides: Where to decode, descending: (4,) is Conv2, (8, 4) Conv3 and Conv2.
-        reduced_channels: Channels of the reduced low-level features (Table 1).
+        reduced_channels: Channels of the reduced low-level features (Table 1); None: not reduced.
         refine: (kernel size, filters) of the convolutions after the concatenation (Table 2).
         depth_multiplier: Scales the channels of MobileNetV2.
         in_channels: Channels of the picture.
         stem: Of ResNet: ``beta`` is three 3x3 convolutions, ``plain`` one 7x7.
         relu_after_depthwise: In Xception, a ReLU after every depthwise convolution as in the
             paper's text, which the authors' released code does not have.
+        pretrained: ``imagenet`` for weights of the backbone (fetched once, and checked), or a
+            file of them: the authors' checkpoints, timm's, torchvision's, or .tflite. They bring
+            their own normalisation and epsilon.
 
     Returns:
         A model that takes RGB values 0..255 and normalises them itself.
@@ -75,45 +88,54 @@ def create_model(
     Raises:
         AtrousError: An unknown backbone, or an option it does not have.
     """
-    return build(
-        Architecture(
-            backbone=backbone,
-            num_classes=num_classes,
-            output_stride=output_stride,
-            separable=separable,
-            decoder_separable=decoder_separable,
-            image_pooling=image_pooling,
-            atrous_rates=as_tuple(atrous_rates),
-            multi_grid=as_tuple(multi_grid),
-            decoder=decoder,
-            decoder_strides=tuple(decoder_strides),
-            reduced_channels=reduced_channels,
-            refine=tuple((kernel, filters) for kernel, filters in refine),
-            depth_multiplier=depth_multiplier,
-            in_channels=in_channels,
-            stem=stem,
-            relu_after_depthwise=relu_after_depthwise,
-        )
+    architecture = Architecture(
+        backbone=backbone,
+        num_classes=num_classes,
+        output_stride=output_stride,
+        head=head,
+        separable=separable,
+        decoder_separable=decoder_separable,
+        image_pooling=image_pooling,
+        atrous_rates=as_tuple(atrous_rates),
+        multi_grid=as_tuple(multi_grid),
+        decoder=decoder,
+        decoder_strides=tuple(decoder_strides),
+        reduced_channels=reduced_channels,
+        refine=tuple((kernel, filters) for kernel, filters in refine),
+        depth_multiplier=depth_multiplier,
+        in_channels=in_channels,
+        stem=stem,
+        relu_after_depthwise=relu_after_depthwise,
     )
+    if pretrained is None:
+        return build(architecture)
+    _check(architecture)
+    weights = imagenet.find(pretrained, backbone)
+    model = build(replace(architecture, **weights.architecture), timm_weights=weights.timm_file)
+    weights.assign(model)
+    return model
 
 
-def build(architecture: Architecture) -> DeepLabV3Plus:
-    """Builds the network an `Architecture` describes, with random weights."""
+def build(architecture: Architecture, *, timm_weights: Path | None = None) -> DeepLabV3Plus:
+    """Builds the network an `Architecture` describes, with random weights.
+
+    Args:
+        architecture: The network.
+        timm_weights: A file that timm loads into its backbone.
+    """
     _check(architecture)
     a = architecture
-    backbone = _build_backbone(a)
+    backbone = _build_backbone(a, timm_weights)
+    if a.epsilon is not None:
+        for module in backbone.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eps = a.epsilon
     _check_decoder_strides(a, backbone)
-    aspp = ASPP(
-        backbone.channels,
-        output_stride=a.output_stride,
-        atrous_rates=a.atrous_rates,
-        separable=a.separable,
-        image_pooling=a.image_pooling,
-    )
+    aspp = _build_head(a, backbone.channels)
     decoder: Decoder | BilinearDecoder
     if a.decoder:
         decoder = Decoder(
-            ASPP.channels,
+            aspp.channels,
             backbone.low_level_channels,
             a.num_classes,
             output_stride=a.output_stride,
@@ -123,11 +145,29 @@ def build(architecture: Architecture) -> DeepLabV3Plus:
             separable=a.separable if a.decoder_separable is None else a.decoder_separable,
         )
     else:
-        decoder = BilinearDecoder(ASPP.channels, a.num_classes, output_stride=a.output_stride)
+        decoder = BilinearDecoder(aspp.channels, a.num_classes, output_stride=a.output_stride)
     return DeepLabV3Plus(_build_normalize(a, backbone), Encoder(backbone, aspp), decoder, a)
 
 
-def _build_backbone(a: Architecture) -> Backbone:
+def build_blank(architecture: Architecture) -> DeepLabV3Plus:
+    """Builds the network with memory for weights but no values, to be filled at once.
+
+    Drawing forty million random numbers that are about to be overwritten takes longer than reading
+    the weights.
+    """
+    if architecture.backbone.startswith("timm/"):
+        return build(architecture)  # timm's networks do not all build without values
+    with torch.device("meta"):
+        model = build(architecture)
+    model.to_empty(device="cpu")
+    model.normalize = _build_normalize(architecture, model.encoder.backbone)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.num_batches_tracked is not None:
+            module.num_batches_tracked.zero_()
+    return model
+
+
+def _build_backbone(a: Architecture, timm_weights: Path | None) -> Backbone:
     if a.backbone in VARIANTS:
         return Xception(
             a.backbone,
@@ -151,10 +191,27 @@ def _build_backbone(a: Architecture) -> Backbone:
             in_channels=a.in_channels,
             one_sided_padding=a.one_sided_padding,
         )
+    if a.backbone in mobilenet_v3.VARIANTS:
+        return MobileNetV3(a.backbone, output_stride=a.output_stride, in_channels=a.in_channels)
     return TimmBackbone(
         a.backbone.removeprefix("timm/"),
         output_stride=a.output_stride,
         in_channels=a.in_channels,
+        weights=timm_weights,
+    )
+
+
+def _build_head(a: Architecture, channels: int) -> PyramidHead:
+    if a.head == "dense_prediction_cell":
+        return DensePredictionCell(channels, output_stride=a.output_stride)
+    if a.head == "lr_aspp":
+        return LRASPP(channels, output_stride=a.output_stride)
+    return ASPP(
+        channels,
+        output_stride=a.output_stride,
+        atrous_rates=a.atrous_rates,
+        separable=a.separable,
+        image_pooling=a.image_pooling,
     )
 
 
@@ -191,11 +248,16 @@ def _check(a: Architecture) -> None:
         "multi_grid takes three rates": a.multi_grid is not None and len(a.multi_grid) != 3,
         "multi_grid is an option of ResNets and Xception": a.multi_grid not in (None, (1, 1, 1))
         and a.backbone not in (*UNITS, *VARIANTS),
+        "head must be 'aspp', 'dense_prediction_cell' or 'lr_aspp'": a.head not in get_args(Head),
+        "atrous_rates are an option of the head 'aspp'": a.atrous_rates is not None
+        and a.head != "aspp",
+        "image_pooling is an option of the head 'aspp'": not a.image_pooling and a.head != "aspp",
         "atrous_rates and multi_grid must be positive": min(
             (*(a.atrous_rates or ()), *(a.multi_grid or ()), 1)
         )
         < 1,
-        "reduced_channels must be at least 1": a.reduced_channels < 1,
+        "reduced_channels must be at least 1": a.reduced_channels is not None
+        and a.reduced_channels < 1,
         "refine takes (kernel size, filters) with an odd kernel": any(
             kernel % 2 == 0 or kernel < 1 or filters < 1 for kernel, filters in a.refine
         ),
@@ -216,84 +278,3 @@ def _check_decoder_strides(a: Architecture, backbone: Backbone) -> None:
             f"decoder_strides {a.decoder_strides} must descend within {known}",
             where=a.backbone,
         )
-
-
-# The label sets of Google's released models, by number of classes.
-_TABLES: dict[int, ClassTable] = {21: VOC, 19: CITYSCAPES}
-
-
-def from_tensorflow(
-    source: Mapping[str, Any],
-    *,
-    output_stride: int = 16,
-    atrous_rates: Sequence[int] | None = None,
-    multi_grid: Sequence[int] | None = None,
-) -> DeepLabV3Plus:
-    """Builds the network that variables of the authors' TensorFlow code describe.
-
-    Backbone, stem, depth multiplier, classes and the whole head are inferred from names and
-    shapes. Output stride, ASPP rates and multi-grid are not in the weights.
-
-    Args:
-        source: Variables by name, in TensorFlow's layout.
-        output_stride: 4, 8, 16 or 32.
-        atrous_rates: As in `create_model`, for the ASPP branches the variables have.
-        multi_grid: As in `create_model`; None: (1, 1, 1), the default of the authors' code.
-
-    Returns:
-        The model in evaluation mode; 21 and 19 classes carry the names of VOC and Cityscapes,
-        the label sets of the released models.
-
-    Raises:
-        AtrousError: Variables missing, misshapen, not finite, or of another network. Optimizer
-            slots and the like are left out, and named in the log and in `model.provenance`.
-    """
-    variables, notes = tensorflow.sort_out(source)
-    architecture = tensorflow.infer(
-        variables,
-        output_stride=output_stride,
-        atrous_rates=as_tuple(atrous_rates),
-        multi_grid=as_tuple(multi_grid),
-    )
-    model = build(architecture)
-    tensorflow.assign(model, variables)
-    model.provenance = Provenance("TensorFlow variables", notes=notes)
-    if architecture.num_classes in _TABLES:
-        model.name_classes(_TABLES[architecture.num_classes])
-    return model.eval()
-
-
-def from_tflite(path: str | Path) -> DeepLabV3Plus:
-    """Builds the float network behind a quantised .tflite file of the authors' MobileNetV2.
-
-    Weights are dequantised; batch norm, folded into them in the file, becomes the identity with
-    the folded bias as its offset. Normalisation, output stride and padding are read from the
-    graph: the padding it has at its own input size is kept at every size, and its resizing
-    convention equals ours at that size.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The model in evaluation mode.
-
-    Raises:
-        AtrousError: Not a TFLite file, or the graph of another network.
-    """
-    graph = tflite.read(Path(path))
-    variables, notes = tensorflow.sort_out(graph.variables)
-    architecture = tensorflow.infer(
-        variables,
-        output_stride=graph.output_stride,
-        mean=(graph.mean,),
-        std=(graph.std,),
-        one_sided_padding=graph.one_sided_padding,
-    )
-    model = build(architecture)
-    with torch.no_grad():
-        tensorflow.assign(model, variables)
-    model.provenance = Provenance(Path(path).name, sha256=graph.sha256, notes=notes)
-    tables = {**_TABLES, len(ADE20K_31.classes): ADE20K_31}
-    if architecture.num_classes in tables:
-        model.name_classes(tables[architecture.num_classes])
-    return model.eval()

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from atrous import __version__
+from atrous import __version__, cli_weights
 from atrous.errors import AtrousError, ExitCode, missing_extra, printable
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -126,7 +126,7 @@ class _Rows:
 )  # fmt: skip
 @click.option("--classes", type=click.IntRange(1), default=21, show_default=True)
 def models(as_json: bool, size: tuple[int, int], classes: int) -> None:
-    r"""Lists the networks and what they cost.
+    r"""Lists the networks and what they cost, and the weights that others publish.
 
     Multiply-adds are of one picture: as they are, and as the paper counts them (with the zeros
     that TensorFlow pads atrous convolutions with). Activations are what a training step keeps
@@ -139,7 +139,7 @@ def models(as_json: bool, size: tuple[int, int], classes: int) -> None:
     """
     rows = _cost_rows(size, classes)
     if as_json:
-        click.echo(json.dumps(rows, indent=1))
+        click.echo(json.dumps({"networks": rows, "published": cli_weights.published()}, indent=1))
         return
     click.echo(
         f"Costs for a picture of {size[0]} x {size[1]} (height x width), {classes} classes\n"
@@ -152,7 +152,11 @@ def models(as_json: bool, size: tuple[int, int], classes: int) -> None:
             f"{row['multiply_adds'] / 1e9:>12.2f} G {row['paper_multiply_adds'] / 1e9:>12.2f} G "
             f"{row['activation_bytes'] / 1e6:>9.0f} MB"
         )
-    click.echo("\nAlso: timm/NAME for any timm backbone that can be dilated.")
+    click.echo("\nAlso: timm/NAME for any timm backbone that can be dilated.\n")
+    cli_weights.show_published()
+
+
+atrous.add_command(cli_weights.convert)
 
 
 def _cost_rows(size: tuple[int, int], num_classes: int) -> list[dict[str, Any]]:
@@ -189,35 +193,78 @@ def _cost_rows(size: tuple[int, int], num_classes: int) -> list[dict[str, Any]]:
     "--size", type=(click.IntRange(1), click.IntRange(1)), metavar="H W",
     help="Fix height and width [default: any].",
 )  # fmt: skip
+@click.option("--int8", is_flag=True, help="Quantise weights and activations to 8 bits.")
+@click.option(
+    "--calibration", multiple=True, type=ANY_PATH, metavar="PATH",
+    help="Pictures, or folders of them, to quantise and to measure with; may be repeated.",
+)  # fmt: skip
+@click.option(
+    "--budget", type=click.FloatRange(0, 100), default=0.5, show_default=True, metavar="POINTS",
+    help="Largest loss of mean IoU by quantising, in points; 100 allows any.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print what the file says about itself.")
-def export(model: Path, out: Path, size: tuple[int, int] | None, as_json: bool) -> None:
+def export(
+    model: Path,
+    out: Path,
+    size: tuple[int, int] | None,
+    int8: bool,
+    calibration: tuple[Path, ...],
+    budget: float,
+    as_json: bool,
+) -> None:
     r"""Writes a model to one file that runs without torch.
 
     The file takes RGB bytes and holds the classes, their colours and where the weights come
     from. It is run and compared with the model before it appears under its name.
 
+    With --int8, every other calibration picture sets the ranges, the rest measures how the labels
+    change against those of the float model; layers that cost too much stay in float. A model
+    that loses more than --budget is not written.
+
     \b
     Examples:
       atrous export model.tflite --out model.onnx
       atrous export model.tflite --out model.onnx --size 513 513
+      atrous export model.tflite --out small.onnx --int8 --calibration pictures/
     """
     from atrous.sources import load_model
 
     if out.suffix != ".onnx":
         raise AtrousError("E-OUT", "the name must end in .onnx", where=out)
+    if int8 != bool(calibration):
+        raise AtrousError("E-OPTIONS", "--int8 and --calibration go together")
     loaded = load_model(model)
     try:
-        from atrous.export import export as write
+        if int8:
+            report = _quantize(loaded, out, calibration, budget, size)
+            click.echo(report.table(), err=as_json)
+            header = report.header
+        else:
+            from atrous.export import export as write
+
+            header = write(loaded, out, size=size)
     except ModuleNotFoundError as error:
         raise missing_extra("export", error) from error
-    header = write(loaded, out, size=size)
     if as_json:
         click.echo(json.dumps(vars(header)))
     else:
         click.echo(
             f"{printable(out)}: {header.backbone}, {len(header.classes)} classes, "
-            f"{out.stat().st_size / 1e6:.1f} MB, equal to the model"
+            f"{header.precision}, {out.stat().st_size / 1e6:.1f} MB"
         )
+
+
+def _quantize(
+    model: Any, out: Path, paths: Sequence[Path], budget: float, size: tuple[int, int] | None
+) -> Any:
+    import numpy as np
+
+    from atrous.batch import find_pictures
+    from atrous.images import read_image
+    from atrous.quantize import quantize
+
+    pictures = [np.asarray(read_image(path)) for path in find_pictures(paths)]
+    return quantize(model, out, pictures, budget=None if budget == 100 else budget / 100, size=size)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -68,9 +68,9 @@ def measure(model: DeepLabV3Plus, size: Size) -> Cost:
             return
         _, _, height, width = output.shape
         per_output = module.weight.numel()  # out * in / groups * kh * kw
-        rate = module.dilation[0]
         true += per_output * height * width
-        paper += per_output * _padded(height, rate) * _padded(width, rate)
+        rows, columns = module.dilation
+        paper += per_output * _padded(height, rows) * _padded(width, columns)
 
     ghost = copy.deepcopy(model).to("meta").eval()
     for module in ghost.modules():

@@ -33,13 +33,15 @@ class DecoderStage(nn.Module):
         in_channels: int,
         low_level_channels: int,
         *,
-        reduced_channels: int,
+        reduced_channels: int | None,
         refine: Sequence[Refinement],
         separable: bool,
     ) -> None:
         super().__init__()
-        self.reduce = ConvBN(low_level_channels, reduced_channels, 1, HEAD)
-        channels = in_channels + reduced_channels
+        self.reduce: nn.Module = nn.Identity()
+        if reduced_channels is not None:
+            self.reduce = ConvBN(low_level_channels, reduced_channels, 1, HEAD)
+        channels = in_channels + (reduced_channels or low_level_channels)
         refinements: list[nn.Module] = []
         for kernel_size, filters in refine:
             if separable and kernel_size == 3:
@@ -72,7 +74,8 @@ class Decoder(nn.Module):
         num_classes: Number of classes K.
         output_stride: Stride of the encoder's output.
         strides: Strides to decode at, descending: (4,) for Conv2, (8, 4) for Conv3 and Conv2.
-        reduced_channels: Channels of the low-level features after the 1x1 reduction.
+        reduced_channels: Channels of the low-level features after the 1x1 reduction; None: they
+            are concatenated as they are.
         refine: Kernel size and filters of each convolution after the concatenation.
         separable: Depthwise separable 3x3 convolutions rather than dense ones.
     """
@@ -85,7 +88,7 @@ class Decoder(nn.Module):
         *,
         output_stride: int = 16,
         strides: Sequence[int] = (4,),
-        reduced_channels: int = 48,
+        reduced_channels: int | None = 48,
         refine: Sequence[Refinement] = ((3, 256), (3, 256)),
         separable: bool = True,
     ) -> None:

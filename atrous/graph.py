@@ -24,6 +24,7 @@ from torch import fx, nn
 
 from atrous.decoder import Decoder, DecoderStage
 from atrous.encoder.aspp import ASPP
+from atrous.encoder.dense_prediction_cell import BRANCHES, DensePredictionCell
 from atrous.errors import AtrousError
 from atrous.layers import AtrousSeparableConv, ConvBN
 from atrous.model import DeepLabV3Plus
@@ -67,7 +68,7 @@ def write_graph(model: DeepLabV3Plus) -> Graph:
     writer.fields["image"] = 1, 0
     high_level, low_level = _backbone(writer, model, _normalized(writer, model))
     high_level = writer.add("Identity", [high_level], HIGH_LEVEL)
-    encoded = _aspp(writer, model.encoder.aspp, high_level)
+    encoded = _head(writer, model, high_level)
     logits = _decoder(writer, model, encoded, low_level)
     writer.add("Transpose", [logits], "logits", perm=[0, 2, 3, 1])
     num_classes = model.architecture.num_classes
@@ -256,6 +257,25 @@ def _pool_arguments(node: fx.Node) -> dict[str, Any]:
     return {name: given[name] for name in names if name in given}
 
 
+def _head(writer: GraphWriter, model: DeepLabV3Plus, high_level: str) -> str:
+    head = model.encoder.aspp
+    if isinstance(head, ASPP):
+        return _aspp(writer, head, high_level)
+    if isinstance(head, DensePredictionCell):
+        return _dense_prediction_cell(writer, head, high_level)
+    # The pooling kernel of LR-ASPP follows the size of the picture, which ONNX cannot say.
+    raise unsupported(f"head {model.architecture.head}", "encoder.aspp")
+
+
+def _dense_prediction_cell(writer: GraphWriter, cell: DensePredictionCell, high_level: str) -> str:
+    views: list[str] = []
+    for index, (branch, (_, source)) in enumerate(zip(cell.branches, BRANCHES, strict=True)):
+        x = high_level if source < 0 else views[source]
+        views.append(_conv(writer, branch, x, f"encoder.aspp.branches.{index}"))
+    x = writer.add("Concat", views, "encoder.aspp.views", axis=1)
+    return writer.conv_bn(x, cell.merge, "encoder.aspp.merge")
+
+
 def _aspp(writer: GraphWriter, aspp: ASPP, high_level: str) -> str:
     """Adds ASPP with image pooling as a bias of the projection."""
     name = "encoder.aspp"
@@ -300,7 +320,9 @@ def _decoder(
             assert isinstance(stage, DecoderStage)
             name = f"decoder.stages.{index}"
             low_stride = min(stride, decoder.output_stride)
-            reduced = writer.conv_bn(low_level[stride], stage.reduce, f"{name}.reduce")
+            reduced = low_level[stride]
+            if isinstance(stage.reduce, ConvBN):
+                reduced = writer.conv_bn(reduced, stage.reduce, f"{name}.reduce")
             reduced = writer.every(reduced, stride // low_stride, f"{name}.low_level")
             if decoded_stride > stride:
                 decoded = writer.resize(
@@ -308,7 +330,10 @@ def _decoder(
                 )
             else:
                 decoded = writer.every(decoded, stride // decoded_stride, f"{name}.subsampled")
-            decoded = writer.layer(name, _refine(writer, stage, decoded, reduced, name))
+            channels = _reduced_channels(stage, model.encoder.backbone.low_level_channels[stride])
+            parts = {"decoded": (decoded, slice(None, -channels))}
+            parts["reduced"] = reduced, slice(-channels, None)
+            decoded = writer.layer(name, _refine(writer, stage, parts, name))
             decoded_stride = stride
     classifier = decoder.classifier
     assert classifier.bias is not None
@@ -317,12 +342,20 @@ def _decoder(
     return writer.layer("decoder.classifier", logits)
 
 
-def _refine(writer: GraphWriter, stage: DecoderStage, decoded: str, reduced: str, name: str) -> str:
+def _reduced_channels(stage: DecoderStage, low_level_channels: int) -> int:
+    """Returns how many of the channels to refine come from the low-level features."""
+    return (
+        stage.reduce.conv.out_channels if isinstance(stage.reduce, ConvBN) else low_level_channels
+    )
+
+
+def _refine(
+    writer: GraphWriter, stage: DecoderStage, parts: dict[str, tuple[str, slice]], name: str
+) -> str:
     """Adds the refinements; the first treats its two inputs apart and adds the results."""
     if not len(stage.refine):
-        return writer.add("Concat", [decoded, reduced], f"{name}.both", axis=1)
-    first, share = stage.refine[0], -stage.reduce.conv.out_channels
-    parts = {"decoded": (decoded, slice(None, share)), "reduced": (reduced, slice(share, None))}
+        return writer.add("Concat", [value for value, _ in parts.values()], f"{name}.both", axis=1)
+    first = stage.refine[0]
     name_first = f"{name}.refine.0"
     if isinstance(first, AtrousSeparableConv):
         weight, bias = folded(first.depthwise)

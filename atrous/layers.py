@@ -21,6 +21,7 @@ from torch import Tensor, nn
 logger = logging.getLogger(__name__)
 
 Size = tuple[int, int]  # (height, width)
+Rate = int | tuple[int, int]  # of both axes, or of (height, width)
 Anchor = Literal["centre", "start"]
 
 
@@ -36,7 +37,7 @@ class AtrousConv2d(nn.Conv2d):
         out_channels: Channels of the output.
         kernel_size: Odd side of the kernel.
         stride: Stride.
-        atrous_rate: Spacing of the kernel's taps.
+        atrous_rate: Spacing of the kernel's taps; one number, or (height, width).
         groups: As in `torch.nn.Conv2d`.
         bias: Whether to add a bias.
         anchor: Where the kernel sits on pixel i * stride: at its ``centre`` (symmetric padding, as
@@ -51,7 +52,7 @@ class AtrousConv2d(nn.Conv2d):
         kernel_size: int,
         *,
         stride: int = 1,
-        atrous_rate: int = 1,
+        atrous_rate: Rate = 1,
         groups: int = 1,
         bias: bool = False,
         anchor: Anchor = "centre",
@@ -63,19 +64,24 @@ class AtrousConv2d(nn.Conv2d):
         self.anchor = anchor
         self.set_stride_and_rate(stride, atrous_rate)
 
-    def set_stride_and_rate(self, stride: int, atrous_rate: int) -> None:
+    def set_stride_and_rate(self, stride: int, atrous_rate: Rate) -> None:
         """Changes the geometry; the weights stay."""
-        reach = atrous_rate * (self.kernel_size[0] - 1)  # from the first tap to the last
-        padding = reach // 2 if self.anchor == "centre" else 0
+        rates = (atrous_rate, atrous_rate) if isinstance(atrous_rate, int) else atrous_rate
         self.stride = (stride, stride)
-        self.dilation = (atrous_rate, atrous_rate)
-        self.padding = (padding, padding)
+        self.dilation = rates
+        height, width = self._reach()
+        self.padding = (height // 2, width // 2) if self.anchor == "centre" else (0, 0)
+
+    def _reach(self) -> Size:
+        """Returns the distance from the first tap to the last."""
+        taps = self.kernel_size[0] - 1
+        return self.dilation[0] * taps, self.dilation[1] * taps
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps (N, C, H, W) to (N, C', ceil(H / stride), ceil(W / stride))."""
         if self.anchor == "start":
-            reach = self.dilation[0] * (self.kernel_size[0] - 1)
-            input = F.pad(input, (0, reach, 0, reach))
+            height, width = self._reach()
+            input = F.pad(input, (0, width, 0, height))
         return super().forward(input)
 
 
@@ -108,13 +114,14 @@ class Convention:
     initialize: Callable[[Tensor], Tensor]
     initialize_depthwise: Callable[[Tensor], Tensor]
     initialize_pointwise: Callable[[Tensor], Tensor]
-    activation: type[nn.ReLU | nn.ReLU6] = nn.ReLU
+    activation: type[nn.ReLU | nn.ReLU6 | nn.Hardswish] = nn.ReLU
 
 
 _NORMAL_09 = _truncated_normal(0.09)
 XCEPTION = Convention(1e-3, 3e-4, _NORMAL_09, _NORMAL_09, _NORMAL_09)
 RESNET = Convention(1e-5, 0.05, _variance_scaling, _variance_scaling, _variance_scaling)
 MOBILENET_V2 = Convention(1e-3, 3e-3, _NORMAL_09, _NORMAL_09, _NORMAL_09, nn.ReLU6)
+MOBILENET_V3 = Convention(1e-3, 3e-3, _NORMAL_09, _NORMAL_09, _NORMAL_09)
 HEAD = Convention(  # ASPP and decoder of every network
     1e-5,
     3e-4,
@@ -149,7 +156,7 @@ class ConvBN(nn.Module):
         convention: Convention,
         *,
         stride: int = 1,
-        atrous_rate: int = 1,
+        atrous_rate: Rate = 1,
         depthwise: bool = False,
         pointwise: bool = False,
         activate: bool = True,
@@ -205,7 +212,7 @@ class AtrousSeparableConv(nn.Module):
         convention: Convention,
         *,
         stride: int = 1,
-        atrous_rate: int = 1,
+        atrous_rate: Rate = 1,
         relu_before: bool = False,
         relu_between: bool = True,
         relu_after: bool = True,
@@ -226,7 +233,7 @@ class AtrousSeparableConv(nn.Module):
             in_channels, out_channels, 1, convention, pointwise=True, activate=relu_after
         )
 
-    def set_stride_and_rate(self, stride: int, atrous_rate: int) -> None:
+    def set_stride_and_rate(self, stride: int, atrous_rate: Rate) -> None:
         """Changes the geometry of the depthwise convolution; the weights stay."""
         self.depthwise.conv.set_stride_and_rate(stride, atrous_rate)
 

@@ -59,11 +59,11 @@ class GraphWriter:
 
     def conv(self, x: str, weight: Array, bias: Array | None, conv: nn.Conv2d, name: str) -> str:
         """Adds a convolution with the geometry of a torch one."""
-        reach = conv.dilation[0] * (conv.kernel_size[0] - 1)
+        reach = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
         before = (int(conv.padding[0]), int(conv.padding[1]))
         after = before
         if isinstance(conv, AtrousConv2d) and conv.anchor == "start":
-            after = (reach, reach)
+            after = (reach[0], reach[1])
         inputs = [x, self.constant(f"{name}.weight", weight)]
         if bias is not None:
             inputs.append(self.constant(f"{name}.bias", bias))
@@ -77,7 +77,8 @@ class GraphWriter:
             group=1 if conv.groups == 1 else weight.shape[0] * conv.groups // conv.out_channels,
             pads=[*before, *after],
         )
-        self.window(value, before[0], reach - before[0], int(conv.stride[0]))
+        last = max(r - b for r, b in zip(reach, before, strict=True))
+        self.window(value, max(before), last, int(conv.stride[0]))
         return value
 
     def conv_bn(self, x: str, module: ConvBN, name: str) -> str:

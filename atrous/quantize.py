@@ -219,8 +219,10 @@ def rank_layers(model: DeepLabV3Plus, pictures: Sequence[NDArray[np.uint8]]) -> 
         def hook(module: nn.Conv2d, inputs: tuple[Tensor], output: Tensor) -> None:
             weight, x = _rounded_weight(module.weight), _rounded(inputs[0])
             if getattr(module, "anchor", "centre") == "start":
-                reach = module.dilation[0] * (module.kernel_size[0] - 1)
-                x = F.pad(x, (0, reach, 0, reach))
+                height, width = (
+                    d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)
+                )
+                x = F.pad(x, (0, width, 0, height))
             rounded = module._conv_forward(x, weight, module.bias)
             error = (rounded - output).norm() / output.norm().clamp(min=1e-12)
             errors[name] = errors.get(name, 0.0) + float(error)

@@ -16,7 +16,7 @@ def open_engine(
     """Returns an engine for anything that is a model.
 
     Args:
-        model: An exported ``.onnx`` file, a ``.tflite`` file, or a DeepLabV3Plus.
+        model: An exported ``.onnx`` file, a path or name as in `atrous.load`, or a DeepLabV3Plus.
         threads: Threads to use; None: one for each processor this process may run on.
 
     Raises:
@@ -27,36 +27,22 @@ def open_engine(
     if not isinstance(model, (str, Path)):
         return _torch_engine(model, threads)
     path = Path(model)
-    if not path.exists():
-        raise AtrousError(
-            "E-MODEL-MISSING",
-            "no such model file",
-            where=path,
-            fix=_nearby(path) or "check the path",
-        )
-    if path.suffix == ".onnx":
+    if path.suffix == ".onnx" and path.is_file():
         return ExportedEngine(path, threads=threads)
-    return _torch_engine(load_model(path), threads)
+    return _torch_engine(load_model(model), threads)
 
 
-def load_model(path: Path) -> "DeepLabV3Plus":
-    """Returns the torch model in a file.
+def load_model(source: str | Path) -> "DeepLabV3Plus":
+    """Returns the torch model behind a path or a name (`atrous.load`).
 
     Raises:
-        AtrousError: Of no known kind, or torch is missing.
+        AtrousError: Nothing there, of no known kind, or torch is missing.
     """
-    if path.suffix != ".tflite":
-        raise AtrousError(
-            "E-MODEL-KIND",
-            f"not a model: {path.suffix or 'no'} suffix",
-            where=path,
-            fix="use .tflite",
-        )
     try:
-        from atrous.build import from_tflite
+        from atrous.loading import load
     except ModuleNotFoundError as error:
-        raise missing_extra(f"reading {path.suffix} files", error) from error
-    return from_tflite(path)
+        raise missing_extra(f"reading {source}", error) from error
+    return load(source)
 
 
 def _torch_engine(model: "DeepLabV3Plus", threads: int | None) -> Engine:
@@ -69,13 +55,3 @@ def _torch_engine(model: "DeepLabV3Plus", threads: int | None) -> Engine:
     if threads is not None:
         torch.set_num_threads(threads)
     return cast(Engine, TorchEngine(model))
-
-
-def _nearby(path: Path) -> str:
-    """Suggests a file of nearly this name in the same folder."""
-    from difflib import get_close_matches
-
-    if not path.parent.is_dir():
-        return f"the folder {path.parent} does not exist"
-    near = get_close_matches(path.name, [p.name for p in path.parent.iterdir()], n=1)
-    return f"did you mean {path.parent / near[0]}?" if near else ""

@@ -1,6 +1,7 @@
 """Fixtures every test may use."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,3 +26,11 @@ def shared() -> Path:
 def pytest_configure(config: pytest.Config) -> None:
     # One thread a process: pytest-xdist supplies the parallelism.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
+def _one_torch_thread() -> None:
+    """Torch, once something has imported it, shares two cores with the other workers."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)

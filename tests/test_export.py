@@ -9,14 +9,14 @@ import onnx
 import pytest
 import torch
 
-from atrous.build import create_model, from_tflite
+from atrous import create_model, from_tflite
 from atrous.engines import ExportedEngine
 from atrous.errors import AtrousError
 from atrous.export import export, torch_logits
 from atrous.model import DeepLabV3Plus
 from atrous.onnx_file import read_header
 
-ROUNDING = 5e-4  # what float32 loses in networks of random weights, against float64 about 1e-4
+ROUNDING = 5e-4  # of float32 in random networks; against float64 torch itself is at 1e-4
 
 
 def lively(name: str, **options: object) -> DeepLabV3Plus:

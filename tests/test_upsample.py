@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from atrous import upsample
 from atrous.errors import AtrousError
 from atrous.upsample import labels, plain_labels, probability, undecided_share
+from tests import reference
 
 
 def smooth(random: np.random.Generator, height: int, width: int, classes: int) -> np.ndarray:
@@ -132,3 +133,24 @@ def test_P04_many_classes_of_a_big_picture_stay_in_bounds() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 6 * upsample.CHUNK_BYTES  # the full-resolution logits are 630 MB
+
+
+@pytest.mark.parametrize("size", [(1, 1), (17, 33), (20, 29), (1, 40)])
+@pytest.mark.parametrize("stride", [1, 4, 16])
+def test_labels_match_naive_loop(size: tuple[int, int], stride: int) -> None:
+    draw = np.random.default_rng(0)
+    shape = (-(-size[0] // stride), -(-size[1] // stride), 5)
+    coarse = draw.normal(size=shape).astype(np.float32)
+    expected = reference.upsample(coarse, stride, size)
+    assert np.array_equal(labels(coarse, stride, size), expected.argmax(2))
+
+
+def test_probabilities_match_naive_softmax() -> None:
+    coarse = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
+    logits = reference.upsample(coarse, 4, (11, 14))
+    exponentials = np.exp(logits)
+    for index in range(5):
+        expected = exponentials[..., index] / exponentials.sum(2)
+        found = probability(coarse, 4, (11, 14), index)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, atol=1e-6)

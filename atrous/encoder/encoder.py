@@ -4,12 +4,21 @@ from torch import Tensor, nn
 
 from atrous.encoder.aspp import ASPP
 from atrous.encoder.backbone import Backbone
+from atrous.encoder.dense_prediction_cell import DensePredictionCell
+from atrous.encoder.lr_aspp import LRASPP
+
+PyramidHead = ASPP | DensePredictionCell | LRASPP
 
 
 class Encoder(nn.Module):
-    """Encodes a picture at the output stride and hands on the backbone's low-level features."""
+    """Encodes a picture at the output stride and hands on the backbone's low-level features.
 
-    def __init__(self, backbone: Backbone, aspp: ASPP) -> None:
+    Args:
+        backbone: The network before ASPP.
+        aspp: ASPP, or what some of the authors' models have in its place.
+    """
+
+    def __init__(self, backbone: Backbone, aspp: PyramidHead) -> None:
         super().__init__()
         self.backbone = backbone
         self.aspp = aspp

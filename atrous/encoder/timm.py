@@ -6,6 +6,7 @@ spirit, not the authors' network. docs/paper.md reports how consistent these are
 """
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ class TimmBackbone(Backbone):
         name: A model name of timm, with or without a ``.tag`` of pretrained weights.
         output_stride: 8, 16 or 32.
         in_channels: Channels of the picture.
-        pretrained: Whether timm loads its weights (from its cache, or by downloading them).
+        weights: A file of weights that timm loads, adapting it to other than three channels.
 
     Raises:
         AtrousError: Unknown name, or a network that cannot be dilated.
@@ -35,12 +36,12 @@ class TimmBackbone(Backbone):
         *,
         output_stride: int = 16,
         in_channels: int = 3,
-        pretrained: bool = False,
+        weights: Path | None = None,
     ) -> None:
         super().__init__()
         self._name = name
         self._in_channels = in_channels
-        self.network = self._create(output_stride, pretrained=pretrained)
+        self.network = self._create(output_stride, weights)
         info: Any = self.network.feature_info
         reductions = info.reduction()
         self.channels = info.channels()[-1]
@@ -56,7 +57,7 @@ class TimmBackbone(Backbone):
         self.mean = tuple(255 * m for m in config["mean"])
         self.std = tuple(255 * s for s in config["std"])
 
-    def _create(self, output_stride: int, *, pretrained: bool) -> nn.Module:
+    def _create(self, output_stride: int, weights: Path | None = None) -> nn.Module:
         import timm  # imports torchvision and the hub client: half a second nobody else needs
 
         check_output_stride(output_stride, OUTPUT_STRIDES)
@@ -67,7 +68,8 @@ class TimmBackbone(Backbone):
                 warnings.simplefilter("ignore")
                 network: Any = timm.create_model(
                     self._name,
-                    pretrained=pretrained,
+                    pretrained=weights is not None,
+                    pretrained_cfg_overlay={"file": str(weights)} if weights else None,
                     features_only=True,
                     output_stride=output_stride,
                     in_chans=self._in_channels,
@@ -85,7 +87,7 @@ class TimmBackbone(Backbone):
             f"timm/{self._name} cannot be dilated: {reason}",
             fix="use one of our own backbones, or a convolutional timm network that takes "
             "output_stride, such as timm/resnet50, timm/resnext50_32x4d, timm/regnety_016, "
-            "timm/mobilenetv3_large_100, timm/efficientnet_b0 or timm/convnext_tiny",
+            "timm/mobilenetv3_large_100 or timm/efficientnet_b0",
         )
 
     def set_output_stride(self, output_stride: int) -> None:
@@ -93,7 +95,7 @@ class TimmBackbone(Backbone):
         if output_stride == self.output_stride:
             return
         old = self.network
-        new = self._create(output_stride, pretrained=False).train(old.training)
+        new = self._create(output_stride).train(old.training)
         modules = dict(new.named_modules())
         for name, parameter in old.named_parameters():
             owner, _, leaf = name.rpartition(".")

@@ -1,75 +1,36 @@
-"""The authors' TensorFlow variables: which network they are, and where each value goes.
+"""Which network the authors' TensorFlow variables belong to.
 
 Names and layouts are those of `tensorflow/models`, research/deeplab (Apache-2.0).
 """
 
-import logging
-import re
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from atrous.errors import AtrousError, ExitCode
-from atrous.layers import ConvBN
-from atrous.model import Architecture, DeepLabV3Plus
+from atrous.model import Architecture, Head
+from atrous.weights.tf_names import ROOTS, Variables
 
-logger = logging.getLogger(__name__)
-
-Variables = Mapping[str, NDArray[np.float32]]
-
-# What training leaves in a checkpoint beside the weights.
-_BESIDE_WEIGHTS = re.compile(
-    r"(^|/)(global_step|Momentum|ExponentialMovingAverage|Adam(_1)?|RMSProp(_1)?|beta[12]_power)$"
-)
-_IMAGENET_CLASSIFIER = re.compile(r"^(xception_\d+|resnet_v1_\d+)/logits/|^MobilenetV2/Logits/")
-# Scopes of the segmentation network: a variable left over in one of them means another network.
-_NETWORK = re.compile(
-    r"^(xception_\d+|resnet_v1_\d+|MobilenetV[23]|image_pooling|aspp\d|concat_projection|decoder|"
-    r"logits|meta_architecture)"
-)
-
-_BACKBONES = {
-    "xception_41": "xception41",
-    "xception_65": "xception65",
-    "xception_71": "xception71",
-    "resnet_v1_50": "resnet50",
-    "resnet_v1_101": "resnet101",
-    "MobilenetV2": "mobilenet_v2",
-}
+_BACKBONES = {root: backbone for backbone, root in ROOTS.items()}  # MobilenetV3: see `infer`
+_LAST_UNIT_OF_LARGE = "MobilenetV3/expanded_conv_14/project/weights"
 
 
-def sort_out(source: Mapping[str, Any]) -> tuple[dict[str, NDArray[np.float32]], list[str]]:
-    """Separates the network's variables from what else a checkpoint holds.
+def joined_logits(variables: Variables) -> dict[str, NDArray[np.float32]]:
+    """Makes the two halves of LR-ASPP's classifier one, ``logits/semantic``.
 
-    Returns:
-        The variables as float32, and a note for each kind of thing left out.
-
-    Raises:
-        AtrousError: A variable holds NaN or infinity.
+    Its decoder is the sum of a 1x1 convolution of the encoder's features and one of low-level
+    features: one 1x1 convolution of both together.
     """
-    kept, left_out = {}, []
-    for name, value in source.items():
-        if _BESIDE_WEIGHTS.search(name) or _IMAGENET_CLASSIFIER.match(name):
-            left_out.append(name)
-            continue
-        array = np.asarray(value, dtype=np.float32)
-        if not np.isfinite(array).all():
-            raise AtrousError(
-                "E-WEIGHTS-NAN",
-                "the variable holds NaN or infinity",
-                where=name,
-                fix="the training that wrote it diverged; take an earlier checkpoint",
-                exit_code=ExitCode.DATA,
-            )
-        kept[name] = array
-    notes = [f"left out: {name}" for name in sorted(left_out)]
-    if left_out:
-        logger.info("left out %d variables that are not weights of the network", len(left_out))
-    return kept, notes
+    high, low = "decoder/decoder_conv0", "decoder/feature_projection0"
+    halves = [f"{scope}/{leaf}" for scope in (high, low) for leaf in ("weights", "biases")]
+    joined = dict(variables)
+    if "logits/semantic/weights" in variables or not all(name in variables for name in halves):
+        return joined
+    weights, biases, low_weights, low_biases = (joined.pop(name) for name in halves)
+    joined["logits/semantic/weights"] = np.concatenate([weights, low_weights], axis=2)
+    joined["logits/semantic/biases"] = biases + low_biases
+    return joined
 
 
 def infer(
@@ -89,20 +50,24 @@ def infer(
     """
     scope = _backbone_scope(variables)
     backbone = _BACKBONES[scope]
+    if scope == "MobilenetV3":
+        large = _LAST_UNIT_OF_LARGE in variables
+        backbone = "mobilenet_v3_large" if large else "mobilenet_v3_small"
     if "logits/semantic/weights" not in variables:
         raise AtrousError(
             "E-WEIGHTS-HEAD",
             f"{scope} without a segmentation head (no logits/semantic)",
-            fix="this looks like a classification checkpoint, not a DeepLab model",
+            fix="this is a classifier, not a DeepLab model: name it as pretrained= in create_model",
             exit_code=ExitCode.DATA,
         )
+    head = _head(variables)
     num_branches = sum(
         f"aspp{i}/weights" in variables or f"aspp{i}_depthwise/depthwise_weights" in variables
         for i in range(1, 10)
     )
-    if atrous_rates is None and num_branches != 3:
-        atrous_rates = () if num_branches == 0 else None
-    if num_branches != (3 if atrous_rates is None else len(atrous_rates)):
+    if atrous_rates is None and num_branches == 0 and head == "aspp":
+        atrous_rates = ()
+    if head == "aspp" and num_branches != (3 if atrous_rates is None else len(atrous_rates)):
         given = "none" if atrous_rates is None else str(len(atrous_rates))
         raise AtrousError(
             "E-WEIGHTS-RATES",
@@ -118,18 +83,33 @@ def infer(
         backbone=backbone,
         num_classes=variables["logits/semantic/weights"].shape[3],
         output_stride=output_stride,
+        head=head,
         separable="aspp1/weights" not in variables,
-        image_pooling="image_pooling/weights" in variables,
+        image_pooling="image_pooling/weights" in variables or head != "aspp",
         atrous_rates=atrous_rates,
-        multi_grid=multi_grid or ((1, 1, 1) if backbone != "mobilenet_v2" else None),
+        multi_grid=multi_grid or (None if backbone.startswith("mobilenet") else (1, 1, 1)),
         depth_multiplier=stem_conv.shape[3] / 32 if backbone == "mobilenet_v2" else 1.0,
         in_channels=stem_conv.shape[2],
         stem="plain" if f"{scope}/conv1/weights" in variables else "beta",
         mean=mean,
         std=std,
         one_sided_padding=one_sided_padding,
-        **_infer_decoder(variables, backbone),
+        **(_infer_decoder(variables, backbone) if head != "lr_aspp" else _LR_ASPP_DECODER),
     )
+
+
+# Low-level features of stride 8 as they are, and nothing but the classifier after them.
+_LR_ASPP_DECODER: dict[str, Any] = {
+    "decoder_strides": (8,),
+    "reduced_channels": None,
+    "refine": (),
+}
+
+
+def _head(variables: Variables) -> Head:
+    if any(name.startswith("meta_architecture/") for name in variables):
+        return "dense_prediction_cell"
+    return "aspp" if "concat_projection/weights" in variables else "lr_aspp"
 
 
 def _backbone_scope(variables: Variables) -> str:
@@ -150,6 +130,8 @@ def _backbone_scope(variables: Variables) -> str:
 _LOW_LEVEL_STRIDES = {
     "xception": {256: 4, 728: 8, 1024: 16},
     "resnet": {256: 4, 512: 8, 1024: 16},
+    "mobilenet_v3_large": {72: 4, 120: 8, 672: 16},
+    "mobilenet_v3_small": {16: 4, 88: 8, 144: 16},
 }
 
 
@@ -188,13 +170,9 @@ def _infer_decoder(variables: Variables, backbone: str) -> dict[str, Any]:
 
 def _low_level_stride(variables: Variables, backbone: str, channels: int) -> int:
     if backbone == "mobilenet_v2":
-        units = {3: 4, 6: 8, 13: 16}  # expanded_conv_N holds layer N + 2
-        by_channels = {
-            variables[f"MobilenetV2/expanded_conv_{unit - 1}/depthwise/depthwise_weights"].shape[
-                2
-            ]: s
-            for unit, s in units.items()
-        }
+        units = {2: 4, 5: 8, 12: 16}
+        scope = "MobilenetV2/expanded_conv_{}/depthwise/depthwise_weights"
+        by_channels = {variables[scope.format(u)].shape[2]: stride for u, stride in units.items()}
     else:
         by_channels = _LOW_LEVEL_STRIDES[backbone.rstrip("0123456789")]
     if channels not in by_channels:
@@ -205,135 +183,3 @@ def _low_level_stride(variables: Variables, backbone: str, channels: int) -> int
             exit_code=ExitCode.DATA,
         )
     return by_channels[channels]
-
-
-# From our module paths to the authors' scopes; the first pattern that matches wins.
-_SCOPES = [
-    (r"encoder\.backbone\.conv1_(\d)", r"{root}/entry_flow/conv1_\1"),
-    (
-        r"encoder\.backbone\.middle_flow\.(\d+)\.(.+)",
-        r"{root}/middle_flow/block1/unit_<\1>/xception_module/\2",
-    ),
-    (
-        r"encoder\.backbone\.(entry|exit)_flow\.(\d+)\.(.+)",
-        r"{root}/\1_flow/block<\2>/unit_1/xception_module/\3",
-    ),
-    (r"encoder\.backbone\.stem\.(\d)", r"{root}/{stem}<\1>"),
-    (
-        r"encoder\.backbone\.blocks\.(\d)\.(\d+)\.(.+)",
-        r"{root}/block<\1>/unit_<\2>/bottleneck_v1/\3",
-    ),
-    (r"encoder\.backbone\.conv", r"{root}/Conv"),
-    (r"encoder\.backbone\.units\.0\.(.+)", r"{root}/expanded_conv/\1"),
-    (r"encoder\.backbone\.units\.(\d+)\.(.+)", r"{root}/expanded_conv_\1/\2"),
-    (r"encoder\.aspp\.image_pooling", r"image_pooling"),
-    (r"encoder\.aspp\.pointwise", r"aspp0"),
-    (r"encoder\.aspp\.atrous\.(\d)\.(.+)", r"aspp<\1>_\2"),
-    (r"encoder\.aspp\.atrous\.(\d)", r"aspp<\1>"),
-    (r"encoder\.aspp\.project", r"concat_projection"),
-    (r"decoder\.stages\.(\d)\.reduce", r"decoder/feature_projection0[\1]"),
-    (r"decoder\.stages\.(\d)\.refine\.(\d)\.(\w+)", r"decoder/decoder_conv\2[\1]_\3"),
-    (
-        r"decoder\.stages\.(\d)\.refine\.(\d)",
-        r"decoder/decoder_conv0[\1]/decoder_conv0[\1]_<\2>",
-    ),
-    (r"decoder\.classifier", r"logits/semantic"),
-]
-
-
-def scope_of(path: str, *, root: str, stem: str) -> str:
-    """Returns the authors' scope of one of our modules.
-
-    In `_SCOPES`, ``<n>`` counts from one where we count from zero, and ``[n]`` is the suffix of
-    a decoder stage: nothing for the first, ``_n`` for later ones.
-    """
-    for pattern, template in _SCOPES:
-        match = re.fullmatch(pattern, path)
-        if match:
-            scope = match.expand(template.replace("{root}", root).replace("{stem}", stem))
-            scope = re.sub(r"<(\d+)>", lambda m: str(int(m[1]) + 1), scope)
-            scope = re.sub(r"\[(\d+)\]", lambda m: f"_{m[1]}" if m[1] != "0" else "", scope)
-            return re.sub(r"separable(\d)\.", r"separable_conv\1_", scope).replace(".", "/")
-    raise AssertionError(path)
-
-
-def assign(model: DeepLabV3Plus, variables: Variables) -> None:
-    """Copies variables into the model, every one of them and every parameter.
-
-    Raises:
-        AtrousError: Missing, left over or misshapen variables, all of them listed.
-    """
-    unused = dict(variables)
-    problems: list[str] = []
-    with torch.no_grad():
-        for tensor, name, value in _pairs(model, unused):
-            if value is None:
-                problems.append(f"missing {name}")
-            elif tensor.shape != value.shape:
-                problems.append(
-                    f"shape of {name}: {tuple(value.shape)}, expected {tuple(tensor.shape)}"
-                )
-            else:
-                tensor.copy_(value)
-    problems += [f"left over {name}" for name in sorted(unused) if _NETWORK.match(name)]
-    if problems:
-        more = f" and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise AtrousError(
-            "E-WEIGHTS-MISMATCH",
-            f"the variables are not those of this network: {'; '.join(problems[:10])}{more}",
-            exit_code=ExitCode.DATA,
-        )
-    strangers = sorted(set(unused))
-    if strangers:
-        logger.warning("unknown variables left out: %s", ", ".join(strangers))
-        model.provenance.notes += [f"unknown, left out: {name}" for name in strangers]
-
-
-def _pairs(
-    model: DeepLabV3Plus, unused: dict[str, NDArray[np.float32]]
-) -> Iterator[tuple[Tensor, str, Tensor | None]]:
-    """Yields each of the model's tensors with the variable that fills it, in PyTorch's layout."""
-    a = model.architecture
-    root = next(scope for scope, name in _BACKBONES.items() if name == a.backbone)
-    stem = "conv1_" if a.stem == "beta" else "conv"  # conv1_1.., or the lone conv1
-
-    def take(name: str) -> Tensor | None:
-        array = unused.pop(name, None)
-        if array is None:
-            return None
-        if array.ndim == 4:  # [kh, kw, in, out], depthwise [kh, kw, channels, 1]
-            array = (
-                array.transpose(2, 3, 0, 1) if "depthwise" in name else array.transpose(3, 2, 0, 1)
-            )
-        return torch.from_numpy(np.ascontiguousarray(array))
-
-    for path, module in model.named_modules():
-        if isinstance(module, ConvBN):
-            scope = scope_of(path, root=root, stem=stem)
-            kind = "depthwise_weights" if module.conv.groups > 1 else "weights"
-            yield module.conv.weight, f"{scope}/{kind}", take(f"{scope}/{kind}")
-            if f"{scope}/biases" in unused:
-                _make_identity(module.bn)
-                yield module.bn.bias, f"{scope}/biases", take(f"{scope}/biases")
-                continue
-            for tensor, leaf in (
-                (module.bn.weight, "gamma"),
-                (module.bn.bias, "beta"),
-                (module.bn.running_mean, "moving_mean"),
-                (module.bn.running_var, "moving_variance"),
-            ):
-                assert tensor is not None
-                yield tensor, f"{scope}/BatchNorm/{leaf}", take(f"{scope}/BatchNorm/{leaf}")
-    classifier = model.decoder.classifier
-    assert classifier.bias is not None
-    yield classifier.weight, "logits/semantic/weights", take("logits/semantic/weights")
-    yield classifier.bias, "logits/semantic/biases", take("logits/semantic/biases")
-
-
-def _make_identity(bn: nn.BatchNorm2d) -> None:
-    """Makes a batch norm that was folded into its convolution pass values through."""
-    assert bn.running_mean is not None
-    assert bn.running_var is not None
-    bn.weight.fill_(1)
-    bn.running_mean.zero_()
-    bn.running_var.fill_(1 - bn.eps)

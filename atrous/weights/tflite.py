@@ -1,4 +1,4 @@
-"""Quantised .tflite graphs of the authors' MobileNetV2, as the variables they were made from.
+"""Quantised .tflite graphs of Google's MobileNetV2, as the variables they were made from.
 
 The file is parsed with the generated schema package; nothing in it is executed.
 """
@@ -117,16 +117,30 @@ def _convolutions(model: Any, subgraph: Any) -> list[tuple[Any, Any]]:
 
 def _scope(tensor_name: str) -> str:
     """Finds the variable scope in a tensor name that may join several names."""
-    for part in reversed(tensor_name.split(";")):
+    parts = tensor_name.split(";")
+    for part in reversed(parts):
         match = re.match(r"(.+?)/(?:depthwise_)?weights(?:_quant)?(?:/|$)", part)
         if match:
             return match[1]
+    match = re.match(r"MobileNetV2/(expanded_conv_\d+/\w+|Conv2d_\w+|top/Conv2d_\w+)/", parts[0])
+    if match:
+        return _scope_of_keras(match[1])
     raise AtrousError(
         "E-WEIGHTS-NAMES",
         f"the graph does not keep the authors' variable names (found {tensor_name!r})",
-        fix="only DeepLab graphs exported by the authors' code can be imported",
+        fix="only DeepLab and MobileNetV2 graphs exported by the authors' code can be imported",
         exit_code=ExitCode.DATA,
     )
+
+
+def _scope_of_keras(scope: str) -> str:
+    """Translates the names of Google's later Keras MobileNetV2, which counts units from one."""
+    names = {"Conv2d_0_0": "Conv", "Conv2d_18_1": "Conv_1"}
+    unit = re.match(r"expanded_conv_(\d+)/(\w+)", scope)
+    if unit:
+        suffix = "" if unit[1] == "1" else f"_{int(unit[1]) - 1}"
+        return f"MobilenetV2/expanded_conv{suffix}/{unit[2]}"
+    return f"MobilenetV2/{names.get(scope, 'Logits/Conv2d_1c_1x1')}"
 
 
 def _quantization(tensor: Any) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -170,9 +184,10 @@ def _input_size(subgraph: Any) -> int:
 
 def _output_stride(model: Any, subgraph: Any) -> int:
     for operator, _ in _convolutions(model, subgraph):
-        if _scope(subgraph.Tensors(operator.Inputs(1)).Name().decode()) == "aspp0":
+        scope = _scope(subgraph.Tensors(operator.Inputs(1)).Name().decode())
+        if scope in ("aspp0", "MobilenetV2/Conv_1"):  # what follows the backbone
             features = subgraph.Tensors(operator.Inputs(0)).Shape(1)
             return round(_input_size(subgraph) / features)
     raise AtrousError(
-        "E-WEIGHTS-HEAD", "the graph has no DeepLab head (aspp0)", exit_code=ExitCode.DATA
+        "E-WEIGHTS-HEAD", "the graph has no head (aspp0 or Conv_1)", exit_code=ExitCode.DATA
     )

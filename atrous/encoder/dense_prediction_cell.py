@@ -1,0 +1,51 @@
+"""The searched cell that takes ASPP's place in the authors' Xception-71 Cityscapes models.
+
+Searching for Efficient Multi-Scale Architectures for Dense Image Prediction (arXiv:1809.04184):
+five separable 3x3 convolutions at unequal rates, four of them behind another one.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from atrous.layers import HEAD, AtrousSeparableConv, ConvBN
+
+# (height, width) rates at output stride 16, and which branch each reads (-1: the features).
+BRANCHES = (((1, 6), -1), ((18, 15), 0), ((6, 3), 1), ((1, 1), 0), ((6, 21), 0))
+
+
+class DensePredictionCell(nn.Module):
+    """Five atrous views, some of views, projected to 256 channels.
+
+    Structure only: no output of the authors' code was at hand to compare with.
+
+    Args:
+        in_channels: Channels of the backbone's last features.
+        output_stride: Their stride.
+        dropout: Before the projection; the authors' 0.1.
+    """
+
+    channels = 256
+
+    def __init__(self, in_channels: int, *, output_stride: int = 16, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            AtrousSeparableConv(in_channels if source < 0 else self.channels, self.channels, HEAD)
+            for _, source in BRANCHES
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.merge = ConvBN(len(BRANCHES) * self.channels, self.channels, 1, HEAD)
+        self.set_output_stride(output_stride)
+
+    def set_output_stride(self, output_stride: int) -> None:
+        """Makes the rates follow the stride: twice the resolution, twice the rate."""
+        for branch, ((height, width), _) in zip(self.branches, BRANCHES, strict=True):
+            assert isinstance(branch, AtrousSeparableConv)
+            rate = (max(1, height * 16 // output_stride), max(1, width * 16 // output_stride))
+            branch.set_stride_and_rate(1, rate)
+
+    def forward(self, high_level: Tensor) -> Tensor:
+        """Maps (N, C, H/OS, W/OS) to (N, 256, H/OS, W/OS)."""
+        views: list[Tensor] = []
+        for branch, (_, source) in zip(self.branches, BRANCHES, strict=True):
+            views.append(branch(high_level if source < 0 else views[source]))
+        return self.merge(self.dropout(torch.cat(views, dim=1)))

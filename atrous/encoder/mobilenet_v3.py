@@ -1,0 +1,167 @@
+"""MobileNetV3 as the authors segment with it.
+
+Searching for MobileNetV3 (arXiv:1905.02244), Tables 1 and 2 and Sec. 6.4: the channels of the last
+block are halved, and the features are those of the last 1x1 convolution before pooling.
+"""
+
+from dataclasses import replace
+from typing import NamedTuple, cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from atrous.encoder.backbone import Backbone, atrous_schedule
+from atrous.encoder.mobilenet_v2 import make_divisible
+from atrous.layers import MOBILENET_V3, ConvBN
+
+MOBILENET_V3_SWISH = replace(MOBILENET_V3, activation=nn.Hardswish)
+
+
+class Row(NamedTuple):
+    """A bottleneck of Table 1 or 2 of the paper."""
+
+    kernel_size: int
+    expanded: int
+    channels: int
+    squeezes: bool
+    swish: bool
+    stride: int
+
+
+# fmt: off
+LARGE = (
+    Row(3,  16,  16, False, False, 1),
+    Row(3,  64,  24, False, False, 2),
+    Row(3,  72,  24, False, False, 1),
+    Row(5,  72,  40, True,  False, 2),
+    Row(5, 120,  40, True,  False, 1),
+    Row(5, 120,  40, True,  False, 1),
+    Row(3, 240,  80, False, True,  2),
+    Row(3, 200,  80, False, True,  1),
+    Row(3, 184,  80, False, True,  1),
+    Row(3, 184,  80, False, True,  1),
+    Row(3, 480, 112, True,  True,  1),
+    Row(3, 672, 112, True,  True,  1),
+    Row(5, 336,  80, True,  True,  2),  # halved from here on
+    Row(5, 480,  80, True,  True,  1),
+    Row(5, 480,  80, True,  True,  1),
+)
+SMALL = (
+    Row(3,  16,  16, True,  False, 2),
+    Row(3,  72,  24, False, False, 2),
+    Row(3,  88,  24, False, False, 1),
+    Row(5,  96,  40, True,  True,  2),
+    Row(5, 240,  40, True,  True,  1),
+    Row(5, 240,  40, True,  True,  1),
+    Row(5, 120,  48, True,  True,  1),
+    Row(5, 144,  48, True,  True,  1),
+    Row(5, 144,  48, True,  True,  2),  # halved from here on
+    Row(5, 288,  48, True,  True,  1),
+    Row(5, 288,  48, True,  True,  1),
+)
+# fmt: on
+# Bottlenecks, and the channels of the last 1x1 convolution.
+VARIANTS: dict[str, tuple[tuple[Row, ...], int]] = {
+    "mobilenet_v3_large": (LARGE, 480),
+    "mobilenet_v3_small": (SMALL, 288),
+}
+
+
+class SqueezeExcite(nn.Module):
+    """Scales each channel by a gate computed from all channels' means."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        squeezed = make_divisible(channels / 4, 8)
+        self.reduce = nn.Conv2d(channels, squeezed, 1)
+        self.expand = nn.Conv2d(squeezed, channels, 1)
+        for conv in (self.reduce, self.expand):
+            MOBILENET_V3.initialize(conv.weight)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (N, C, H, W) to the same shape."""
+        gate = self.expand(F.relu(self.reduce(x.mean((2, 3), keepdim=True))))  # (N, C, 1, 1)
+        return x * (F.relu6(gate + 3) * 0.16667)  # the authors' constant
+
+
+class InvertedResidualV3(nn.Module):
+    """Expand, filter each channel, gate, project linearly; add the input where shapes allow."""
+
+    def __init__(self, in_channels: int, row: Row) -> None:
+        super().__init__()
+        convention = MOBILENET_V3_SWISH if row.swish else MOBILENET_V3
+        self.expands = row.expanded != in_channels
+        if self.expands:
+            self.expand = ConvBN(in_channels, row.expanded, 1, convention)
+        self.depthwise = ConvBN(
+            row.expanded, row.expanded, row.kernel_size, convention, depthwise=True
+        )
+        self.squeeze_excite = SqueezeExcite(row.expanded) if row.squeezes else nn.Identity()
+        self.project = ConvBN(row.expanded, row.channels, 1, convention, activate=False)
+        self.same_channels = in_channels == row.channels
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the unit's output and the activated output of its depthwise convolution."""
+        expanded = self.expand(x) if self.expands else x
+        filtered = self.depthwise(expanded)
+        projected = self.project(self.squeeze_excite(filtered))
+        # As in the authors' code, a unit that gave up its stride for a rate adds its input.
+        adds = self.same_channels and self.depthwise.conv.stride == (1, 1)
+        return (projected + x if adds else projected), filtered
+
+
+class MobileNetV3(Backbone):
+    """Inverted residuals with squeeze-and-excitation and hard swish.
+
+    Low-level features are the outputs of depthwise convolutions in the last unit before a stride,
+    as in `MobileNetV2`. In the small network one strided unit has as many channels in as out: where
+    its stride becomes a rate it also gains a shortcut, so that weights trained at stride 32 are
+    not the same function at 16 (a property of the authors' code, kept).
+
+    Args:
+        variant: ``mobilenet_v3_large`` or ``mobilenet_v3_small``.
+        output_stride: 4, 8, 16 or 32.
+        in_channels: Channels of the picture.
+    """
+
+    def __init__(self, variant: str, *, output_stride: int = 16, in_channels: int = 3) -> None:
+        super().__init__()
+        rows, self.channels = VARIANTS[variant]
+        channels = 16
+        self.conv = ConvBN(in_channels, channels, 3, MOBILENET_V3_SWISH, stride=2)
+        self.units = nn.ModuleList()
+        for row in rows:
+            self.units.append(InvertedResidualV3(channels, row))
+            channels = row.channels
+        self.last = ConvBN(channels, self.channels, 1, MOBILENET_V3_SWISH)
+        self._nominal_strides = [row.stride for row in rows]
+        self.low_level_channels = {
+            stride: rows[index].expanded for stride, index in self._low_level_units().items()
+        }
+        self.set_output_stride(output_stride)
+
+    def _low_level_units(self) -> dict[int, int]:
+        """Returns for each stride the index of the last unit that has it."""
+        stride, last = 2, {}
+        for index, nominal in enumerate(self._nominal_strides):
+            stride *= nominal
+            last[stride] = index
+        return {stride: last[stride] for stride in (4, 8, 16)}
+
+    def set_output_stride(self, output_stride: int) -> None:
+        """See `Backbone.set_output_stride`."""
+        schedule = atrous_schedule(self._nominal_strides, output_stride, initial_stride=2)
+        units = cast("list[InvertedResidualV3]", list(self.units))
+        for unit, (stride, rate) in zip(units, schedule, strict=True):
+            unit.depthwise.conv.set_stride_and_rate(stride, rate)
+        self.output_stride = output_stride
+
+    def forward(self, x: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+        """See `Backbone.forward`."""
+        x = self.conv(x)  # (N, 16, H/2, W/2)
+        filtered: list[Tensor] = []
+        for unit in self.units:
+            x, depthwise = unit(x)
+            filtered.append(depthwise)
+        return self.last(x), {stride: filtered[i] for stride, i in self._low_level_units().items()}

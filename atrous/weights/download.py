@@ -1,0 +1,136 @@
+"""Named downloads: checked by their full hash, shared between processes, offline-safe.
+
+Nothing is fetched without a hash to check it against, and nothing gets its final name before the
+check. ``ATROUS_CACHE`` says where files are kept, ``ATROUS_OFFLINE=1`` forbids the network, and
+``ATROUS_WEIGHTS_URL`` names mirrors (separated by spaces) that are asked first.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from filelock import FileLock, Timeout
+
+from atrous.errors import AtrousError
+from atrous.weights.transfer import Wanted, file_digest, transfer
+
+_LOG = logging.getLogger(__name__)
+_HASH_LENGTHS = {"sha256": 64, "sha384": 96}
+
+
+def fetch(url: str, digest: str, *, size: int | None = None) -> Path:
+    """Returns the file behind a URL, from the cache or downloaded into it.
+
+    Args:
+        url: ``http://`` or ``https://``.
+        digest: ``sha256:<64 hex digits>`` (or ``sha384:``) of the whole file.
+        size: Bytes, where known.
+
+    Raises:
+        AtrousError: ``E-DOWNLOAD-...`` or ``E-DISK-FULL``, with the place to put the file by hand.
+    """
+    algorithm, digits = parse_digest(digest)
+    wanted = Wanted(cache_folder() / digits[:16] / _file_name(url), algorithm, digits, size)
+    if wanted.target.is_file():
+        if not wanted.matches(wanted.target):  # put there by hand, or damaged since
+            raise _wrong_hash(wanted.target, url, wanted)
+        return wanted.target
+    if offline():
+        why = "not in the cache, and ATROUS_OFFLINE forbids the network"
+        raise wanted.failure("OFFLINE", why, url, "unset ATROUS_OFFLINE")
+    wanted.target.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(wanted.target):
+        if not wanted.target.is_file():  # another process may have been faster
+            _download(url, wanted)
+    return wanted.target
+
+
+def parse_digest(digest: str) -> tuple[str, str]:
+    """Splits ``sha256:<hex>`` (or the bare digits of a SHA-256) into algorithm and digits.
+
+    >>> parse_digest("AB" * 32)[0]
+    'sha256'
+    """
+    algorithm, _, digits = digest.rpartition(":")
+    algorithm, digits = algorithm or "sha256", digits.lower()
+    if len(digits) != _HASH_LENGTHS.get(algorithm) or not re.fullmatch("[0-9a-f]+", digits):
+        raise AtrousError(
+            "E-DOWNLOAD-NO-HASH",
+            f"{digest!r} is not a full SHA-256",
+            fix="give all 64 hexadecimal digits, as sha256sum prints them",
+        )
+    return algorithm, digits
+
+
+def cache_folder() -> Path:
+    """Returns where downloads are kept: ``$ATROUS_CACHE``, or a folder of the user's cache."""
+    if folder := os.environ.get("ATROUS_CACHE"):
+        return Path(folder)
+    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+    return (Path(base) if base else Path.home() / ".cache") / "atrous"
+
+
+def offline() -> bool:
+    """Returns whether ``ATROUS_OFFLINE`` forbids the network."""
+    return os.environ.get("ATROUS_OFFLINE", "") not in ("", "0")
+
+
+def _file_name(url: str) -> str:
+    name = unquote(urlsplit(url).path).rsplit("/", 1)[-1]
+    if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
+        raise AtrousError(
+            "E-DOWNLOAD-URL", f"the address ends in no file name: {name!r}", where=url
+        )
+    return name
+
+
+@contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    """Holds a lock of the operating system, which a process that dies gives back by dying."""
+    lock = FileLock(target.with_name(target.name + ".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        _LOG.warning("%s: waiting for another process that is downloading it", target.name)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _download(url: str, wanted: Wanted) -> None:
+    """Fetches from the mirrors and the URL itself, in order, until one has the right bytes."""
+    mirrors = os.environ.get("ATROUS_WEIGHTS_URL", "").split()
+    urls = [f"{mirror.rstrip('/')}/{wanted.target.name}" for mirror in mirrors] + [url]
+    for source in urls:
+        try:
+            _download_from(source, wanted)
+            return
+        except AtrousError as error:
+            if source == urls[-1] or error.code == "E-DISK-FULL":
+                raise
+            _LOG.warning("%s", error)
+
+
+def _download_from(url: str, wanted: Wanted) -> None:
+    while True:
+        resumed = wanted.part.is_file()
+        transfer(url, wanted)
+        if wanted.matches(wanted.part):
+            wanted.part.replace(wanted.target)
+            return
+        error = _wrong_hash(wanted.part, url, wanted)
+        wanted.part.unlink()
+        if not resumed:  # a part from an earlier run may have been of another file
+            raise error
+
+
+def _wrong_hash(path: Path, url: str, wanted: Wanted) -> AtrousError:
+    found = file_digest(path, wanted.algorithm)
+    what = f"{path.name} has {wanted.algorithm} {found}, expected {wanted.digest}"
+    return wanted.failure("HASH", what, url, "the file is damaged or has changed: delete it")

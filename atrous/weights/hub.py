@@ -1,0 +1,143 @@
+"""Files from and to the Hugging Face hub, checked by their full SHA-256.
+
+The hub states the SHA-256 of every large file; what arrives is compared with it, which the hub's
+own client does not do (it compares lengths). ``ATROUS_OFFLINE=1`` uses the client's cache alone.
+"""
+
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from atrous.errors import AtrousError, ExitCode
+from atrous.model import DeepLabV3Plus
+from atrous.weights.download import offline
+from atrous.weights.store import save
+from atrous.weights.transfer import file_digest
+
+FILE = "model.safetensors"
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+class Location(NamedTuple):
+    """A repository on the hub, at a branch, tag or commit."""
+
+    repository: str
+    revision: str | None = None
+
+
+def parse(text: str) -> Location:
+    """Splits ``hf:org/name@revision``.
+
+    >>> parse("hf:org/name@v1")
+    Location(repository='org/name', revision='v1')
+
+    Raises:
+        AtrousError: Another form.
+    """
+    repository, _, revision = text.removeprefix("hf:").partition("@")
+    if not _REPOSITORY.fullmatch(repository) or ".." in repository:
+        raise AtrousError(
+            "E-HUB-NAME",
+            f"{text!r} is no repository",
+            fix="write hf:org/name or hf:org/name@revision",
+        )
+    return Location(repository, revision or None)
+
+
+def download(location: Location, file: str = FILE) -> Path:
+    """Returns a file of a repository, from the hub client's cache or downloaded.
+
+    Raises:
+        AtrousError: ``E-HUB-...`` if it cannot be had, or is not what the hub says it is.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repository, revision = location
+    where = f"hf:{repository}" + (f"@{revision}" if revision else "")
+    try:
+        path = Path(
+            hf_hub_download(
+                repository,
+                file,
+                revision=revision,
+                endpoint=os.environ.get("HF_ENDPOINT"),
+                local_files_only=offline(),
+            )
+        )
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        raise _unreachable(where, file, error) from None
+    _check_hash(path, where)
+    return path
+
+
+def _check_hash(path: Path, where: str) -> None:
+    """Compares a file with the name of its blob in the client's cache, which is its SHA-256."""
+    blob = path.resolve()
+    if not re.fullmatch("[0-9a-f]{64}", blob.name):
+        raise AtrousError(
+            "E-HUB-HASH",
+            f"the hub states no SHA-256 of {path.name}: it is not stored as a large file",
+            where=where,
+            exit_code=ExitCode.RESOURCES,
+        )
+    found = file_digest(blob)
+    if found != blob.name:
+        blob.unlink()
+        raise AtrousError(
+            "E-HUB-HASH",
+            f"{path.name} has sha256 {found}, the hub says {blob.name}; the copy was deleted",
+            where=where,
+            fix="run this again; if it happens twice, tell the repository's owner",
+            exit_code=ExitCode.RESOURCES,
+        )
+
+
+def push_to_hub(model: DeepLabV3Plus, repository: str, *, private: bool = False) -> str:
+    """Uploads a model as ``model.safetensors`` to a repository, which is made if need be.
+
+    Needs a token: ``hf auth login`` or ``HF_TOKEN``.
+
+    Args:
+        model: Any model of this package.
+        repository: ``org/name``.
+        private: Whether a new repository is private.
+
+    Returns:
+        The commit, to be named as ``hf:org/name@commit``.
+
+    Raises:
+        AtrousError: Offline, not allowed, or the network fails.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    name = parse(repository).repository
+    if offline():
+        raise _unreachable(f"hf:{name}", FILE, "ATROUS_OFFLINE forbids the network")
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+    with tempfile.TemporaryDirectory(prefix="atrous-") as folder:
+        path = Path(folder) / FILE
+        save(model, path)
+        try:
+            api.create_repo(name, private=private, exist_ok=True)
+            commit = api.upload_file(
+                path_or_fileobj=path, path_in_repo=FILE, repo_id=name, commit_message="Add model"
+            )
+        except (HfHubHTTPError, OSError, ValueError) as error:
+            raise _unreachable(f"hf:{name}", FILE, error) from None
+    return commit.oid
+
+
+def _unreachable(where: str, file: str, error: object) -> AtrousError:
+    return AtrousError(
+        "E-HUB-FAILED",
+        f"{file} cannot be had: {' '.join(str(error).split())[:300]}",
+        where=where,
+        fix="check name, revision, network and token (hf auth login)"
+        if not offline()
+        else "unset ATROUS_OFFLINE, or fetch it once while online",
+        exit_code=ExitCode.RESOURCES,
+    )

@@ -1,0 +1,199 @@
+"""ImageNet weights for backbones: where they are, and how they get into a model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from atrous.errors import AtrousError, ExitCode
+from atrous.model import DeepLabV3Plus, Provenance
+from atrous.weights import foreign, hub, tf_names, tflite, torch_names, zoo
+from atrous.weights.differences import check_finite, compare
+from atrous.weights.folding import cloud_images, restore_batch_norm
+from atrous.weights.tf_files import read_tensorflow
+from atrous.weights.torch_files import PICKLES, read_tensors
+from atrous.weights.transfer import file_digest
+
+# What pretrained="imagenet" means: a repository of timm's, or an entry of the zoo with its hash.
+_DEFAULTS = {
+    "xception41": "hf:timm/xception41.tf_in1k",  # the authors' own, ported
+    "xception65": "hf:timm/xception65.tf_in1k",
+    "xception71": "hf:timm/xception71.tf_in1k",
+    "mobilenet_v2": "mobilenetv2_imagenet_ptq",
+}
+
+
+@dataclass(frozen=True)
+class BackboneWeights:
+    """Weights of a backbone, ready for a model of its architecture.
+
+    Args:
+        assign: Copies them into a model's backbone.
+        architecture: Fields of `Architecture` that come with them: normalisation and epsilon.
+        timm_file: The file, where timm itself has to load it while it builds the network.
+    """
+
+    assign: Callable[[DeepLabV3Plus], None]
+    architecture: dict[str, Any] = field(default_factory=dict)
+    timm_file: Path | None = None
+
+
+def find(source: str | Path, backbone: str) -> BackboneWeights:
+    """Finds and reads weights for a backbone.
+
+    Args:
+        source: ``imagenet``, the path of a file, ``hf:org/name``, or a name of the zoo.
+        backbone: As in `create_model`.
+
+    Raises:
+        AtrousError: There are none, or they are of another network, damaged or malicious.
+    """
+    path, name = _locate(str(source), backbone)
+    provenance = Provenance(name, sha256=file_digest(path) if path.is_file() else "")
+    if backbone.startswith("timm/"):
+        return BackboneWeights(lambda model: _check_timm(model, path, provenance), {}, path)
+    if path.suffix == ".tflite":
+        return _from_tflite(path, provenance)
+    if path.suffix in (".safetensors", *PICKLES) and path.is_file():
+        return _from_torch(path, backbone, provenance)
+    return _from_tensorflow(path, provenance)
+
+
+def _locate(source: str, backbone: str) -> tuple[Path, str]:
+    """Returns a file and what to call it."""
+    if source == "imagenet":
+        if backbone.startswith("timm/"):
+            source = _timm_repository(backbone.removeprefix("timm/"))
+        elif backbone in _DEFAULTS:
+            source = _DEFAULTS[backbone]
+        else:
+            raise AtrousError(
+                "E-PRETRAINED",
+                f"no ImageNet weights of {backbone} are published that could be checked",
+                fix=_advice(backbone),
+            )
+    if source.startswith("hf:"):
+        return hub.download(hub.parse(source)), source
+    if source in zoo.names():
+        return zoo.download(source), source
+    return Path(source), Path(source).name
+
+
+def _advice(backbone: str) -> str:
+    if backbone.startswith("resnet"):
+        return (
+            f"use the backbone timm/{backbone}, or name the archive of the authors' own as "
+            f"pretrained= (atrous models lists {backbone}_imagenet)"
+        )
+    return "name a file as pretrained="
+
+
+def _timm_repository(name: str) -> str:
+    import timm
+
+    config = timm.models.get_pretrained_cfg(name)
+    if config is None or not config.hf_hub_id:
+        raise AtrousError("E-PRETRAINED", f"timm has no weights of {name} on the hub")
+    return f"hf:{config.hf_hub_id}"
+
+
+def _check_timm(model: DeepLabV3Plus, path: Path, provenance: Provenance) -> None:
+    """Makes sure that timm, which loads what fits, left no tensor at its random values."""
+    network: Any = model.encoder.backbone.network
+    ours = {n: t for n, t in network.state_dict().items() if "num_batches_tracked" not in n}
+    file = {n: t for n, t in read_tensors(path).tensors.items() if n in ours}
+    adapted = model.architecture.in_channels != 3  # timm then changes the first convolution
+    shapes = {n: ours[n].shape if adapted else t.shape for n, t in file.items()}
+    differences = compare(_shapes(ours), {n: tuple(s) for n, s in shapes.items()})
+    if differences:
+        raise differences.error(path)
+    changed = [
+        n for n, t in file.items() if t.shape == ours[n].shape and not torch.equal(t, ours[n])
+    ]
+    assert adapted or not changed, f"timm changed {changed[:3]}"
+    _record(model, provenance, [])
+
+
+def _from_tensorflow(path: Path, provenance: Provenance) -> BackboneWeights:
+    variables, extras = read_tensorflow(path)
+    check_finite(variables.items(), path)
+
+    def assign(model: DeepLabV3Plus) -> None:
+        root = tf_names.ROOTS[model.architecture.backbone]
+        wanted = {n: v for n, v in variables.items() if n.startswith(f"{root}/")}
+        if not wanted:
+            scopes = sorted({name.split("/")[0] for name in variables})
+            raise AtrousError(
+                "E-WEIGHTS-BACKBONE",
+                f"no variables of {root}; found the scopes {', '.join(scopes)}",
+                where=path,
+                exit_code=ExitCode.DATA,
+            )
+        tf_names.assign(model, wanted, path, part="encoder.backbone")
+        left_out = [name for name in variables if name not in wanted]
+        _record(model, provenance, left_out, extras.notes())
+
+    return BackboneWeights(assign)
+
+
+def _from_tflite(path: Path, provenance: Provenance) -> BackboneWeights:
+    graph = tflite.read(path)
+    wanted = {n: v for n, v in graph.variables.items() if _is_backbone(n)}
+
+    def assign(model: DeepLabV3Plus) -> None:
+        tf_names.assign(model, wanted, path, part="encoder.backbone")
+        backbone = model.encoder.backbone
+        pictures = cloud_images(channels=model.architecture.in_channels)
+        restore_batch_norm(nn.Sequential(model.normalize, backbone), pictures)
+        _record(model, provenance, [n for n in graph.variables if n not in wanted])
+
+    # Its padding stays behind: symmetric padding gives the features of a graph for even sizes, only
+    # from pixel i * stride rather than up to a stride beyond it.
+    return BackboneWeights(assign, {"mean": (graph.mean,), "std": (graph.std,)})
+
+
+def _is_backbone(name: str) -> bool:
+    return name.startswith("MobilenetV2/") and not name.startswith(
+        ("MobilenetV2/Conv_1/", "MobilenetV2/Logits/")
+    )
+
+
+def _from_torch(path: Path, backbone: str, provenance: Provenance) -> BackboneWeights:
+    file = read_tensors(path)
+    layout = torch_names.find_layout(file.tensors, backbone)
+    if layout is None:
+        raise foreign.refusal(_shapes(file.tensors), path)
+    tensors, left_out = torch_names.rename(file.tensors, layout, backbone)
+
+    def assign(model: DeepLabV3Plus) -> None:
+        ours = model.encoder.backbone.state_dict()
+        counters = {n: t for n, t in ours.items() if n.endswith("num_batches_tracked")}
+        found = counters | tensors
+        differences = compare(_shapes(ours), _shapes(found))
+        if differences:
+            raise differences.error(path)
+        model.encoder.backbone.load_state_dict(found)
+        _record(model, provenance, left_out, file.notes)
+
+    return BackboneWeights(
+        assign, {"mean": layout.mean, "std": layout.std, "epsilon": layout.epsilon}
+    )
+
+
+def _record(
+    model: DeepLabV3Plus,
+    provenance: Provenance,
+    left_out: list[str],
+    notes: list[str] | None = None,
+) -> None:
+    provenance.notes = ["backbone only; the rest is randomly initialised", *(notes or [])]
+    if left_out:
+        provenance.notes.append(f"left out: {', '.join(left_out)}")
+    model.provenance = provenance
+
+
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}

@@ -1,0 +1,205 @@
+"""Our file format: safetensors, with everything a model is in its header.
+
+The header's metadata holds one JSON object of a closed schema (`Description`). Nothing in it names
+code, and a file that says more than the schema knows is refused.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from atrous import __version__
+from atrous.classes import ClassTable, Color
+from atrous.errors import AtrousError, ExitCode
+from atrous.images import atomic
+from atrous.model import Architecture, DeepLabV3Plus, Provenance
+from atrous.weights.differences import compare
+from atrous.weights.schema import from_json, to_json
+from atrous.weights.torch_files import check_finite, read_safetensors
+
+FORMAT = 1  # grows when an older version could not read a file rightly
+_KEY = "atrous"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What the model does to RGB values 0..255 before anything else: (x - mean) / std."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is written about a model beside its tensors.
+
+    Args:
+        format: Version of this schema.
+        made_by: Version of atrous that wrote the file.
+        architecture: The network, its output stride among the rest.
+        classes: Names in the order of the logits.
+        palette: Their colours.
+        preprocessing: Normalisation, inside the model.
+        provenance: Where the weights come from, their licence, and how they were trained.
+        tensors_sha256: Hash over names, types, shapes and bytes of all tensors.
+    """
+
+    format: int
+    made_by: str
+    architecture: Architecture
+    classes: tuple[str, ...]
+    palette: tuple[Color, ...]
+    preprocessing: Preprocessing
+    provenance: Provenance
+    tensors_sha256: str
+
+    @property
+    def class_table(self) -> ClassTable:
+        """The classes with their colours."""
+        return ClassTable("stored", self.classes, self.palette)
+
+
+def save(model: DeepLabV3Plus, path: str | Path) -> str:
+    """Writes a model to a ``.safetensors`` file, whole or not at all.
+
+    Args:
+        model: Any model of this package.
+        path: The file; an existing one is replaced.
+
+    Returns:
+        The hash over the tensors, which is also in the file.
+
+    Raises:
+        AtrousError: The path has another suffix, or a weight is not finite.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise AtrousError(
+            "E-FILE-SUFFIX",
+            f"a model is saved as .safetensors, not {path.suffix or 'without a suffix'}",
+            where=path,
+            fix=f"name it {path.with_suffix('.safetensors').name}",
+        )
+    tensors = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}
+    check_finite(tensors, path)
+    description = describe(model, tensors)
+    metadata = {_KEY: json.dumps(to_json(description), sort_keys=True)}
+    with atomic(path) as temporary:
+        save_file(tensors, temporary, metadata)
+    return description.tensors_sha256
+
+
+def describe(model: DeepLabV3Plus, tensors: Mapping[str, Tensor]) -> Description:
+    """Returns what `save` writes about a model with these tensors."""
+    return Description(
+        format=FORMAT,
+        made_by=__version__,
+        architecture=model.architecture,
+        classes=model.classes,
+        palette=model.palette,
+        preprocessing=preprocessing_of(model),
+        provenance=model.provenance,
+        tensors_sha256=hash_tensors(tensors),
+    )
+
+
+def preprocessing_of(model: DeepLabV3Plus) -> Preprocessing:
+    """Returns the normalisation inside a model."""
+    mean, std = (tuple(t.flatten().tolist()) for t in (model.normalize.mean, model.normalize.std))
+    return Preprocessing(mean, std)
+
+
+def read(path: Path) -> tuple[Description, dict[str, Tensor]]:
+    """Reads a file that `save` wrote.
+
+    Raises:
+        AtrousError: ``E-WEIGHTS-FORMAT`` for a damaged file, ``E-WEIGHTS-FOREIGN`` for one that
+            this package did not write, ``E-WEIGHTS-VERSION`` for one from a newer version,
+            ``E-SCHEMA`` or ``E-UNKNOWN-NAME`` for a description that says something else,
+            ``E-WEIGHTS-HASH`` for changed tensors, ``E-WEIGHTS-NAN``.
+    """
+    file = read_safetensors(path)
+    if _KEY not in file.metadata:
+        raise AtrousError(
+            "E-WEIGHTS-FOREIGN",
+            "not a model of this package: the file does not say what network it is",
+            where=path,
+            fix="if it holds a backbone, name it as pretrained= in create_model; "
+            "for other checkpoints see: atrous convert --help",
+            exit_code=ExitCode.DATA,
+        )
+    try:
+        description = _parsed(file.metadata[_KEY])
+    except AtrousError as error:
+        error.where = error.where or str(path)
+        raise
+    check_finite(file.tensors, path)
+    if hash_tensors(file.tensors) != description.tensors_sha256:
+        raise AtrousError(
+            "E-WEIGHTS-HASH",
+            "the tensors are not those that were saved: their hash is another",
+            where=path,
+            fix="the file was damaged or changed; get it again",
+            exit_code=ExitCode.DATA,
+        )
+    return description, file.tensors
+
+
+def _parsed(text: str) -> Description:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise AtrousError(
+            "E-WEIGHTS-FORMAT", f"the description is no JSON: {error}", exit_code=ExitCode.DATA
+        ) from None
+    version = content.get("format") if isinstance(content, dict) else None
+    if isinstance(version, int) and version > FORMAT:
+        raise AtrousError(
+            "E-WEIGHTS-VERSION",
+            f"made by atrous {content.get('made_by', '?')} in format {version}, "
+            f"this is atrous {__version__}, which reads up to format {FORMAT}",
+            fix="upgrade: pip install --upgrade atrous",
+            exit_code=ExitCode.DATA,
+        )
+    description = from_json(Description, content)
+    count = description.architecture.num_classes
+    different = len(set(description.classes))
+    if not different == len(description.classes) == len(description.palette) == count:
+        raise AtrousError(
+            "E-SCHEMA",
+            f"{different} different classes and {len(description.palette)} colours "
+            f"for num_classes {count}",
+            exit_code=ExitCode.DATA,
+        )
+    return description
+
+
+def copy_tensors(model: DeepLabV3Plus, tensors: Mapping[str, Tensor], where: object) -> None:
+    """Copies tensors into a model: every one, into every place, strictly.
+
+    Raises:
+        AtrousError: ``E-WEIGHTS-MISMATCH``, with a table of what does not fit and why, probably.
+    """
+    differences = compare(
+        {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
+        {name: tuple(tensor.shape) for name, tensor in tensors.items()},
+    )
+    if differences:
+        raise differences.error(where)
+    model.load_state_dict(dict(tensors))
+
+
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Hashes names, types, shapes and bytes, whatever the order."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,184 @@
+"""Where each of the authors' TensorFlow variables goes in our network.
+
+Names and layouts are those of `tensorflow/models`, research/deeplab (Apache-2.0).
+"""
+
+import logging
+import re
+from collections.abc import Collection, Iterator, Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from atrous.layers import ConvBN
+from atrous.model import DeepLabV3Plus
+from atrous.weights.differences import compare
+
+logger = logging.getLogger(__name__)
+
+Variables = Mapping[str, NDArray[np.float32]]
+
+ROOTS = {
+    "xception41": "xception_41",
+    "xception65": "xception_65",
+    "xception71": "xception_71",
+    "resnet50": "resnet_v1_50",
+    "resnet101": "resnet_v1_101",
+    "mobilenet_v2": "MobilenetV2",
+    "mobilenet_v3_large": "MobilenetV3",
+    "mobilenet_v3_small": "MobilenetV3",
+}
+
+# Scopes of the segmentation network: a variable left over in one of them means another network.
+_NETWORK = re.compile(
+    r"^(xception_\d+|resnet_v1_\d+|MobilenetV[23]|image_pooling|aspp\d|concat_projection|decoder|"
+    r"logits|meta_architecture)"
+)
+
+# From our module paths to the authors' scopes; the first pattern that matches wins.
+_SCOPES = [
+    (r"encoder\.backbone\.conv1_(\d)", r"{root}/entry_flow/conv1_\1"),
+    (
+        r"encoder\.backbone\.middle_flow\.(\d+)\.(.+)",
+        r"{root}/middle_flow/block1/unit_<\1>/xception_module/\2",
+    ),
+    (
+        r"encoder\.backbone\.(entry|exit)_flow\.(\d+)\.(.+)",
+        r"{root}/\1_flow/block<\2>/unit_1/xception_module/\3",
+    ),
+    (r"encoder\.backbone\.stem\.(\d)", r"{root}/{stem}<\1>"),
+    (
+        r"encoder\.backbone\.blocks\.(\d)\.(\d+)\.(.+)",
+        r"{root}/block<\1>/unit_<\2>/bottleneck_v1/\3",
+    ),
+    (r"encoder\.backbone\.conv", r"{root}/Conv"),
+    (r"encoder\.backbone\.last", r"{root}/Conv_1"),
+    (r"encoder\.backbone\.units\.0\.(.+)", r"{root}/expanded_conv/\1"),
+    (r"encoder\.backbone\.units\.(\d+)\.(.+)", r"{root}/expanded_conv_\1/\2"),
+    (r"encoder\.aspp\.image_pooling", r"image_pooling"),
+    (r"encoder\.aspp\.pointwise", r"aspp0"),
+    (r"encoder\.aspp\.atrous\.(\d)\.(.+)", r"aspp<\1>_\2"),
+    (r"encoder\.aspp\.atrous\.(\d)", r"aspp<\1>"),
+    (r"encoder\.aspp\.project", r"concat_projection"),
+    (r"encoder\.aspp\.branches\.(\d)\.(\w+)", r"meta_architecture/branch\1_\2"),
+    (r"encoder\.aspp\.merge", r"meta_architecture/concat_projection"),
+    (r"encoder\.aspp\.gate", r"image_pooling"),
+    (r"decoder\.stages\.(\d)\.reduce", r"decoder/feature_projection0[\1]"),
+    (r"decoder\.stages\.(\d)\.refine\.(\d)\.(\w+)", r"decoder/decoder_conv\2[\1]_\3"),
+    (
+        r"decoder\.stages\.(\d)\.refine\.(\d)",
+        r"decoder/decoder_conv0[\1]/decoder_conv0[\1]_<\2>",
+    ),
+    (r"decoder\.classifier", r"logits/semantic"),
+]
+
+
+def scope_of(path: str, *, root: str, stem: str) -> str:
+    """Returns the authors' scope of one of our modules.
+
+    In `_SCOPES`, ``<n>`` counts from one where we count from zero, and ``[n]`` is the suffix of
+    a decoder stage: nothing for the first, ``_n`` for later ones.
+    """
+    for pattern, template in _SCOPES:
+        match = re.fullmatch(pattern, path)
+        if match:
+            scope = match.expand(template.replace("{root}", root).replace("{stem}", stem))
+            scope = re.sub(r"<(\d+)>", lambda m: str(int(m[1]) + 1), scope)
+            scope = re.sub(r"\[(\d+)\]", lambda m: f"_{m[1]}" if m[1] != "0" else "", scope)
+            scope = scope.replace("squeeze_excite.reduce", "squeeze_excite.Conv")
+            scope = scope.replace("squeeze_excite.expand", "squeeze_excite.Conv_1")
+            return re.sub(r"separable(\d)\.", r"separable_conv\1_", scope).replace(".", "/")
+    raise AssertionError(path)
+
+
+def assign(
+    model: DeepLabV3Plus, variables: Variables, where: object = "", *, part: str = ""
+) -> list[str]:
+    """Copies variables into the model: every one of them, into every parameter.
+
+    Args:
+        model: The network.
+        variables: By the authors' names.
+        where: What to call their source in an error.
+        part: The path of the only module to fill, such as ``encoder.backbone``.
+
+    Returns:
+        The names of variables outside the network's scopes, which were left out.
+
+    Raises:
+        AtrousError: Missing, left over or misshapen variables, all of them listed.
+    """
+    modules = {n: m for n, m in model.named_modules() if not part or n.startswith(f"{part}.")}
+    targets = dict(_targets(model, modules, variables.keys()))
+    strangers = sorted(n for n in variables.keys() - targets.keys() if not _NETWORK.match(n))
+    values = {n: _in_torch_layout(n, v) for n, v in variables.items() if n not in strangers}
+    differences = compare(
+        {name: tuple(tensor.shape) for name, tensor in targets.items()},
+        {name: array.shape for name, array in values.items()},
+    )
+    if differences:
+        raise differences.error(where)
+    with torch.no_grad():
+        for name, tensor in targets.items():
+            tensor.copy_(torch.from_numpy(values[name]))
+        for path, module in modules.items():
+            if isinstance(module, ConvBN) and f"{_scope(model, path)}/biases" in targets:
+                _make_identity(module.bn)
+    if strangers:
+        logger.warning("unknown variables left out: %s", ", ".join(strangers))
+    return strangers
+
+
+def _scope(model: DeepLabV3Plus, path: str) -> str:
+    stem = "conv1_" if model.architecture.stem == "beta" else "conv"  # conv1_1.., or lone conv1
+    return scope_of(path, root=ROOTS[model.architecture.backbone], stem=stem)
+
+
+def _targets(
+    model: DeepLabV3Plus, modules: Mapping[str, nn.Module], names: Collection[str]
+) -> Iterator[tuple[str, Tensor]]:
+    """Yields the name of the variable for each tensor of some of the model's modules.
+
+    Where a convolution has biases among the given names, its batch norm was folded into it.
+    """
+    plain = {path for path, module in modules.items() if isinstance(module, nn.Conv2d)}
+    for path, module in modules.items():
+        if isinstance(module, ConvBN):
+            plain.discard(f"{path}.conv")
+            scope, bn = _scope(model, path), module.bn
+            kind = "depthwise_weights" if module.conv.groups > 1 else "weights"
+            yield f"{scope}/{kind}", module.conv.weight
+            if f"{scope}/biases" in names:
+                yield f"{scope}/biases", bn.bias
+                continue
+            assert bn.running_mean is not None
+            assert bn.running_var is not None
+            yield f"{scope}/BatchNorm/gamma", bn.weight
+            yield f"{scope}/BatchNorm/beta", bn.bias
+            yield f"{scope}/BatchNorm/moving_mean", bn.running_mean
+            yield f"{scope}/BatchNorm/moving_variance", bn.running_var
+    for path in sorted(plain):
+        conv = model.get_submodule(path)
+        assert isinstance(conv, nn.Conv2d)
+        assert conv.bias is not None
+        yield f"{_scope(model, path)}/weights", conv.weight
+        yield f"{_scope(model, path)}/biases", conv.bias
+
+
+def _in_torch_layout(name: str, array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Turns [kh, kw, in, out] into [out, in, kh, kw]; depthwise [kh, kw, channels, 1] too."""
+    if array.ndim == 4:
+        depthwise = name.endswith("depthwise_weights")
+        array = array.transpose(2, 3, 0, 1) if depthwise else array.transpose(3, 2, 0, 1)
+    return np.ascontiguousarray(array)
+
+
+def _make_identity(bn: nn.BatchNorm2d) -> None:
+    """Makes a batch norm that was folded into its convolution pass values through."""
+    assert bn.running_mean is not None
+    assert bn.running_var is not None
+    bn.weight.fill_(1)
+    bn.running_mean.zero_()
+    bn.running_var.fill_(1 - bn.eps)

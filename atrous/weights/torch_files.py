@@ -1,0 +1,235 @@
+"""Tensors from ``.safetensors`` files and from torch's pickles, without running what is in them.
+
+A pickle is read by torch's ``weights_only`` loader alone, which knows tensors and plain containers;
+anything else ends in an error that names it, and no switch changes that. What a file claims is
+compared with its length before memory of that size is asked for.
+"""
+
+import json
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from atrous.errors import AtrousError, ExitCode
+
+PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
+_MAX_HEADER = 16 << 20  # bytes; a model of a thousand tensors needs 0.1 MB
+_SLACK = 1 << 20  # bytes a file may claim beyond its length
+_WEIGHTS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network")
+_AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+_PREFIX = re.compile(r"^(module\.|_orig_mod\.|model\.(?=module\.|_orig_mod\.))+")
+
+
+@dataclass
+class TorchFile:
+    """What a file holds.
+
+    Attributes:
+        tensors: By name, in the file's order.
+        metadata: Of a ``.safetensors`` file.
+        notes: What was stripped, chosen or left out.
+    """
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_tensors(path: Path) -> TorchFile:
+    """Reads the tensors of a file; prefixes that wrappers add to names are stripped.
+
+    Raises:
+        AtrousError: ``E-WEIGHTS-FORMAT`` for a damaged file or one of another kind,
+            ``E-WEIGHTS-PICKLE`` for a pickle that asks for more than tensors (named),
+            ``E-WEIGHTS-SIZE`` for claims beyond the file's length, ``E-WEIGHTS-NAN``.
+    """
+    if not path.is_file():
+        raise AtrousError("E-FILE-MISSING", "no such file", where=path)
+    file = read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    stripped = {_PREFIX.sub("", name): tensor for name, tensor in file.tensors.items()}
+    if stripped.keys() != file.tensors.keys():
+        if len(stripped) != len(file.tensors):
+            raise _broken(path, "names that differ only in their prefixes")
+        prefixes = {match[0] for name in file.tensors if (match := _PREFIX.match(name))}
+        file.notes.append(f"prefix stripped from the names: {', '.join(sorted(prefixes))}")
+        file.tensors = stripped
+    check_finite(file.tensors, path)
+    return file
+
+
+def read_safetensors(path: Path) -> TorchFile:
+    """Reads a ``.safetensors`` file as it is; errors as `read_tensors`."""
+    _check_header(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return TorchFile(tensors, dict(file.metadata() or {}))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _broken(path, f"not a sound safetensors file: {error}") from None
+
+
+def check_finite(tensors: Mapping[str, Tensor], where: object) -> None:
+    """Refuses weights that are not numbers, with the first tensor that holds any."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            count = int((~tensor.isfinite()).sum())
+            raise AtrousError(
+                "E-WEIGHTS-NAN",
+                f"{name} holds {count} values that are NaN or infinite, of {tensor.numel()}",
+                where=where,
+                fix="the training that wrote it diverged; take an earlier checkpoint",
+                exit_code=ExitCode.DATA,
+            )
+
+
+def _check_header(path: Path) -> None:
+    """Refuses headers that are long, or name a tensor twice, before the library reads them."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(_MAX_HEADER, size - 8):
+            raise _broken(path, f"a header of {length} bytes in a file of {size}")
+        try:
+            json.loads(file.read(length), object_pairs_hook=_unique)
+        except (ValueError, RecursionError) as error:
+            raise _broken(path, f"the header is damaged: {error}") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} occurs twice")
+    return dict(pairs)
+
+
+def _read_pickle(path: Path) -> TorchFile:
+    _check_zip(path)
+    _check_claims(path, _unpickled(path, "meta"))  # shapes alone, no memory
+    content = _unpickled(path, "cpu")
+    notes: list[str] = []
+    tensors = _state_dict(content, notes)
+    if not tensors:
+        raise _broken(path, "there are no tensors in it")
+    return TorchFile(tensors, notes=notes)
+
+
+def _unpickled(path: Path, device: str) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about old pickle protocols
+            return torch.load(path, map_location=device, weights_only=True)
+    except UnpicklingError as error:
+        blocked = _blocked_globals(path, str(error))
+        if not blocked:
+            raise _broken(path, "not a file of torch.save") from None
+        raise AtrousError(
+            "E-WEIGHTS-PICKLE",
+            f"the pickle wants to use {', '.join(blocked)}; only tensors and plain containers are "
+            "read, and nothing was executed",
+            where=path,
+            fix="get the weights as .safetensors, or have their author save the bare state_dict",
+            exit_code=ExitCode.DATA,
+        ) from None
+    except MemoryError:
+        raise _too_large(path, "more memory than there is") from None
+    except (RuntimeError, EOFError, OSError, ValueError, TypeError, KeyError, IndexError,
+            AttributeError, AssertionError, OverflowError) as error:  # fmt: skip
+        raise _broken(path, f"not a sound file of torch.save: {str(error)[:200]}") from None
+
+
+def _blocked_globals(path: Path, message: str) -> list[str]:
+    try:
+        found = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+    except (ValueError, RuntimeError, UnpicklingError):  # of the old format: the first alone
+        found = []
+    return sorted(found) or re.findall(r"GLOBAL (\S+)", message)[:1]
+
+
+def _check_zip(path: Path) -> None:
+    """Refuses compressed members, which torch never writes, and more bytes than the file has."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        members = zipfile.ZipFile(path).infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise _broken(path, f"not a sound file of torch.save: {error}") from None
+    claimed = sum(member.file_size for member in members)
+    if claimed > path.stat().st_size or any(member.compress_type for member in members):
+        raise _too_large(path, f"{claimed} bytes")
+
+
+def _check_claims(path: Path, content: Any) -> None:
+    """Compares the storages and shapes of tensors, given without values, with the file."""
+    storages: dict[int, int] = {}
+    for name, tensor in _all_tensors(content).items():
+        storage = tensor.untyped_storage()
+        storages[storage._cdata] = storage.nbytes()
+        if tensor.numel() * tensor.element_size() > storage.nbytes():
+            raise _too_large(path, f"a tensor {name!r} of shape {tuple(tensor.shape)}")
+    claimed = sum(storages.values())
+    if claimed > path.stat().st_size + _SLACK:
+        raise _too_large(path, f"{claimed} bytes")
+
+
+def _all_tensors(content: Any, prefix: str = "") -> dict[str, Tensor]:
+    """Returns every tensor in nested containers."""
+    if isinstance(content, Tensor):
+        return {prefix: content}
+    items: Any = ()
+    if isinstance(content, Mapping):
+        items = content.items()
+    elif isinstance(content, (list, tuple)):
+        items = enumerate(content)
+    found: dict[str, Tensor] = {}
+    for key, value in items:
+        found |= _all_tensors(value, f"{prefix}.{key}" if prefix else str(key))
+    return found
+
+
+def _state_dict(content: Any, notes: list[str]) -> dict[str, Tensor]:
+    """Finds the weights in what trainers save around them; averages only if there is no other."""
+    if not isinstance(content, Mapping):
+        return {}
+    for key in (*_WEIGHTS, *_AVERAGES):
+        inner = content.get(key)
+        if isinstance(inner, Mapping) and _all_tensors(inner):
+            left_out = sorted(str(other) for other in content if other != key)
+            notes.append(f"taken from {key!r}" + (" (averaged weights)" * (key in _AVERAGES)))
+            if left_out:
+                notes.append(f"left out: {', '.join(left_out)}")
+            return _state_dict(inner, notes)
+    tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+    if tensors and len(tensors) < len(content):
+        others = sorted(str(k) for k, v in content.items() if not isinstance(v, Tensor))
+        notes.append(f"left out: {', '.join(others)}")
+    return tensors
+
+
+def _broken(path: Path, what: str) -> AtrousError:
+    return AtrousError(
+        "E-WEIGHTS-FORMAT",
+        what,
+        where=path,
+        fix="the file is damaged or of another kind; get it again from its source",
+        exit_code=ExitCode.DATA,
+    )
+
+
+def _too_large(path: Path, what: str) -> AtrousError:
+    return AtrousError(
+        "E-WEIGHTS-SIZE",
+        f"a file of {path.stat().st_size} bytes claims {what}; nothing was allocated",
+        where=path,
+        fix="do not trust this file; get the weights again from their publisher",
+        exit_code=ExitCode.DATA,
+    )

@@ -1,0 +1,198 @@
+"""One file over HTTP: resumed where it stopped, tried again where that may help."""
+
+import errno
+import hashlib
+import http.client
+import logging
+import re
+import shutil
+import socket
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from atrous.errors import AtrousError, ExitCode
+
+_LOG = logging.getLogger(__name__)
+_CHUNK = 1 << 20
+_TIMEOUT = 30.0  # seconds without a byte
+_PAUSES = (1.0, 2.0, 4.0, 8.0)  # seconds before each new try; after the last it is given up
+_LONGEST_PAUSE = 60.0  # seconds; the most a server gets with Retry-After
+_MAX_SIZE = 8 << 30  # bytes, where nothing else says how long a file is
+_RETRIED = frozenset((408, 429, 500, 502, 503, 504))
+_NO_SPACE = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One file to fetch: where it goes and how it is known to be right.
+
+    Args:
+        target: Its final place; it grows beside it, as ``<name>.part``.
+        algorithm: The hash, as hashlib calls it.
+        digest: The hash in lower-case hexadecimal.
+        size: Bytes, where known.
+    """
+
+    target: Path
+    algorithm: str
+    digest: str
+    size: int | None
+
+    @property
+    def part(self) -> Path:
+        """Where the file grows."""
+        return self.target.with_name(self.target.name + ".part")
+
+    def matches(self, path: Path) -> bool:
+        """Returns whether a file is there and has the right hash."""
+        return path.is_file() and file_digest(path, self.algorithm) == self.digest
+
+    def failure(
+        self, code: str, what: str, url: str, fix: str = "check the address"
+    ) -> AtrousError:
+        """Returns the error of a failed download, with what a person can do instead."""
+        return AtrousError(
+            f"E-DOWNLOAD-{code}",
+            what,
+            where=url,
+            fix=f"{fix}, or get the file another way, put it at {self.target} and run this again",
+            exit_code=ExitCode.RESOURCES,
+        )
+
+
+class _PassingError(Exception):
+    """A failure that may pass, with the pause the server asked for."""
+
+    def __init__(self, reason: object, pause: float = 0) -> None:
+        super().__init__(str(reason))
+        self.pause = pause
+
+
+def file_digest(path: Path, algorithm: str = "sha256") -> str:
+    """Returns the hash of a whole file in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def transfer(url: str, wanted: Wanted) -> None:
+    """Makes ``wanted.part`` whole; whether it is right is for the caller to check.
+
+    Raises:
+        AtrousError: The address is wrong, the server refuses, sends something else or keeps
+            failing, or the disk is full (then the part is removed; otherwise it is kept).
+    """
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise wanted.failure("URL", "only http:// and https:// are fetched", url)
+    for pause in (*_PAUSES, None):
+        try:
+            _fetch_rest(url, wanted)
+            return
+        except _PassingError as reason:
+            if wanted.matches(wanted.part):  # whole, whatever length the server promised
+                return
+            if pause is None:
+                tries = f"given up after {len(_PAUSES) + 1} tries: {reason}"
+                raise wanted.failure("FAILED", tries, url) from None
+            pause = max(pause, min(reason.pause, _LONGEST_PAUSE))
+            _LOG.warning("%s: %s; trying again in %.0f s", url, reason, pause)
+            time.sleep(pause)
+
+
+def _fetch_rest(url: str, wanted: Wanted) -> None:
+    """Appends what the part still lacks; starts over if the server cannot resume."""
+    have = wanted.part.stat().st_size if wanted.part.is_file() else 0
+    headers = {"User-Agent": "atrous", "Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    try:
+        request = urllib.request.Request(url, headers=headers)
+        with _opener().open(request, timeout=_TIMEOUT) as response:
+            resumes = response.status == 206 and _range_start(response) == have
+            _receive(response, url, wanted, have if resumes else 0)
+    except urllib.error.HTTPError as error:
+        with error:
+            raise _refusal(error, url, wanted) from None
+    except http.client.HTTPException as error:
+        raise _PassingError(f"the answer broke off: {error!r}") from None
+    except OSError as error:
+        raise _system_failure(error, url, wanted) from None
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """Returns what opens http and https alone, unlike urllib's own (files, FTP, data)."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPRedirectHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.UnknownHandler(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+def _receive(response: http.client.HTTPResponse, url: str, wanted: Wanted, start: int) -> None:
+    if response.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
+        raise wanted.failure("HTML", "the server sent a web page instead of the file", url)
+    promised = None if response.length is None else start + response.length
+    if wanted.size is not None and promised not in (None, wanted.size):
+        raise wanted.failure("SIZE", f"the server offers {promised} bytes of {wanted.size}", url)
+    limit = wanted.size or promised or _MAX_SIZE
+    if limit < _MAX_SIZE and limit - start > _free_space(wanted):
+        raise _disk_full(wanted, f"{limit - start} more bytes")
+    with wanted.part.open("ab") as file:
+        file.truncate(start)
+        while chunk := response.read1(_CHUNK):
+            if file.tell() + len(chunk) > limit:
+                raise wanted.failure("SIZE", f"the server sends more than {limit} bytes", url)
+            file.write(chunk)
+        if promised is not None and file.tell() < promised:
+            raise _PassingError(f"the server sent {file.tell()} bytes of {promised}")
+
+
+def _range_start(response: http.client.HTTPResponse) -> int | None:
+    match = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    return int(match[1]) if match else None
+
+
+def _refusal(error: urllib.error.HTTPError, url: str, wanted: Wanted) -> Exception:
+    answer = f"the server answered {error.code} {error.reason}"
+    if error.code == 416:  # the part is as long as the whole, or longer
+        if not wanted.matches(wanted.part):
+            wanted.part.unlink(missing_ok=True)
+        return _PassingError(answer)
+    if error.code in _RETRIED:
+        after = error.headers.get("Retry-After", "")
+        return _PassingError(answer, float(after) if after.isdigit() else 0)
+    return wanted.failure("REFUSED", answer, url)
+
+
+def _system_failure(error: OSError, url: str, wanted: Wanted) -> Exception:
+    if error.errno in _NO_SPACE:
+        return _disk_full(wanted, f"{wanted.size} bytes" if wanted.size else "more bytes")
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(cause, (str, socket.gaierror, PermissionError)):  # no such scheme, host, right
+        return wanted.failure("FAILED", str(cause), url)
+    return _PassingError(str(cause) or type(cause).__name__)
+
+
+def _free_space(wanted: Wanted) -> int:
+    return shutil.disk_usage(wanted.target.parent).free
+
+
+def _disk_full(wanted: Wanted, needed: str) -> AtrousError:
+    wanted.part.unlink(missing_ok=True)
+    return AtrousError(
+        "E-DISK-FULL",
+        f"{wanted.target.name} needs {needed}, {_free_space(wanted)} are free",
+        where=wanted.target.parent,
+        fix="free some space, or set ATROUS_CACHE to a folder on a larger disk",
+        exit_code=ExitCode.RESOURCES,
+    )

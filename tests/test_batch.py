@@ -1,0 +1,103 @@
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from atrous.batch import find_pictures, output_stems, segment_files
+from atrous.errors import AtrousError
+from atrous.predict import Predictor
+from tests.fake_engine import BrightestChannel
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Three pictures, two of the same name, and one that is none."""
+    folder = tmp_path / "in"
+    for name, color in (("a/x.png", "red"), ("b/x.png", "blue"), ("b/y.png", "lime")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 7), color).save(folder / name)
+    (folder / "b" / "broken.jpg").write_bytes(b"no picture")
+    (folder / "b" / "notes.txt").write_text("not looked at")
+    return folder
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def test_folders_are_searched_and_files_taken_once(pictures):
+    found = find_pictures([pictures / "b" / "y.png", pictures])
+    assert [p.name for p in found] == ["y.png", "x.png", "broken.jpg", "x.png"]
+
+
+def test_a_folder_without_pictures_is_refused(tmp_path):
+    with pytest.raises(AtrousError, match="no pictures in this folder"):
+        find_pictures([tmp_path])
+
+
+def test_D20_odd_names_work(tmp_path):
+    odd = [
+        "with space.png",
+        "ümläut.png",
+        "emoji \U0001f600.png",
+        "new\nline.png",
+        "x" * 240 + ".png",
+    ]
+    for name in odd:
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    outcomes = list(
+        segment_files(Predictor(BrightestChannel()), find_pictures([tmp_path]), tmp_path / "out")
+    )
+    assert [o.error for o in outcomes] == [None] * len(odd)
+    assert len(names(tmp_path / "out")) == 3 * len(odd)
+
+
+def test_equal_stems_keep_their_folders():
+    assert output_stems([Path("in/a/x.jpg"), Path("in/b/x.jpg"), Path("in/b/z.jpg")]) == [
+        "a/x",
+        "b/x",
+        "z",
+    ]
+    assert output_stems([Path("x.jpg"), Path("x.png")]) == ["x.jpg", "x.png"]
+
+
+def test_P01_a_bad_picture_does_not_stop_the_others(pictures, tmp_path):
+    outcomes = list(
+        segment_files(Predictor(BrightestChannel()), find_pictures([pictures]), tmp_path / "out")
+    )
+    assert [o.path.name for o in outcomes if o.error] == ["broken.jpg"]
+    assert [o.path.name for o in outcomes if o.record] == ["x.png", "x.png", "y.png"]
+    assert names(tmp_path / "out")[:3] == ["a/x.json", "a/x.labels.png", "a/x.overlay.jpg"]
+
+
+def test_P02_a_rerun_does_only_the_rest(pictures, tmp_path):
+    engine, out = BrightestChannel(), tmp_path / "out"
+    found = [p for p in find_pictures([pictures]) if p.name != "broken.jpg"]
+    list(segment_files(Predictor(engine), found, out))
+    (out / "y.json").unlink()  # as if killed before the last file
+    (out / "a" / "x.labels.png").unlink()
+    assert engine.calls == 3
+    list(segment_files(Predictor(engine), found, out))
+    assert engine.calls == 5
+
+
+def test_P08_other_pictures_models_or_overwrite_redo_finished_output(pictures, tmp_path):
+    engine, out = BrightestChannel(), tmp_path / "out"
+    found = [pictures / "b" / "y.png"]
+    list(segment_files(Predictor(engine), found, out))
+    list(segment_files(Predictor(engine), found, out, overwrite=True))
+    assert engine.calls == 2
+    other = BrightestChannel()
+    other.fingerprint = "another"
+    list(segment_files(Predictor(other), found, out))
+    assert other.calls == 1
+    Image.new("RGB", (9, 7), "red").save(found[0])
+    list(segment_files(Predictor(other), found, out))
+    assert other.calls == 2
+
+
+def test_P08_an_output_folder_that_is_a_file_is_refused(pictures, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(AtrousError, match="the output folder is a file"):
+        list(segment_files(Predictor(BrightestChannel()), [pictures / "b/y.png"], tmp_path / "out"))
+    assert (tmp_path / "out").read_text() == "mine"

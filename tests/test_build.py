@@ -1,0 +1,75 @@
+import pytest
+import torch
+
+from atrous.build import create_model
+from atrous.cost import parameters
+from atrous.errors import AtrousError
+
+
+@pytest.mark.parametrize(
+    ("backbone", "options", "problem"),
+    [
+        ("resnet50", {"num_classes": 0}, "num_classes"),
+        ("xception65", {"stem": "plain"}, "stem is an option of ResNets"),
+        ("resnet50", {"stem": "deep"}, "stem must be"),
+        ("resnet50", {"relu_after_depthwise": True}, "option of Xception"),
+        ("resnet50", {"depth_multiplier": 0.5}, "option of mobilenet_v2"),
+        ("mobilenet_v2", {"depth_multiplier": 0.0}, "positive"),
+        ("resnet50", {"multi_grid": (1, 2)}, "three rates"),
+        ("mobilenet_v2", {"multi_grid": (1, 2, 4)}, "option of ResNets and Xception"),
+        ("resnet50", {"atrous_rates": (0, 6)}, "positive"),
+        ("resnet50", {"refine": ((2, 256),)}, "odd kernel"),
+        ("resnet50", {"output_stride": 12}, "unsupported output stride"),
+    ],
+)
+def test_impossible_networks_are_refused_with_the_reason(backbone, options, problem):
+    with pytest.raises(AtrousError, match=problem):
+        create_model(backbone, **{"num_classes": 2, **options})
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("xception66", "xception65"), ("mobilenetv2", "mobilenet_v2")]
+)
+def test_P06_unknown_backbones_get_the_nearest_name(name, nearest):
+    with pytest.raises(AtrousError, match="unknown backbone") as caught:
+        create_model(name, num_classes=2)
+    assert f"did you mean '{nearest}'" in caught.value.fix
+
+
+def test_same_seed_gives_the_same_weights():
+    states = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        states.append(create_model("mobilenet_v2", num_classes=2).state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "mean", "std"),
+    [
+        ({}, [127.5], [127.5]),
+        ({"stem": "plain"}, [123.15, 115.90, 103.06], [1.0]),
+        ({"stem": "plain", "in_channels": 4}, [123.15, 115.90, 103.06, 0.0], [1.0]),
+    ],
+)
+def test_normalisation_is_the_authors(options, mean, std):
+    model = create_model("resnet50", num_classes=2, **options)
+    assert model.normalize.mean.flatten().tolist() == pytest.approx(mean)
+    assert model.normalize.std.flatten().tolist() == pytest.approx(std)
+
+
+def test_pictures_may_have_other_channels():
+    model = create_model("mobilenet_v2", num_classes=2, in_channels=5).eval()
+    with torch.inference_mode():
+        assert model(torch.zeros(1, 5, 17, 17)).shape == (1, 2, 17, 17)
+
+
+def test_defaults_are_the_papers():
+    with torch.device("meta"):
+        model = create_model("xception65", num_classes=21)
+    assert model.output_stride == 16
+    assert model.encoder.aspp.atrous_rates == (6, 12, 18)
+    assert model.encoder.backbone.multi_grid == (1, 1, 1)
+    assert parameters(model) == 41_055_413  # separable ASPP and decoder; 41.055 M
+    with torch.device("meta"):
+        assert create_model("resnet101", num_classes=21).encoder.backbone.multi_grid == (1, 2, 4)
