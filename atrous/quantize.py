@@ -139,13 +139,14 @@ def quantize(
             temporary.touch()  # replaced by the next attempt
 
 
-class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+class Pictures(quantization.CalibrationDataReader):  # type: ignore[misc]
     """Hands pictures to the calibration."""
 
     def __init__(self, pictures: Sequence[NDArray[np.uint8]]) -> None:
         self._pictures: Iterator[NDArray[np.uint8]] = iter(pictures)
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+        """Returns the next picture as the graph's input; None after the last."""
         picture = next(self._pictures, None)
         return None if picture is None else {"image": picture[None]}
 
@@ -162,12 +163,13 @@ def _write(
     excluded = [
         node.name
         for node in graph.proto.node
-        if any(node.name == layer or node.name.startswith(f"{layer}.") for layer in kept_float)
+        if node.op_type == "Transpose"  # the bytes of the picture and the logits stay as they are
+        or any(node.name == layer or node.name.startswith(f"{layer}.") for layer in kept_float)
     ]
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         onnx.save(as_file(graph, header), source)
-        quantize_file(source, target, _Reader(pictures), excluded=excluded)
+        quantize_file(source, target, Pictures(pictures), excluded=excluded)
         proto = onnx.load(target)
     del graph.proto.node[:], graph.proto.initializer[:]
     graph.proto.node.extend(proto.graph.node)

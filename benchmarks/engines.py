@@ -102,11 +102,11 @@ def main() -> None:
 
 def int8_candidates(files, ours, picture, folder):
     """Quantises both with the same tool, settings and pictures; untrained, so without a budget."""
-    from quantising import quantise_ours, quantise_peer
+    from atrous.quantize import Pictures, quantize, quantize_file
 
     paths = {name: Path(folder) / f"{name}_int8.onnx" for name in files}
-    quantise_ours(ours, paths["ours"])
-    quantise_peer(files["peer"], paths["peer"])
+    quantize(ours, paths["ours"], [picture, picture[::-1].copy()], budget=None)
+    quantize_file(files["peer"], paths["peer"], Pictures([picture]))
     engine = ExportedEngine(paths["ours"], keep_compiled=False)
     return {
         "ours int8": lambda: labels(engine.coarse_logits(picture), engine.logits_stride, SIZE),

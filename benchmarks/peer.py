@@ -73,9 +73,7 @@ def multiply_adds(model: nn.Module, images: Tensor) -> int:
         nonlocal total
         total += output.numel() * module.weight[0].numel() // output.shape[0]
 
-    handles = [
-        m.register_forward_hook(count) for m in model.modules() if isinstance(m, nn.Conv2d)
-    ]
+    handles = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, nn.Conv2d)]
     with torch.inference_mode():
         model(images)
     for handle in handles:
