@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from atrous import data
     from atrous.build import create_model
     from atrous.cost import multiply_adds, parameters
     from atrous.errors import AtrousError
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Public name -> module; resolved on first use so that `import atrous` stays light.
+# Public name -> module (some names are modules); resolved on first use: `import atrous` is light.
 _PUBLIC = {
     "AtrousError": "atrous.errors",
     "DeepLabV3Plus": "atrous.model",
@@ -28,6 +29,7 @@ _PUBLIC = {
     "Segmentation": "atrous.predict",
     "change_classes": "atrous.surgery",
     "create_model": "atrous.build",
+    "data": "atrous.data",
     "from_tensorflow": "atrous.loading",
     "from_tflite": "atrous.loading",
     "load": "atrous.loading",
@@ -45,6 +47,7 @@ __all__ = [
     "Segmentation",
     "change_classes",
     "create_model",
+    "data",
     "from_tensorflow",
     "from_tflite",
     "load",
@@ -60,11 +63,12 @@ def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'atrous' has no attribute {name!r}")
     try:
-        value = getattr(import_module(_PUBLIC[name]), name)
+        module = import_module(_PUBLIC[name])
     except ModuleNotFoundError as error:
         from atrous.errors import missing_extra
 
         raise missing_extra(f"atrous.{name}", error) from error
+    value = module if module.__name__ == f"atrous.{name}" else getattr(module, name)
     globals()[name] = value
     return value
 

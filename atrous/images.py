@@ -14,7 +14,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from atrous.errors import AtrousError, ExitCode
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # decided by content
+# Decided by content. MPO, several JPEGs in a file, is opened as JPEG.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pnm")
 )
@@ -51,9 +52,20 @@ def upright(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def open_image(
-    source: str | Path | IO[bytes], *, max_pixels: int = MAX_PIXELS
+    source: str | Path | IO[bytes],
+    *,
+    max_pixels: int = MAX_PIXELS,
+    checksums: bool = False,
+    decode: bool = True,
 ) -> Iterator[Image.Image]:
     """Opens and decodes a picture in its own mode; Pillow's many errors become one.
+
+    Args:
+        source: A path or a binary stream.
+        max_pixels: Larger pictures are refused from their header.
+        checksums: Verify the checksums of PNG chunks first, which decoding skips: a flipped bit
+            is then an error, not another pixel. No other format has checksums.
+        decode: Whether to decode now, or leave that to the block.
 
     Raises:
         AtrousError: As `read_image`.
@@ -64,9 +76,12 @@ def open_image(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata of a readable picture is not news
+            if checksums:
+                _verify(source, where, max_pixels)
             with Image.open(source, formats=FORMATS) as image:
                 _check_pixels(image, where, max_pixels)
-                image.load()
+                if decode:
+                    image.load()
                 yield image
     except UnidentifiedImageError:
         raise AtrousError(
@@ -93,6 +108,14 @@ def open_image(
             fix="the file is truncated or damaged; copy it again from its source",
             exit_code=ExitCode.SOME_FAILED,
         ) from None
+
+
+def _verify(source: str | Path | IO[bytes], where: object, max_pixels: int) -> None:
+    with Image.open(source, formats=FORMATS) as image:
+        _check_pixels(image, where, max_pixels)
+        image.verify()
+    if not isinstance(source, (str, Path)):
+        source.seek(0)
 
 
 def _check_file(path: Path) -> None:

@@ -1,0 +1,9 @@
+"""Labelled pictures: what they are, where they come from, how they reach the network.
+
+Importing this package imports no torch; names that need it live in their own modules.
+"""
+
+from atrous.data.dataset import Dataset, FileDataset, Item, Sample
+from atrous.data.procedural import scenes
+
+__all__ = ["Dataset", "FileDataset", "Item", "Sample", "scenes"]

@@ -1,0 +1,109 @@
+"""Decoded samples kept in memory, once for all workers."""
+
+import mmap
+import multiprocessing
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from atrous.classes import Color
+from atrous.data.dataset import Dataset, Sample, target_dtype
+from atrous.errors import AtrousError, ExitCode
+
+# Workers share memory with this process only if they are forked from it.
+CONTEXT = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+
+_ABSENT = -1
+
+
+class CachedDataset:
+    """A `Dataset` that decodes every sample once, as far as a memory budget reaches.
+
+    Nothing is written to disk: the samples lie in anonymous memory that worker processes share if
+    they are forked from this one (on Linux). A worker started otherwise decodes for itself.
+    Memory is taken only as samples come in. Once the budget is used up, further samples are
+    decoded every time. Do not write to the arrays of a cached sample.
+
+    Args:
+        dataset: Where the samples come from.
+        budget: Bytes of decoded samples to keep at most.
+
+    Raises:
+        AtrousError: The system does not grant that much memory.
+    """
+
+    def __init__(self, dataset: Dataset, budget: int) -> None:
+        self._dataset = dataset
+        self._dtype = np.dtype(target_dtype(len(dataset.classes)))
+        self._budget = budget
+        try:
+            self._memory = mmap.mmap(-1, max(budget, 1))
+            self._table = mmap.mmap(-1, 24 * len(dataset) + 8)
+        except (OSError, OverflowError, ValueError) as error:
+            raise AtrousError(
+                "E-CACHE-MEMORY",
+                f"no memory for a cache of {budget / 1e9:.1f} GB: {error}",
+                fix="give a smaller budget",
+                exit_code=ExitCode.RESOURCES,
+            ) from None
+        self._lock = CONTEXT.Lock()
+        table = np.frombuffer(self._table, np.int64)
+        self._used, self._slots = table[:1], table[1:].reshape(-1, 3)  # (offset, height, width)
+        self._slots[:, 0] = _ABSENT
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The data set's."""
+        return self._dataset.classes
+
+    @property
+    def palette(self) -> tuple[Color, ...]:
+        """The data set's."""
+        return self._dataset.palette
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The data set's."""
+        return self._dataset.names
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        offset, height, width = (int(number) for number in self._slots[index])
+        if offset == _ABSENT:
+            sample = self._dataset[index]
+            self._keep(index, sample)
+            return sample
+        return self._view(offset, height, width)
+
+    def fingerprint(self) -> str:
+        """The data set's."""
+        return self._dataset.fingerprint()
+
+    def __reduce__(self) -> tuple[type, tuple[Dataset, int]]:
+        # Not by fork: shared memory and lock stay behind, and so does the saving.
+        return (CachedDataset, (self._dataset, 0))
+
+    def _keep(self, index: int, sample: Sample) -> None:
+        height, width = sample.target.shape
+        with self._lock:
+            offset = int(self._used[0])
+            size = height * width * (3 + self._dtype.itemsize)
+            if self._slots[index, 0] != _ABSENT or offset + size > self._budget:
+                return
+            self._used[0] += size + size % 2  # targets of two bytes begin at even offsets
+        view = self._view(offset, height, width)
+        view.image[...] = sample.image
+        view.target[...] = sample.target
+        with self._lock:  # others see the slot only once its contents are in place
+            self._slots[index, 1:] = height, width
+            self._slots[index, 0] = offset
+
+    def _view(self, offset: int, height: int, width: int) -> Sample:
+        pixels = height * width
+        target = np.frombuffer(self._memory, self._dtype, pixels, offset)
+        start = offset + target.nbytes
+        image = np.frombuffer(self._memory, np.uint8, 3 * pixels, start)
+        return Sample(image.reshape(height, width, 3), target.reshape(height, width))

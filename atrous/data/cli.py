@@ -1,0 +1,233 @@
+"""``atrous data``: look at a data set before training on it."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from PIL import Image
+
+from atrous.data.dataset import Dataset, Sample
+from atrous.data.doctor.diagnosis import Diagnosis, examine
+from atrous.data.doctor.findings import Finding
+from atrous.data.doctor.history import compare
+from atrous.data.doctor.report import write_csv, write_html
+from atrous.data.doctor.survey import survey
+from atrous.data.formats.layout import Layout
+from atrous.data.formats.shards import ShardLayout
+from atrous.data.opening import open_dataset, recognise
+from atrous.data.show import Tile, pick_samples, sample_tiles, sheet, view_tiles, with_legend
+from atrous.errors import AtrousError, ExitCode, missing_extra, printable
+from atrous.images import atomic
+
+DATA = click.Path(path_type=Path)
+_SAMPLES = 6  # of each split, in the report
+_SHOWN = 3  # files of a finding named on the terminal
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def data() -> None:
+    """Look at labelled pictures before training on them."""
+
+
+@data.command()
+@click.argument("path", type=DATA, metavar="DATA")
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for data_report.html and data_report.csv; none is written without it.",
+)  # fmt: skip
+@click.option("--split", "splits", multiple=True, help="Only this split; may be repeated.")
+@click.option("--strict", is_flag=True, help="Treat warnings as errors.")
+@click.option(
+    "--allow-unlabelled", is_flag=True, help="Go on without pictures that have no annotation."
+)
+@click.option("--force", is_flag=True, help="Read JPEG masks although their labels are not exact.")
+@click.option(
+    "--since", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="CSV",
+    help="An earlier data_report.csv: say what has changed.",
+)  # fmt: skip
+@click.option("--workers", type=click.IntRange(1), help="Processes; by default one a core.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def check(
+    path: Path,
+    out: Path | None,
+    splits: tuple[str, ...],
+    strict: bool,
+    allow_unlabelled: bool,
+    force: bool,
+    since: Path | None,
+    workers: int | None,
+    as_json: bool,
+) -> None:
+    r"""Checks a data set: would training on it go wrong?
+
+    DATA is a devkit's or data set's folder (VOC, Cityscapes, ADE20K, COCO, CamVid, LabelMe, CVAT,
+    plain folders ...), a dataset YAML, or an annotation file. Every picture and annotation is
+    read, on all cores; nothing in DATA is changed. Exit code 4 if training would go wrong.
+
+    \b
+    Examples:
+      atrous data check VOCdevkit/VOC2012 --out report
+      atrous data check mine.yaml --split train --split val --strict
+      atrous data check mine.yaml --since report/data_report.csv --json
+    """
+    layout = recognise(path)
+    if force:
+        layout = layout.allowing_lossy()
+    _check_outside(out, layout.root)
+    progress = _Progress()
+    surveyed = survey(layout, splits, workers=workers, on_progress=progress.show)
+    progress.finish()
+    changes = compare(since, surveyed) if since else ()
+    diagnosis = examine(surveyed, more=changes, allow_unlabelled=allow_unlabelled, strict=strict)
+    if out is not None:
+        write_csv(diagnosis, out / "data_report.csv")
+        write_html(diagnosis, _samples(layout, diagnosis), out / "data_report.html")
+    if as_json:
+        click.echo(json.dumps(diagnosis.as_json(), indent=1))
+    else:
+        _print(diagnosis, out)
+    if not diagnosis.healthy:
+        raise SystemExit(ExitCode.DATA)
+
+
+def _check_outside(out: Path | None, root: Path) -> None:
+    if out is not None and root.is_dir() and out.resolve().is_relative_to(root.resolve()):
+        raise AtrousError(
+            "E-OUT-IN-DATA",
+            "the report would be written into the data",
+            where=out,
+            fix="choose a folder outside of it with --out",
+        )
+
+
+class _Progress:
+    """Says how far a survey is, on stderr: in place on a terminal, else a line each tenth."""
+
+    def __init__(self) -> None:
+        self.terminal = sys.stderr.isatty()
+        self.tenths = 0
+
+    def show(self, done: int, total: int) -> None:
+        """Reports that `done` of `total` samples are read."""
+        if self.terminal:
+            click.echo(f"\r{done} of {total} pictures", err=True, nl=False)
+        elif 10 * done // total > self.tenths:
+            self.tenths = 10 * done // total
+            click.echo(f"{done} of {total} pictures", err=True)
+
+    def finish(self) -> None:
+        """Ends the line."""
+        if self.terminal:
+            click.echo(err=True)
+
+
+def _samples(layout: Layout | ShardLayout, diagnosis: Diagnosis) -> dict[str, list[Tile]]:
+    tiles = {}
+    for split in diagnosis.survey.splits:
+        dataset, _ = layout.open(split)
+        tiles[split] = sample_tiles(dataset, pick_samples(dataset, _SAMPLES, seed=0))
+    return tiles
+
+
+def _print(diagnosis: Diagnosis, out: Path | None) -> None:
+    found = diagnosis.survey
+    click.echo(
+        f"{printable(found.root)}: {found.kind}, {len(found.table.classes)} classes, "
+        f"{len(found.measurements)} pictures"
+    )
+    for split, indices in found.splits.items():
+        click.echo(f"  {split}: {len(indices)}, {diagnosis.void_share(split):.1%} unlabelled")
+    _print_shares(diagnosis)
+    for finding in diagnosis.findings:
+        _print_finding(finding)
+    click.echo(f"crop size {diagnosis.crop_size}")
+    if out is not None:
+        click.echo(f"report in {printable(out / 'data_report.html')}")
+    errors = diagnosis.count("error")
+    click.echo("ready to train on" if not errors else f"training would go wrong: {errors} errors")
+
+
+def _print_shares(diagnosis: Diagnosis) -> None:
+    shares = {split: diagnosis.shares(split) for split in diagnosis.survey.splits}
+    classes = diagnosis.survey.table.classes
+    width = max(map(len, map(printable, classes)))
+    click.echo(f"{'class':<{width}}  weight  " + "  ".join(f"{split:>8}" for split in shares))
+    for name, weight in zip(classes, diagnosis.class_weights, strict=True):
+        cells = (
+            f"{s:8.3%}" if (s := of[name]) is not None else f"{'n/a':>8}" for of in shares.values()
+        )
+        shown = f"{weight:7.3g}" if weight is not None else f"{'n/a':>7}"
+        click.echo(f"{printable(name):<{width}} {shown}  " + "  ".join(cells))
+
+
+def _print_finding(finding: Finding) -> None:
+    click.echo(f"{finding.level}: {printable(finding.what)} [{finding.code}]")
+    for where in finding.where[:_SHOWN]:
+        click.echo(f"    {printable(where)}")
+    if len(finding.where) > _SHOWN:
+        click.echo(f"    and {len(finding.where) - _SHOWN} more")
+    if finding.fix:
+        click.echo(f"  fix: {printable(finding.fix)}")
+    for line in finding.proposal.split("\n") if finding.proposal else ():
+        click.echo(f"    {printable(line)}")
+
+
+@data.command()
+@click.argument("path", type=DATA, metavar="DATA")
+@click.option("--split", default="val", show_default=True, help="Which split.")
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("data.png"),
+    show_default=True, help="The picture to write.",
+)  # fmt: skip
+@click.option("--count", type=click.IntRange(1), default=8, show_default=True, help="Samples.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of samples.")
+@click.option("--augment", is_flag=True, help="Show what the paper's augmentation makes of them.")
+@click.option(
+    "--crop-size", type=click.IntRange(1), default=513, show_default=True,
+    help="Side of the augmented crops.",
+)  # fmt: skip
+def show(
+    path: Path, split: str, out: Path, count: int, seed: int, augment: bool, crop_size: int
+) -> None:
+    r"""Draws a contact sheet: pictures and what their annotations say.
+
+    Unlabelled pixels are darkened. With --augment, each row is a sample and what training would
+    see of it.
+
+    \b
+    Examples:
+      atrous data show VOCdevkit/VOC2012 --split train --out voc.png
+      atrous data show mine.yaml --augment --crop-size 321
+    """
+    dataset = open_dataset(path, split, allow_unlabelled=True)
+    _check_outside(out, path)
+    indices = pick_samples(dataset, count, seed)
+    if augment:
+        page = _augmented_sheet(dataset, indices, crop_size, seed)
+    else:
+        page = sheet(sample_tiles(dataset, indices), columns=4)
+    page = with_legend(page, dataset, indices)
+    with atomic(out) as temporary:
+        page.save(temporary)
+    click.echo(f"{len(indices)} of {len(dataset)} samples of {split} in {printable(out)}")
+
+
+_VIEWS = 3
+
+
+def _augmented_sheet(
+    dataset: Dataset, indices: Sequence[int], crop_size: int, seed: int
+) -> Image.Image:
+    try:
+        from atrous.data.transforms import Augmentation, augmented, sample_generator
+    except ModuleNotFoundError as error:
+        raise missing_extra("augmentation", error) from None
+    augmentation = Augmentation(crop_size=(crop_size, crop_size))
+
+    def view(index: int, number: int) -> Sample:
+        return augmented(dataset, index, augmentation, sample_generator(seed, number, index))
+
+    rows = [view_tiles(dataset, index, _VIEWS, view) for index in indices]
+    return sheet([tile for row in rows for tile in row], columns=1 + _VIEWS)

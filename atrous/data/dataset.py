@@ -1,0 +1,194 @@
+"""What every source of labelled pictures is to the rest of the program: a `Dataset` of `Sample`s.
+
+A data set gives decoded pictures and target maps by index, whatever they are made from: pairs of
+files (`FileDataset`), polygons or run lengths drawn when read (`FileDataset` with such a reader),
+tar shards, or nothing but a seed (`atrous.data.scenes`).
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atrous.classes import IGNORE_INDEX, Color
+from atrous.errors import AtrousError, ExitCode
+from atrous.images import read_image
+
+Target = NDArray[np.uint8 | np.uint16]
+
+_PROBE = 1 << 16  # bytes hashed at either end of a file: all of it up to 128 KiB
+
+
+class Sample(NamedTuple):
+    """A picture and its true map, of one size."""
+
+    image: NDArray[np.uint8]  # (H, W, 3) RGB
+    target: Target  # (H, W) class indices; the largest value of the type means unlabelled
+
+
+class Dataset(Protocol):
+    """Labelled pictures by index, in a fixed order.
+
+    Implementations must be picklable (workers receive a copy), must not change the source, and
+    must give the same sample for the same index every time. A picture that cannot be read raises
+    `AtrousError` naming its file.
+    """
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the K classes in index order."""
+
+    @property
+    def palette(self) -> tuple[Color, ...]:
+        """K colours in index order."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """One stable, unique name a sample, in index order."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+    def fingerprint(self) -> str:
+        """Returns a SHA-256 in hexadecimal that changes when the samples do."""
+
+
+class Item(NamedTuple):
+    """One sample of a `FileDataset`, not yet read."""
+
+    name: str
+    image: Path
+    annotation: Path | None  # what the target is read from; None: the picture is unlabelled
+
+
+ReadTarget = Callable[[Item, tuple[int, int]], Target]
+
+
+@dataclass(frozen=True)
+class FileDataset:
+    """Pictures in files, with targets a function reads from their annotations.
+
+    Args:
+        items: Name, picture and annotation of each sample. Several items may share an annotation.
+        read_target: Gives the target (H, W) of an item, from the item and the picture's
+            (height, width). A module-level function or a dataclass with `__call__`: it is pickled.
+            Not called for items without an annotation; those are unlabelled everywhere.
+        classes: Names of the K classes in index order.
+        palette: K colours in index order.
+    """
+
+    items: tuple[Item, ...]
+    read_target: ReadTarget
+    classes: tuple[str, ...]
+    palette: tuple[Color, ...]
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The items' names."""
+        return tuple(item.name for item in self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Reads one sample.
+
+        Raises:
+            AtrousError: The picture or its annotation cannot be read, their sizes differ, or the
+                target holds a value that is no class.
+        """
+        item = self.items[index]
+        image = np.array(read_image(item.image))  # (H, W, 3), writable
+        height, width = image.shape[:2]
+        if item.annotation is None:
+            dtype = target_dtype(len(self.classes))
+            return Sample(image, np.full((height, width), np.iinfo(dtype).max, dtype))
+        sample = Sample(image, self.read_target(item, (height, width)))
+        check_sample(sample, len(self.classes), picture=item.image, annotation=item.annotation)
+        return sample
+
+    def fingerprint(self) -> str:
+        """Hashes names, classes, file sizes, and up to 64 KiB at either end of each file."""
+        parts = [name.encode() for name in self.classes]
+        digest_once = cache(file_digest)  # an annotation may serve many pictures
+        for item in self.items:
+            parts += [os.fsencode(item.name), digest_once(item.image)]
+            parts.append(digest_once(item.annotation) if item.annotation else b"")
+        return combined_digest(parts)
+
+
+def target_dtype(num_classes: int) -> type[np.uint8] | type[np.uint16]:
+    """Returns the smallest type that holds every class index and the value for unlabelled."""
+    return np.uint8 if num_classes <= IGNORE_INDEX else np.uint16
+
+
+def ignore_index(num_classes: int) -> int:
+    """Returns the value of unlabelled pixels: 255, or 65535 above 255 classes."""
+    return int(np.iinfo(target_dtype(num_classes)).max)
+
+
+def check_sample(sample: Sample, num_classes: int, *, picture: Path, annotation: Path) -> None:
+    """Raises `AtrousError` unless target and picture have one size and every value is a class."""
+    image, target = sample
+    if target.shape != image.shape[:2]:
+        raise AtrousError(
+            "E-DATA-SIZE",
+            f"the picture is {_size(image)} and its target {_size(target)} (height x width)",
+            where=f"{picture}, {annotation}",
+            fix="if the two are swapped, the picture is turned by EXIF and the mask is not; "
+            "save the mask at the picture's size with nearest neighbour",
+            exit_code=ExitCode.DATA,
+        )
+    invalid = (target >= num_classes) & (target != np.iinfo(target.dtype).max)
+    if invalid.any():
+        values, counts = np.unique(target[invalid], return_counts=True)
+        found = ", ".join(f"{v} ({n} px)" for v, n in zip(values[:10], counts[:10], strict=True))
+        raise AtrousError(
+            "E-DATA-LABEL",
+            f"values that are none of the {num_classes} classes: {found}",
+            where=annotation,
+            fix="map them with label_mapping, or list the missing classes",
+            exit_code=ExitCode.DATA,
+        )
+
+
+def file_digest(path: Path) -> bytes:
+    """Returns the SHA-256 of a file's size and of up to 64 KiB at either end.
+
+    Raises:
+        AtrousError: The file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            digest = hashlib.sha256(size.to_bytes(8, "little"))
+            digest.update(file.read(_PROBE))
+            file.seek(max(_PROBE, size - _PROBE))
+            digest.update(file.read(_PROBE))
+    except OSError as error:
+        raise AtrousError(
+            "E-FILE-READ",
+            f"cannot be read: {error.strerror}",
+            where=path,
+            exit_code=ExitCode.DATA,
+        ) from None
+    return digest.digest()
+
+
+def combined_digest(parts: Iterable[bytes]) -> str:
+    """Returns one SHA-256 in hexadecimal over parts of any length, unambiguously."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()
+
+
+def _size(array: NDArray[np.generic]) -> str:
+    return "x".join(map(str, array.shape[:2]))

@@ -1,0 +1,114 @@
+"""Checks of a data set's files: are they there, can they be read, are they there twice."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+
+from atrous.data.doctor.duplicates import near_pairs, same_files, shared_files, split_pairs
+from atrous.data.doctor.findings import Finding
+from atrous.data.doctor.survey import Survey
+
+_TINY = 64  # pixels of the shorter side
+_HUGE = 25_000_000  # pixels
+_CHECKSUMS = ("PNG",)  # formats that have them
+
+
+def check_splits(survey: Survey) -> Iterator[Finding]:
+    """Finds splits that cannot be listed or have nothing in them."""
+    for split, failure in survey.failures.items():
+        what = f"the split {split!r} cannot be read: {failure.what}"
+        yield Finding("error", failure.code, what, failure.fix, (failure.where,))
+    for split, indices in survey.splits.items():
+        if not indices:
+            what = f"the split {split!r} has no samples"
+            fix = "put its pictures and annotations where the layout has them"
+            yield Finding("error", "E-DATA-EMPTY", what, fix)
+
+
+_PARTNERS = {
+    "E-DATA-UNLABELLED": "{count} pictures of {split} have no annotation",
+    "E-DATA-NO-PICTURE": "{count} annotations of {split} have no picture",
+    "E-DATA-TWICE": "{count} files of {split} have the name of another",
+}
+
+
+def check_pairs(survey: Survey) -> Iterator[Finding]:
+    """Finds pictures and annotations without a partner, or with two."""
+    for split, problems in survey.problems.items():
+        for code, what in _PARTNERS.items():
+            where = tuple(f"{p.where}: {p.what}" for p in problems if p.code == code)
+            if where:
+                fix = "complete or remove them; --allow-unlabelled goes on without them"
+                yield Finding("error", code, what.format(count=len(where), split=split), fix, where)
+
+
+def check_readable(survey: Survey) -> Iterator[Finding]:
+    """Finds samples that reading refuses, with the reason."""
+    by_code = defaultdict(list)
+    for measurement in survey.measurements:
+        for trouble in measurement.troubles:
+            by_code[trouble.code].append(trouble)
+    by_code.pop("E-MASK-COLOR", None)  # judged together, by their colours
+    for code, troubles in by_code.items():
+        where = tuple(f"{trouble.where}: {trouble.what}" for trouble in troubles)
+        what = f"{len(troubles)} samples cannot be trained on: {troubles[0].what}"
+        yield Finding("error", code, what, troubles[0].fix, where)
+
+
+def check_duplicates(survey: Survey) -> Iterator[Finding]:
+    """Finds pictures that are in a split twice, or in two splits that must not share any."""
+    measurements = survey.measurements
+    for split, indices in survey.splits.items():
+        groups = same_files(measurements, dict.fromkeys(indices))
+        if groups:
+            where = tuple(" = ".join(measurements[i].picture for i in group) for group in groups)
+            what = f"{len(groups)} pictures are in {split} more than once"
+            yield Finding("warning", "W-DATA-DUPLICATE", what, "keep one of each", where)
+    for one, other in split_pairs(survey.splits):
+        pairs = [
+            shared_files(measurements, survey.splits[one], survey.splits[other]),
+            list(near_pairs(measurements, survey.splits[one], survey.splits[other])),
+        ]
+        for found, code, how in zip(
+            pairs, _LEAKS, ("the same file", "nearly the same"), strict=True
+        ):
+            if found:
+                where = tuple(
+                    f"{measurements[a].picture} = {measurements[b].picture}" for a, b in found
+                )
+                count = len({pair.second for pair in found})
+                what = f"{count} pictures of {other} are in {one} too ({how})"
+                fix = f"scores on {other} will be too high: take the pictures out of one of the two"
+                yield Finding("warning", code, what, fix, where)
+
+
+_LEAKS = ("W-DATA-LEAK", "W-DATA-NEAR-LEAK")
+
+
+def check_sizes(survey: Survey) -> Iterator[Finding]:
+    """Finds pictures too small to learn from, or too large to train on whole."""
+    sized = [(m.picture, m.size) for m in survey.measurements if m.size]
+    tiny = tuple(f"{path}: {h}x{w}" for path, (h, w) in sized if min(h, w) < _TINY)
+    huge = tuple(f"{path}: {h}x{w}" for path, (h, w) in sized if h * w > _HUGE)
+    if tiny:
+        what = f"{len(tiny)} pictures are less than {_TINY} pixels high or wide"
+        fix = "at an output stride of 16 that leaves four features or fewer; leave them out"
+        yield Finding("warning", "W-DATA-TINY", what, fix, tiny)
+    if huge:
+        what = f"{len(huge)} pictures have more than {_HUGE // 1_000_000} million pixels"
+        fix = "cut them into tiles: each is decoded whole for every crop"
+        yield Finding("warning", "W-DATA-HUGE", what, fix, huge)
+
+
+def check_formats(survey: Survey) -> Iterator[Finding]:
+    """Notes which files nothing protects from flipped bits, and which EXIF turns."""
+    formats = Counter(m.format for m in survey.measurements if m.format)
+    formats += Counter(m.mask.split()[0] for m in survey.measurements if m.mask)
+    unprotected = {name: count for name, count in formats.items() if name not in _CHECKSUMS}
+    if unprotected:
+        named = ", ".join(f"{count} {name}" for name, count in sorted(unprotected.items()))
+        what = f"{named} files have no checksums: a flipped bit in them may go unnoticed"
+        yield Finding("note", "N-DATA-UNPROTECTED", what)
+    turned = tuple(m.picture for m in survey.measurements if m.turned)
+    if turned:
+        what = f"{len(turned)} pictures are turned by EXIF; their annotations must be upright"
+        yield Finding("note", "N-DATA-TURNED", what, where=turned)

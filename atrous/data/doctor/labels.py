@@ -1,0 +1,175 @@
+"""Checks of a data set's labels: are they classes, the right ones, and enough of them."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+
+from atrous.classes import Color
+from atrous.data.dataset import ignore_index
+from atrous.data.doctor.findings import Finding
+from atrous.data.doctor.proposals import known_palette, mapping_yaml, readings
+from atrous.data.doctor.survey import Survey
+
+_MOST_VOID = 0.5  # share of a split's pixels that may be unlabelled
+_MOST_BLENDED = 0.1  # share of a mask's edges; the worst mask of CamVid has .036, of VOC .006
+_RAW_LAYOUTS = ("Cityscapes", "ADE20K")  # their masks never hold 255
+
+
+def class_counts(survey: Survey, split: str) -> Counter[int]:
+    """Returns pixels of each value in the targets of a split, unlabelled ones among them."""
+    counts: Counter[int] = Counter()
+    for measurement in survey.of(split):
+        counts.update(measurement.counts)
+    return counts
+
+
+def check_colors(survey: Survey) -> Iterator[Finding]:
+    """Finds masks in colours that no table explains, and a published table that would."""
+    masks = [m for m in survey.measurements if m.unknown_colors]
+    if not masks:
+        return
+    pixels: Counter[Color] = Counter()
+    for measurement in masks:
+        pixels.update(measurement.unknown_colors)
+    where = tuple(f"{color}: {count} px" for color, count in pixels.most_common())
+    what = f"{len(masks)} masks are in colours without a colour table: {len(pixels)} colours"
+    table = known_palette(pixels)
+    if table:
+        fix = f"these look like the colours of {table.name}: put them into a dataset YAML"
+        rows = [f"  {n}: {list(c)}" for n, c in zip(table.classes, table.palette, strict=True)]
+    else:
+        fix = "give each colour's class in a dataset YAML, labelmap.txt or class_dict.csv"
+        rows = [f"  name_{i}: {list(c)}" for i, (c, _) in enumerate(pixels.most_common(30))]
+    yield Finding("error", "E-MASK-COLOR", what, fix, where, "\n".join(("colors:", *rows)))
+
+
+def check_values(survey: Survey) -> Iterator[Finding]:
+    """Finds values that are no classes, and what they probably mean."""
+    num_classes, pixels, where = len(survey.table.classes), Counter[int](), []
+    legal = {*range(num_classes), ignore_index(num_classes)}
+    for measurement in survey.measurements:
+        wrong = {value: n for value, n in measurement.counts.items() if value not in legal}
+        if wrong:
+            pixels.update(wrong)
+            where.append(f"{measurement.annotation}: {_counted(wrong)}")
+    if where:
+        files = f"{len(where)} annotations hold values that are none of the {num_classes} classes"
+        yield _with_reading(survey, "E-DATA-LABEL", f"{files}: {_counted(pixels)}", tuple(where))
+
+
+def _counted(values: Mapping[int, int]) -> str:
+    ordered = Counter(values).most_common()
+    more = f" and {len(ordered) - 10} more" if len(ordered) > 10 else ""
+    return ", ".join(f"{value} ({pixels} px)" for value, pixels in ordered[:10]) + more
+
+
+def _with_reading(survey: Survey, code: str, what: str, where: tuple[str, ...] = ()) -> Finding:
+    found = [] if survey.mapping else readings(_values(survey), len(survey.table.classes))
+    if not found:
+        fix = "map them in label_mapping of a dataset YAML, or list the missing classes"
+        return Finding("error", code, what, fix, where)
+    fix = "; or ".join(reading.because for reading in found)
+    proposal = "\n# or\n".join(mapping_yaml(reading.mapping) for reading in found)
+    return Finding("error", code, what, fix, where, proposal)
+
+
+def _values(survey: Survey) -> Counter[int]:
+    values: Counter[int] = Counter()
+    for measurement in survey.measurements:
+        values.update(measurement.values)
+    return values
+
+
+def check_meaning(survey: Survey) -> Iterator[Finding]:
+    """Finds values that are legal and yet not what they are taken for."""
+    values = _values(survey)
+    if survey.kind in _RAW_LAYOUTS and survey.mapping and 255 in values:
+        what = (
+            f"the masks hold 255, which {survey.kind}'s own never do: they look mapped already, "
+            "and are mapped a second time"
+        )
+        fix = "describe the folders in a dataset YAML without label_mapping"
+        yield Finding("error", "E-DATA-MAPPED-TWICE", what, fix)
+    labelled = {v for v in values if v != ignore_index(len(survey.table.classes))}
+    if not survey.mapping and labelled == {0} and len(survey.table.classes) <= 2:
+        what = "the masks hold one class only, 0" + ", and 255 for unlabelled" * (255 in values)
+        yield _with_reading(survey, "E-DATA-ONE-CLASS", what)
+        return
+    for split in survey.splits:
+        present = class_counts(survey, split).keys() & set(range(len(survey.table.classes)))
+        if split.startswith("train") and len(present) == 1:
+            name = survey.table.classes[min(present)]
+            what = f"{split} holds one class only, {name!r}: the loss will be constant"
+            yield Finding("error", "E-DATA-ONE-CLASS", what, "check how the masks were exported")
+
+
+def check_palettes(survey: Survey) -> Iterator[Finding]:
+    """Finds palette masks in which one index has several colours: indices that are no classes."""
+    colors: dict[int, Counter[Color]] = defaultdict(Counter)
+    for measurement in survey.measurements:
+        for value, color in measurement.colors.items():
+            colors[value][color] += 1
+    unclear = {value: found for value, found in colors.items() if len(found) > 1}
+    if unclear:
+        where = tuple(
+            f"index {value}: {', '.join(f'{c} in {n} masks' for c, n in found.most_common(5))}"
+            for value, found in sorted(unclear.items())
+        )
+        what = f"{len(unclear)} indices have different colours in different masks"
+        fix = (
+            "each mask was saved with a palette of its own, so that its indices mean nothing: "
+            "export the masks again in colour or with one palette"
+        )
+        yield Finding("error", "E-MASK-PALETTES", what, fix, where)
+
+
+def check_edges(survey: Survey) -> Iterator[Finding]:
+    """Finds masks whose edges were interpolated or smoothed."""
+    where = tuple(
+        f"{m.annotation}: {m.blended} of {m.edges} changes along its rows"
+        for m in survey.measurements
+        if m.blended > _MOST_BLENDED * m.edges and m.blended > 20
+    )
+    if where:
+        what = f"{len(where)} masks have blended edges: values between those on either side"
+        fix = "they were resized or smoothed like photographs; resize masks with nearest neighbour"
+        yield Finding("error", "E-MASK-BLENDED", what, fix, where)
+
+
+def check_void(survey: Survey) -> Iterator[Finding]:
+    """Finds splits and pictures of which little or nothing is labelled."""
+    ignore = ignore_index(len(survey.table.classes))
+    for split in survey.splits:
+        counts = class_counts(survey, split)
+        share = counts[ignore] / max(counts.total(), 1)
+        if share > _MOST_VOID:
+            what = f"{share:.0%} of the pixels of {split} are unlabelled"
+            fix = "check that unlabelled is what 255 means here"
+            yield Finding("warning", "W-DATA-VOID", what, fix)
+    empty = tuple(m.annotation for m in survey.measurements if set(m.counts) == {ignore})
+    if empty:
+        what = f"{len(empty)} pictures have no labelled pixel and teach nothing"
+        yield Finding("warning", "W-DATA-ALL-VOID", what, "leave them out", empty)
+
+
+def check_classes(survey: Survey) -> Iterator[Finding]:
+    """Finds classes that a split has no pixel of."""
+    for split, indices in survey.splits.items():
+        counts = class_counts(survey, split)
+        absent = [name for k, name in enumerate(survey.table.classes) if not counts[k]]
+        if absent and indices and len(absent) < len(survey.table.classes):
+            what = f"{len(absent)} classes do not occur in {split}: {', '.join(absent)}"
+            fix = (
+                "they cannot be learnt from it"
+                if split.startswith("train")
+                else "they have no IoU there and are left out of its mean"
+            )
+            yield Finding("warning", "W-DATA-ABSENT", what, fix)
+
+
+def check_outlines(survey: Survey) -> Iterator[Finding]:
+    """Finds outlines that cross themselves, whose inside is a matter of convention."""
+    where = tuple(shape for m in survey.measurements for shape in m.crossings)
+    if where:
+        what = f"{len(where)} outlines cross themselves and are filled by the even-odd rule"
+        fix = "correct them in the annotation tool if that is not what was meant"
+        yield Finding("warning", "W-SHAPE-CROSSING", what, fix, where)

@@ -1,0 +1,206 @@
+"""What can be known of one picture and its annotation without a network: `measure`.
+
+Everything a training step would stumble on is tried here, on the way it would be read there; and
+what cannot be judged from one picture alone (values, colours, a fingerprint of the content) is
+carried home for `atrous.data.doctor`.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from atrous.classes import Color
+from atrous.data.colors import count_colors
+from atrous.data.dataset import Item, ReadTarget, Target
+from atrous.data.formats.shards import Pair
+from atrous.data.masks import Mask
+from atrous.data.shapes import crosses_itself
+from atrous.data.targets import MaskReader, ShapeReader
+from atrous.errors import AtrousError
+from atrous.images import open_image, to_rgb, upright
+
+THUMBNAIL = 16  # pixels a side, of the grey copy near duplicates are found by
+_PNG = b"\x89PNG\r\n\x1a\n"
+_ORIENTATION = 274  # of EXIF
+_MOST_COLORS = 512  # kept of a mask in unknown colours
+_SHRINK = 8  # JPEG is decoded at this fraction: every bit is read, most of the arithmetic saved
+
+
+@dataclass
+class Measurement:
+    """One sample, as the doctor sees it."""
+
+    name: str
+    picture: str
+    annotation: str
+    size: tuple[int, int] | None = None  # height, width; upright
+    format: str = ""  # of the picture, as Pillow names it
+    turned: bool = False  # whether EXIF turns the picture
+    digest: bytes = b""  # of the picture file
+    annotation_digest: bytes = b""  # of the mask file, or of the target drawn
+    thumbnail: bytes = b""
+    mask: str = ""  # format and mode of a mask file
+    values: dict[int, int] = field(default_factory=dict)  # value in the mask file -> pixels
+    colors: dict[int, Color] = field(default_factory=dict)  # value -> colour in the palette
+    unknown_colors: dict[Color, int] = field(default_factory=dict)  # colour -> pixels
+    counts: dict[int, int] = field(default_factory=dict)  # value in the target -> pixels
+    edges: int = 0  # changes of value along the rows of the mask
+    blended: int = 0  # of these, at values between their neighbours, a pixel or two wide
+    crossings: tuple[str, ...] = ()  # shapes whose outline crosses itself
+    troubles: tuple[AtrousError, ...] = ()  # why the sample cannot be trained on
+
+
+def measure(sample: Item | Pair, read_target: ReadTarget) -> Measurement:
+    """Reads a sample as training would, and returns all there is to know; never raises."""
+    annotation = sample.annotation if isinstance(sample, Item) else sample.mask.where
+    picture = sample.image if isinstance(sample, Item) else sample.image.where
+    result = Measurement(sample.name, str(picture), str(annotation))
+    troubles: list[AtrousError] = []
+    for look in (_look_at_picture, _look_at_annotation):
+        try:
+            look(sample, read_target, result)
+        except AtrousError as error:
+            troubles.append(error)
+        except MemoryError:
+            troubles.append(AtrousError("E-DATA-MEMORY", "not enough memory", where=picture))
+    result.troubles = tuple(troubles)
+    return result
+
+
+def _look_at_picture(sample: Item | Pair, read_target: ReadTarget, result: Measurement) -> None:
+    stream = _stream(sample.image) if isinstance(sample, Item) else sample.image.read()
+    result.digest = hashlib.sha256(stream.getbuffer()).digest()
+    is_png = stream.getbuffer()[:8] == _PNG  # the only format with checksums
+    with open_image(stream, checksums=is_png, decode=False) as image:
+        width, height = image.size
+        orientation = _orientation(image)
+        result.turned = orientation > 1
+        result.size = (width, height) if orientation > 4 else (height, width)
+        result.format = image.format or ""
+        if image.format == "JPEG":
+            least = 4 * THUMBNAIL
+            image.draft("L", (max(width // _SHRINK, least), max(height // _SHRINK, least)))
+            image.load()
+        else:
+            image = to_rgb(upright(image))
+        grey = image.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR)
+        result.thumbnail = grey.tobytes()
+
+
+def _stream(path: Path) -> BytesIO:
+    """Returns a file's bytes as a stream that knows its name."""
+    try:
+        stream = BytesIO(path.read_bytes())
+    except OSError as error:
+        with open_image(path):  # says what is wrong, if it is anything common
+            raise AtrousError("E-FILE-READ", str(error.strerror), where=path) from None
+    if not stream.getbuffer().nbytes:
+        with open_image(path):
+            pass
+    stream.name = str(path)
+    return stream
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except (ValueError, SyntaxError, TypeError, KeyError, OverflowError):
+        return 1  # a broken EXIF block is passed over when reading, too
+    return value if value in range(1, 9) else 1
+
+
+def _look_at_annotation(sample: Item | Pair, read_target: ReadTarget, result: Measurement) -> None:
+    if result.size is None and not isinstance(read_target, MaskReader):
+        return  # shapes are drawn at the picture's size
+    if isinstance(read_target, MaskReader) and not _is_matlab(sample):
+        size = _of_mask(sample, read_target, result)
+    else:
+        assert isinstance(sample, Item)
+        assert result.size is not None
+        target = read_target(sample, result.size)
+        size = target.shape
+        result.counts = _totals(*runs(target))
+        result.annotation_digest = hashlib.sha256(target.tobytes()).digest()
+    if isinstance(read_target, ShapeReader) and isinstance(sample, Item) and result.size:
+        result.crossings = tuple(
+            f"{sample.annotation}: {shape.where}"
+            for shape in read_target.shapes(sample, result.size)
+            if any(map(crosses_itself, shape.outlines))
+        )
+    if result.size is not None and size != result.size:
+        raise _other_size(size, result)
+
+
+def _is_matlab(sample: Item | Pair) -> bool:
+    return isinstance(sample, Item) and str(sample.annotation).endswith(".mat")
+
+
+def _of_mask(sample: Item | Pair, reader: MaskReader, result: Measurement) -> tuple[int, ...]:
+    if isinstance(sample, Pair):
+        stream = sample.mask.read()
+    else:
+        assert sample.annotation is not None
+        stream = _stream(sample.annotation)
+    result.annotation_digest = hashlib.sha256(stream.getbuffer()).digest()
+    try:
+        mask = reader.read(stream)
+    except AtrousError as error:
+        if error.code == "E-MASK-COLOR":
+            result.unknown_colors = _colors_of(stream)
+        raise
+    _note_mask(mask, result)
+    values = np.array([list(result.values)], dtype=mask.labels.dtype)  # one of each is enough
+    indices = reader.target(mask._replace(labels=values), result.annotation)
+    for index, pixels in zip(indices[0].tolist(), result.values.values(), strict=True):
+        result.counts[index] = result.counts.get(index, 0) + pixels
+    return mask.labels.shape
+
+
+def _colors_of(stream: BytesIO) -> dict[Color, int]:
+    stream.seek(0)
+    with open_image(stream) as image:
+        counted = count_colors(np.asarray(image.convert("RGB")))
+    return dict(counted.most_common(_MOST_COLORS))
+
+
+def _note_mask(mask: Mask, result: Measurement) -> None:
+    result.mask = f"{mask.format} {mask.mode}"
+    values, lengths = runs(mask.labels)
+    result.values = _totals(values, lengths)
+    result.colors = {v: mask.palette[v] for v in result.values if v < len(mask.palette)}
+    signed = values.astype(np.int32)
+    step = np.sign(np.diff(signed))
+    between = (step[1:] == step[:-1]) & (lengths[1:-1] <= 2)
+    result.edges = len(step)
+    result.blended = int(np.count_nonzero(between))
+
+
+def runs(labels: Target) -> tuple[Target, NDArray[np.int64]]:
+    """Returns value and length of each run of equal pixels, row after row."""
+    flat = labels.ravel()
+    starts = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
+    lengths = np.diff(starts, append=flat.size)
+    return flat[starts], lengths
+
+
+def _totals(values: Target, lengths: NDArray[np.int64]) -> dict[int, int]:
+    totals = np.bincount(values, weights=lengths)  # exact: far below 2**53 pixels
+    return {int(value): int(totals[value]) for value in np.flatnonzero(totals)}
+
+
+def _other_size(target: tuple[int, ...], result: Measurement) -> AtrousError:
+    (height, width), (rows, columns) = result.size or (0, 0), target
+    hint = "save the mask at the picture's size, with nearest neighbour"
+    if (rows, columns) == (width, height):
+        hint = "EXIF turns the picture and not the mask: save the picture upright, or turn the mask"
+    return AtrousError(
+        "E-DATA-SIZE",
+        f"the picture is {height}x{width}, its target {rows}x{columns} (height x width)",
+        where=f"{result.picture}, {result.annotation}",
+        fix=hint,
+    )

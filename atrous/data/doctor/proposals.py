@@ -1,0 +1,116 @@
+"""What to set, from what a data set holds: class weights, a crop size, a label mapping."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from atrous.classes import ADE20K, CAMVID, CITYSCAPES, VOC, ClassTable, Color
+from atrous.data.dataset import ignore_index
+from atrous.data.formats.cityscapes import MAPPING as CITYSCAPES_MAPPING
+
+LabelMapping = Mapping[int, int | None]
+
+_LARGEST_CROP = 769  # the paper's on Cityscapes
+_SMALLEST_CROP = 129
+_GRID = 16  # crops of 16k + 1 put features on pixels exactly, corners included
+_PALETTES = (VOC, CITYSCAPES, CAMVID, ADE20K)
+
+
+def class_weights(counts: Mapping[int, int], num_classes: int) -> list[float | None]:
+    """Returns a loss weight for each class: median frequency balancing.
+
+    The median of the classes' frequencies divided by the class's own (Eigen and Fergus,
+    arXiv:1411.4734, Sec. 6.2, over all pixels); None for a class that does not occur.
+
+    >>> class_weights({0: 900, 1: 90, 2: 10}, 4)
+    [0.1, 1.0, 9.0, None]
+    """
+    present = [counts[k] for k in range(num_classes) if counts.get(k)]
+    if not present:
+        return [None] * num_classes
+    median = float(np.median(present))
+    return [round(median / counts[k], 4) if counts.get(k) else None for k in range(num_classes)]
+
+
+def crop_size(sizes: Sequence[tuple[int, int]]) -> int:
+    """Returns a square crop that holds nine of ten pictures whole, between 129 and 769.
+
+    The result is 16k + 1: 513 for VOC and 769 for Cityscapes, as in the paper.
+
+    >>> crop_size([(375, 500)])
+    513
+    """
+    longest = float(np.quantile([max(size) for size in sizes], 0.9)) if sizes else _SMALLEST_CROP
+    fitting = int(np.ceil((longest - 1) / _GRID)) * _GRID + 1
+    return min(max(fitting, _SMALLEST_CROP), _LARGEST_CROP)
+
+
+class Reading(NamedTuple):
+    """A way to read values that are no classes, or that look like something else."""
+
+    mapping: LabelMapping
+    because: str
+
+
+def readings(values: Mapping[int, int], num_classes: int) -> list[Reading]:
+    """Returns the likely meanings of the values (-> pixels) that masks hold, best first.
+
+    Empty if they look like the class indices they should be.
+    """
+    ignore = ignore_index(num_classes)
+    present = {value for value, pixels in values.items() if pixels and value != ignore}
+    kinds = (_raw_cityscapes, _from_one, _void_is_last, _spread)
+    found = [reading for kind in kinds if (reading := kind(present, num_classes)) is not None]
+    if present == {0} and values.get(ignore) and num_classes <= 2:
+        found.append(Reading({0: 0, ignore: 1}, f"0 and {ignore} only: off and on"))
+    return found
+
+
+def _raw_cityscapes(present: set[int], num_classes: int) -> Reading | None:
+    if num_classes != len(CITYSCAPES.classes) or max(present, default=0) < num_classes:
+        return None
+    if not present <= CITYSCAPES_MAPPING.keys():
+        return None
+    return Reading(CITYSCAPES_MAPPING, "these are Cityscapes' raw ids, and the classes train ids")
+
+
+def _from_one(present: set[int], num_classes: int) -> Reading | None:
+    if num_classes not in present or max(present) > num_classes:
+        return None
+    mapping: dict[int, int | None] = {0: None} | {i + 1: i for i in range(num_classes)}
+    if 0 not in present or num_classes == len(ADE20K.classes):
+        return Reading(mapping, "the classes are counted from 1")
+    return Reading(mapping, "the classes are counted from 1, if 0 is what nobody labelled")
+
+
+def _void_is_last(present: set[int], num_classes: int) -> Reading | None:
+    if not {0, num_classes} <= present or max(present) > num_classes:
+        return None
+    because = f"{num_classes} comes after the last class: right if it is what nobody labelled"
+    return Reading({num_classes: None}, because)
+
+
+def _spread(present: set[int], num_classes: int) -> Reading | None:
+    if len(present) != num_classes or max(present) <= num_classes:
+        return None
+    mapping = {value: index for index, value in enumerate(sorted(present))}
+    return Reading(mapping, "as many values as classes: right if they are in the classes' order")
+
+
+def known_palette(colors: Mapping[Color, int]) -> ClassTable | None:
+    """Returns the published table whose colours these are, void aside; None if there is none."""
+    for table in _PALETTES:
+        others = [color for color in colors if color not in table.palette]
+        if len(others) <= 1 < len(colors):  # one more may be its void
+            return table
+    return None
+
+
+def mapping_yaml(mapping: LabelMapping) -> str:
+    """Returns a mapping as the label_mapping of a dataset YAML."""
+    lines = (
+        f"  {value}: {'ignore_label' if index is None else index}"
+        for value, index in sorted(mapping.items())
+    )
+    return "\n".join(("label_mapping:", *lines))

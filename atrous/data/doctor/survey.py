@@ -1,0 +1,163 @@
+"""Measures every sample of a data set once, on all cores."""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from atrous.classes import ClassTable
+from atrous.data.dataset import FileDataset, Item, ReadTarget
+from atrous.data.doctor.measure import Measurement, measure
+from atrous.data.formats.layout import Layout, Problem
+from atrous.data.formats.shards import Pair, ShardLayout
+from atrous.errors import AtrousError, ExitCode
+
+_CHUNK = 16  # samples a worker takes at a time
+_UNIONS = ("trainval", "all")  # splits made of others; surveyed only when asked for
+
+Sample = Item | Pair
+
+
+@dataclass
+class Survey:
+    """What a data set holds, before judgement.
+
+    Args:
+        kind: The layout it was recognised as.
+        root: Its folder or file.
+        table: Its classes.
+        measurements: Its samples; one that is in several splits is there once.
+        splits: Name -> indices into `measurements`.
+        problems: Split -> files without a partner.
+        failures: Split -> why it could not be listed.
+        mapping: Value in mask files -> class index, where the layout maps any.
+    """
+
+    kind: str
+    root: Path
+    table: ClassTable
+    measurements: list[Measurement] = field(default_factory=list)
+    splits: dict[str, list[int]] = field(default_factory=dict)
+    problems: dict[str, tuple[Problem, ...]] = field(default_factory=dict)
+    failures: dict[str, AtrousError] = field(default_factory=dict)
+    mapping: dict[int, int | None] = field(default_factory=dict)
+
+    def of(self, split: str) -> Iterator[Measurement]:
+        """Yields the measurements of a split."""
+        return (self.measurements[i] for i in self.splits[split])
+
+
+def survey(
+    layout: Layout | ShardLayout,
+    splits: Sequence[str] = (),
+    *,
+    workers: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Survey:
+    """Measures the samples of some splits, or of all that are not made of others.
+
+    Args:
+        layout: What to survey.
+        splits: Names; empty for all.
+        workers: Processes; by default one for each core this process may use. 1: this one.
+        on_progress: Called with samples done and in all.
+
+    Raises:
+        AtrousError: An unknown split, or a worker died.
+    """
+    result = Survey(layout.kind, layout.root, layout.table)
+    result.mapping = dict(getattr(layout.read_target, "mapping", {}))
+    chosen = splits or [name for name in layout.splits if name not in _UNIONS] or ["all"]
+    samples: dict[tuple[str, str], tuple[int, Sample]] = {}
+    for split in chosen:
+        try:
+            dataset, result.problems[split] = layout.open(split)
+        except AtrousError as error:
+            if error.code == "E-UNKNOWN-NAME":
+                raise
+            result.failures[split] = error
+            continue
+        entries = dataset.items if isinstance(dataset, FileDataset) else dataset.pairs
+        result.splits[split] = [_number(entry, samples) for entry in entries]
+    unique = [sample for _, sample in samples.values()]
+    result.measurements = _measure_all(unique, layout.read_target, workers, on_progress)
+    return result
+
+
+def _number(sample: Sample, known: dict[tuple[str, str], tuple[int, Sample]]) -> int:
+    """Returns the place of a sample among the unique ones."""
+    paths = (sample.image, sample.annotation) if isinstance(sample, Item) else sample[1:]
+    key = (str(paths[0]), str(paths[1]) + sample.name)
+    return known.setdefault(key, (len(known), sample))[0]
+
+
+def _measure_all(
+    samples: Sequence[Sample],
+    read_target: ReadTarget,
+    workers: int | None,
+    on_progress: Callable[[int, int], None],
+) -> list[Measurement]:
+    done: dict[int, list[Measurement]] = {}
+    finished = 0
+    for start, measured in _chunks(samples, read_target, workers or available_cores()):
+        done[start] = measured
+        finished += len(measured)
+        on_progress(finished, len(samples))
+    return [measurement for start in sorted(done) for measurement in done[start]]
+
+
+def available_cores() -> int:
+    """Returns how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _chunks(
+    samples: Sequence[Sample], read_target: ReadTarget, workers: int
+) -> Iterator[tuple[int, list[Measurement]]]:
+    starts = range(0, len(samples), _CHUNK)
+    _hold(samples, read_target)
+    if workers == 1 or len(starts) < 2:
+        yield from map(_measure_chunk, starts)
+        return
+    # Forking starts at once and copies nothing, but is safe only without other threads.
+    can_fork = "fork" in multiprocessing.get_all_start_methods() and threading.active_count() == 1
+    context = multiprocessing.get_context("fork" if can_fork else "spawn")
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_hold, initargs=(samples, read_target)
+    ) as pool:
+        try:
+            futures: list[Future[tuple[int, list[Measurement]]]] = [
+                pool.submit(_measure_chunk, start) for start in starts
+            ]
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool:
+            raise AtrousError(
+                "E-DATA-WORKER",
+                "a process that read pictures was killed, most likely for its memory",
+                fix="try --workers 1, and look for a picture of extreme size",
+                exit_code=ExitCode.RESOURCES,
+            ) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+_held: tuple[Sequence[Sample], ReadTarget] | None = None
+
+
+def _hold(samples: Sequence[Sample], read_target: ReadTarget) -> None:
+    """Keeps what every chunk needs in the process that measures."""
+    global _held
+    _held = samples, read_target
+
+
+def _measure_chunk(start: int) -> tuple[int, list[Measurement]]:
+    assert _held is not None
+    samples, read_target = _held
+    return start, [measure(sample, read_target) for sample in samples[start : start + _CHUNK]]

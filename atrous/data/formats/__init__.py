@@ -1,0 +1,1 @@
+"""Data sets on disk, in the ways they are published, annotated and exported."""

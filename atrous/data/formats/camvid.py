@@ -1,0 +1,40 @@
+"""CamVid as SegNet's tutorial lays it out: a folder of pictures and one of masks for each split."""
+
+from functools import partial
+from pathlib import Path
+
+from atrous.classes import CAMVID
+from atrous.data.colors import color_table
+from atrous.data.formats.class_files import ClassFile, find_class_file
+from atrous.data.formats.layout import Layout, Listing, find_files, pair, pick, read_list
+from atrous.data.masks import SUFFIXES
+from atrous.data.targets import MaskReader
+
+LOOKS_FOR = "CamVid: train/ and trainannot/, val/ and valannot/"
+
+
+def recognise(path: Path) -> Layout | None:
+    """Returns the layout of CamVid, or of other classes if there is a class file."""
+    splits = {
+        split: partial(_listed, path / f"{split}.txt", path / split, path / f"{split}annot")
+        for split in ("train", "val", "test")
+        if (path / split).is_dir() and (path / f"{split}annot").is_dir()
+    }
+    if not splits:
+        return None
+    void = len(CAMVID.classes)
+    found = find_class_file(path) or ClassFile(
+        CAMVID, {void: None}, color_table((*CAMVID.palette, (0, 0, 0)))
+    )
+    reader = MaskReader(len(found.table.classes), found.mapping, found.colors)
+    return Layout("CamVid (SegNet)", path, found.table, reader, splits)
+
+
+def _listed(names: Path, pictures: Path, masks: Path) -> Listing:
+    images, annotations = find_files(pictures), find_files(masks, SUFFIXES)
+    if not names.is_file():
+        return pair(images, annotations)
+    lines = read_list(names)
+    if not any(line in images.files for line in lines):  # SegNet's: paths of picture and mask
+        lines = [Path(line.split()[0]).stem for line in lines]
+    return pick(lines, images, annotations, names)

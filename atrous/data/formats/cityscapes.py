@@ -1,0 +1,68 @@
+"""Cityscapes: raw ids in its masks to train ids, and back for submissions.
+
+Cordts et al., The Cityscapes Dataset for Semantic Urban Scene Understanding (arXiv:1604.01685).
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atrous.classes import CITYSCAPES, CITYSCAPES_LABELS
+from atrous.data.formats.layout import Layout, Listing, find_files, pair
+from atrous.data.masks import SUFFIXES
+from atrous.data.targets import MaskReader
+
+LOOKS_FOR = "Cityscapes: leftImg8bit/SPLIT/CITY/ and gtFine/ or gtCoarse/ with *_labelIds.png"
+
+_RAW_IDS = 34  # 0..33; the licence plate, -1, is drawn in no mask
+
+MAPPING: dict[int, int | None] = dict.fromkeys(range(_RAW_IDS)) | {
+    label.raw_id: label.train_id for label in CITYSCAPES_LABELS
+}
+
+
+def recognise(path: Path) -> Layout | None:
+    """Returns the layout of Cityscapes: fine splits by their names, coarse ones as NAME_coarse."""
+    pictures = path / "leftImg8bit"
+    if not pictures.is_dir():
+        return None
+    splits: dict[str, Callable[[], Listing]] = {}
+    kinds = set()
+    for folder in sorted(path.glob("gt*/*")):
+        quality, split = folder.parent.name, folder.name
+        if quality not in ("gtFine", "gtCoarse") or not (pictures / split).is_dir():
+            continue
+        kind = "labelIds" if _has(folder, f"_{quality}_labelIds.png") else "labelTrainIds"
+        kinds.add(kind)
+        name = split if quality == "gtFine" or split == "train_extra" else f"{split}_coarse"
+        splits[name] = partial(_listed, pictures / split, folder, f"_{quality}_{kind}")
+    if not splits:
+        return None
+    mapping = MAPPING if "labelIds" in kinds else {}
+    return Layout(
+        "Cityscapes", path, CITYSCAPES, MaskReader(len(CITYSCAPES_LABELS), mapping), splits
+    )
+
+
+def _has(folder: Path, ending: str) -> bool:
+    return next(folder.rglob(f"*{ending}"), None) is not None
+
+
+def _listed(pictures: Path, masks: Path, ending: str) -> Listing:
+    return pair(
+        find_files(pictures, ending="_leftImg8bit"), find_files(masks, SUFFIXES, ending=ending)
+    )
+
+
+def submission(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Returns predicted train ids (H, W) as the raw ids the benchmark's server expects.
+
+    What is no train id, unlabelled among it, becomes raw id 0.
+    """
+    table = np.zeros(256, dtype=np.uint8)
+    for label in CITYSCAPES_LABELS:
+        table[label.train_id] = label.raw_id
+    return table[labels]

@@ -1,0 +1,141 @@
+"""Files beside the masks that say what the classes and their colours are."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from atrous.classes import ClassTable, Color
+from atrous.data.colors import ColorTable, color_table
+from atrous.data.formats.layout import class_table, read_list
+from atrous.errors import AtrousError, ExitCode
+
+NAMES = (
+    "classes.json",
+    "labelmap.txt",
+    "class_dict.csv",
+    "_classes.csv",
+    "classes.txt",
+    "labels.txt",
+)
+
+
+@dataclass(frozen=True)
+class ClassFile:
+    """Classes, and how masks say them."""
+
+    table: ClassTable
+    mapping: Mapping[int, int | None] = field(default_factory=dict)  # value in masks -> index
+    colors: ColorTable = ()  # colour in masks -> value
+
+
+def find_class_file(*folders: Path) -> ClassFile | None:
+    """Reads the first class file of some folders, in the order of `NAMES`."""
+    for folder in folders:
+        for name in NAMES:
+            if (folder / name).is_file():
+                return read_class_file(folder / name)
+    return None
+
+
+def read_class_file(path: Path) -> ClassFile:
+    """Reads a class file; its name says of which kind it is.
+
+    ``classes.json``: ``{"classes": [...], "palette": [[r, g, b], ...], "void": value or list}``,
+    the palette with or without a colour for void. ``labelmap.txt`` (CVAT): ``name:r,g,b::`` a line.
+    ``class_dict.csv``: a header and ``name,r,g,b``. ``_classes.csv`` (Roboflow): a header and
+    ``value, name``. Other text files: a name a line.
+
+    Raises:
+        AtrousError: It cannot be read, or a name occurs twice.
+    """
+    try:
+        return _READERS.get(path.name, _names)(path)
+    except AtrousError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise AtrousError(
+            "E-DATA-CLASSES",
+            f"not a class file of this name's form: {error}",
+            where=path,
+            fix="docs/data.md shows each form",
+            exit_code=ExitCode.DATA,
+        ) from None
+
+
+def _json(path: Path) -> ClassFile:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    names = [str(name) for name in content["classes"]]
+    palette = [_color(entry) for entry in content.get("palette", ())]
+    void = content.get("void", [])
+    mapping = dict.fromkeys([_value(v) for v in (void if isinstance(void, list) else [void])])
+    table = class_table("classes.json", names, palette[: len(names)], where=path)
+    return ClassFile(table, mapping, color_table(palette))
+
+
+def _label_map(path: Path) -> ClassFile:
+    rows = [line.split(":") for line in read_list(path) if not line.startswith("#")]
+    colored = [(row[0], _color(row[1].split(","))) for row in rows]
+    return _of_colors(colored, path)
+
+
+def _class_dict(path: Path) -> ClassFile:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    return _of_colors([(row[0].strip(), _color(row[1:4])) for row in rows if row], path)
+
+
+_VOID = frozenset(("void", "unlabelled", "unlabeled", "ignore", "__ignore__"))
+
+
+def _of_colors(rows: Sequence[tuple[str, Color]], path: Path) -> ClassFile:
+    """Returns classes in the order of rows, those that mean unlabelled after the others."""
+    classes = [row for row in rows if row[0].lower() not in _VOID]
+    void = [row for row in rows if row[0].lower() in _VOID]
+    table = class_table(
+        path.name, [name for name, _ in classes], [c for _, c in classes], where=path
+    )
+    mapping = dict.fromkeys(range(len(classes), len(rows)))
+    return ClassFile(table, mapping, color_table(color for _, color in (*classes, *void)))
+
+
+def _values(path: Path) -> ClassFile:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = [(_value(row[0]), row[1].strip()) for row in list(csv.reader(file))[1:] if row]
+    mapping: dict[int, int | None] = {}
+    names: list[str] = []
+    for value, name in sorted(rows):
+        if name.lower() in _VOID:
+            mapping[value] = None
+        else:
+            mapping[value] = len(names)
+            names.append(name)
+    return ClassFile(class_table(path.name, names, where=path), mapping)
+
+
+def _names(path: Path) -> ClassFile:
+    names = [line for line in read_list(path) if line.lower() not in _VOID]
+    return ClassFile(class_table(path.name, names, where=path))
+
+
+def _value(entry: object) -> int:
+    value = int(str(entry))
+    if not 0 <= value <= 65535:
+        raise ValueError(f"value {value} is not of 0..65535")
+    return value
+
+
+def _color(entry: Sequence[object]) -> Color:
+    red, green, blue = (int(str(channel)) for channel in entry)
+    if not all(0 <= channel <= 255 for channel in (red, green, blue)):
+        raise ValueError(f"colour {(red, green, blue)} is not of 0..255")
+    return red, green, blue
+
+
+_READERS = {
+    "classes.json": _json,
+    "labelmap.txt": _label_map,
+    "class_dict.csv": _class_dict,
+    "_classes.csv": _values,
+}

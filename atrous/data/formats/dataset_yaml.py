@@ -1,0 +1,193 @@
+"""The dataset YAML ultralytics documents for semantic segmentation: its keys, read and checked.
+
+path, train, val, test, names, nc, masks_dir and label_mapping are theirs; colors is ours. A script
+under ``download`` is never run.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from atrous.classes import IGNORE_INDEX, Color
+from atrous.data.colors import ColorTable
+from atrous.data.dataset import ignore_index
+from atrous.errors import AtrousError, ExitCode, missing_extra, printable
+
+_SPLITS = ("train", "val", "test")
+_KEYS = ("path", *_SPLITS, "names", "nc", "masks_dir", "label_mapping", "colors")
+_IGNORE = "ignore_label"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DatasetYaml:
+    """A checked dataset YAML."""
+
+    path: Path
+    root: Path
+    splits: Mapping[str, tuple[Path, ...]]  # folders and lists of pictures
+    names: tuple[str, ...]
+    masks_dir: str | None
+    mapping: Mapping[int, int | None]  # value in masks -> class index
+    colors: ColorTable  # colour in masks -> value
+
+    @property
+    def palette(self) -> tuple[Color, ...]:
+        """The classes' colours, if each has one."""
+        by_index = {self.mapping.get(value, value): color for color, value in self.colors}
+        colors = [by_index.get(index) for index in range(len(self.names))]
+        return tuple(color for color in colors if color) if all(colors) else ()
+
+
+def read_dataset_yaml(path: Path) -> DatasetYaml:
+    """Reads and checks a dataset YAML.
+
+    Raises:
+        AtrousError: Not YAML, a misspelt key, or one whose value does not fit the others.
+    """
+    content = _load(path)
+    for key in content:
+        near = get_close_matches(str(key), _KEYS, n=1, cutoff=0.75)
+        if key not in _KEYS and near:
+            raise _invalid(f"unknown key {key!r}", path, f"did you mean {near[0]!r}?")
+        if key not in _KEYS:
+            log.info("%s: the key %r means nothing here", path, key)
+    names = _names(content, path)
+    root = _root(content, path)
+    masks_dir = content.get("masks_dir")
+    if masks_dir is not None and (not isinstance(masks_dir, str) or "\0" in masks_dir):
+        raise _invalid(f"masks_dir {masks_dir!r} is no folder's name", path)
+    if masks_dir is None and (root / "masks").is_dir():
+        masks_dir = "masks"  # as ultralytics does
+    return DatasetYaml(
+        path=path,
+        root=root,
+        splits={s: _sources(content[s], s, root, path) for s in _SPLITS if content.get(s)},
+        names=names,
+        masks_dir=masks_dir,
+        mapping=_mapping(content, len(names), path),
+        colors=_colors(content, names, path),
+    )
+
+
+def _load(path: Path) -> dict[Any, Any]:
+    try:
+        import yaml
+    except ModuleNotFoundError as error:
+        raise missing_extra("reading YAML", error, "data") from None
+
+    try:
+        with path.open("rb") as file:
+            loader = yaml.SafeLoader(file)
+            node = loader.get_single_node()
+            content = loader.construct_document(node) if node else None
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise _invalid(f"not a YAML file: {error}", path) from None
+    if not isinstance(content, dict):
+        raise _invalid("not a mapping of keys", path)
+    for mapping in (node, *(value for _, value in node.value)):
+        if isinstance(mapping, yaml.MappingNode):
+            _check_unique([key.value for key, _ in mapping.value], path)
+    return content
+
+
+def _check_unique(keys: list[Any], path: Path) -> None:
+    """Refuses a key that occurs twice, of which YAML would silently keep the last."""
+    for key in keys:
+        if keys.count(key) > 1:
+            raise _invalid(f"the key {key!r} occurs twice", path, "keep one of the two")
+
+
+def _names(content: Mapping[Any, Any], path: Path) -> tuple[str, ...]:
+    names = content.get("names")
+    if isinstance(names, dict):
+        if sorted(names, key=str) != sorted(range(len(names)), key=str):
+            missing = sorted(set(range(len(names))) - names.keys())
+            raise _invalid(
+                f"names has {len(names)} classes, and none of id {missing}",
+                path,
+                "number the classes from 0 without gaps; label_mapping maps other ids to them",
+            )
+        names = [names[index] for index in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise _invalid("names is missing, or neither a list nor a mapping of id to name", path)
+    count = content.get("nc", len(names))
+    if count != len(names):
+        raise _invalid(
+            f"nc is {count}, and names has {len(names)} classes", path, "drop nc, or correct names"
+        )
+    named = tuple(str(name) for name in names)
+    twice = sorted({name for name in named if named.count(name) > 1})
+    if twice:
+        raise _invalid(f"class names that occur twice: {', '.join(map(printable, twice))}", path)
+    return named
+
+
+def _root(content: Mapping[Any, Any], path: Path) -> Path:
+    """Returns the folder paths are relative to; its own path is relative to the YAML file's."""
+    given = Path(str(content.get("path") or "."))
+    for root in (path.parent / given, given):
+        if root.is_dir():
+            return root
+    raise _invalid(f"path {str(given)!r} is not a folder", path, "give it relative to this file")
+
+
+def _sources(value: Any, split: str, root: Path, path: Path) -> tuple[Path, ...]:
+    sources = []
+    for entry in value if isinstance(value, list) else [value]:
+        source = root / str(entry)
+        if not source.exists() and str(entry).startswith("../"):
+            source = root / str(entry)[3:]  # as Roboflow writes it and ultralytics reads it
+        if not source.exists():
+            raise _invalid(f"{split}: {str(entry)!r} is not in {root}", path, "correct the path")
+        sources.append(source)
+    return tuple(sources)
+
+
+def _mapping(content: Mapping[Any, Any], num_classes: int, path: Path) -> dict[int, int | None]:
+    given = content.get("label_mapping") or {}
+    if not isinstance(given, dict):
+        raise _invalid("label_mapping is not a mapping of value to class", path)
+    mapping: dict[int, int | None] = {}
+    for value, index in given.items():
+        if index in (None, _IGNORE, IGNORE_INDEX, ignore_index(num_classes)):
+            index = None
+        if type(value) is not int or not (index is None or type(index) is int):
+            raise _invalid(f"label_mapping: {value!r}: {index!r} is not of numbers", path)
+        if value > 65535 or not (index is None or 0 <= index < num_classes):
+            raise _invalid(
+                f"label_mapping: {value}: {index}, and names has {num_classes} classes",
+                path,
+                f"map to 0..{num_classes - 1}, or to {_IGNORE}",
+            )
+        if value >= 0:  # Cityscapes lists -1, which no file can hold
+            mapping[value] = index
+    return mapping
+
+
+def _colors(content: Mapping[Any, Any], names: tuple[str, ...], path: Path) -> ColorTable:
+    given = content.get("colors") or {}
+    if not isinstance(given, (list, dict)):
+        raise _invalid("colors is neither a list nor a mapping of class to colour", path)
+    pairs = enumerate(given) if isinstance(given, list) else given.items()
+    values: dict[Any, int] = {name: value for value, name in enumerate(names)}
+    values[_IGNORE] = ignore_index(len(names))
+    table = []
+    for key, color in pairs:
+        try:
+            red, green, blue = (int(channel) for channel in color)
+            value = int(values.get(key, key))
+        except (TypeError, ValueError):
+            raise _invalid(f"colors: {key!r}: {color!r} is no class and colour", path) from None
+        if not all(0 <= channel <= 255 for channel in (red, green, blue)):
+            raise _invalid(f"colors: {key!r}: {color!r} is not of 0..255", path)
+        table.append(((red, green, blue), value))
+    return tuple(table)
+
+
+def _invalid(what: str, path: Path, fix: str = "docs/data.md shows the keys") -> AtrousError:
+    return AtrousError("E-DATA-YAML", what, where=path, fix=fix, exit_code=ExitCode.DATA)

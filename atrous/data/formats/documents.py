@@ -1,0 +1,85 @@
+"""JSON and XML annotation files: refused with the reason, and indexed once a process."""
+
+import json
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from atrous.errors import AtrousError, ExitCode, missing_extra
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+T = TypeVar("T")
+
+
+def invalid(what: str, where: object, fix: str = "export the annotations again") -> AtrousError:
+    """Returns the error for an annotation file that is not what it should be."""
+    return AtrousError("E-DATA-ANNOTATION", what, where=where, fix=fix, exit_code=ExitCode.DATA)
+
+
+def once_per_file(parse: Callable[[Path], T]) -> Callable[[Path], T]:
+    """Keeps what `parse` made of the last few files for as long as they are unchanged.
+
+    One file may annotate a whole split, and a reader comes back to it for every picture.
+    """
+
+    @lru_cache(maxsize=8)
+    def parsed(path: Path, modified: int, size: int) -> T:
+        return parse(path)
+
+    @wraps(parse)
+    def of_version(path: Path) -> T:
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise invalid(f"cannot be read: {error.strerror}", path) from None
+        return parsed(path, status.st_mtime_ns, status.st_size)
+
+    return of_version
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON file that holds an object.
+
+    Raises:
+        AtrousError: It cannot be read, is not JSON, or not an object.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise invalid(f"not a JSON file: {error}", path) from None
+    if not isinstance(content, dict):
+        raise invalid("not a JSON object", path)
+    return content
+
+
+def read_xml(path: Path) -> "Element":
+    """Reads an XML file, without entities and external references.
+
+    Raises:
+        AtrousError: It cannot be read, is not XML, or has a document type that defines entities.
+    """
+    try:
+        # The standard parser expands entities within entities; this one refuses them.
+        from defusedxml import DefusedXmlException, ElementTree
+    except ModuleNotFoundError as error:
+        raise missing_extra("reading XML", error, "data") from None
+    try:
+        root: Element = ElementTree.parse(path).getroot()
+    except (OSError, ValueError, ElementTree.ParseError, DefusedXmlException) as error:
+        raise invalid(f"not a plain XML file: {error}", path) from None
+    return root
+
+
+def read_field(content: Any, key: Any, kind: Callable[[Any], T], where: object, what: str) -> T:
+    """Returns ``kind(content[key])``; `what` names the content in messages.
+
+    Raises:
+        AtrousError: It is absent, or not of that kind.
+    """
+    try:
+        return kind(content[key])
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError):
+        raise invalid(f"{what}: {key!r} is missing or not what it should be", where) from None

@@ -1,0 +1,210 @@
+"""WebDataset: pictures and masks in tar files, read in place.
+
+Files of one name up to the first dot belong together: ``0001.jpg`` and ``0001.mask.png``. A tar
+file's directory is walked once, when the set is opened; a sample is then two reads at known places,
+so that the shards may lie on any mounted store and nothing is unpacked.
+"""
+
+import re
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+
+from atrous.classes import ClassTable, Color
+from atrous.data.dataset import Sample, check_sample, combined_digest, file_digest
+from atrous.data.formats.class_files import ClassFile, find_class_file
+from atrous.data.formats.layout import Problem, find_split, split_name
+from atrous.data.targets import MaskReader
+from atrous.errors import AtrousError, ExitCode
+from atrous.images import SUFFIXES, read_image
+
+LOOKS_FOR = "WebDataset: train-000000.tar ... or train/*.tar, and classes.json or classes.txt"
+
+_MASK = re.compile(r"mask|seg|label|target|gt")
+_SPLIT = re.compile(r"(train|val|test)[a-z]*(?=[-_.\d]|$)")
+
+
+class Member(NamedTuple):
+    """A file within a tar file."""
+
+    name: str
+    shard: Path
+    offset: int
+    size: int
+
+    def read(self) -> BytesIO:
+        """Returns its bytes as a stream that knows its name."""
+        with self.shard.open("rb") as file:
+            file.seek(self.offset)
+            stream = BytesIO(file.read(self.size))
+        stream.name = self.where
+        return stream
+
+    @property
+    def where(self) -> str:
+        """Shard and name, for messages."""
+        return f"{self.shard}: {self.name}"
+
+
+class Pair(NamedTuple):
+    """A sample within a tar file."""
+
+    name: str
+    image: Member
+    mask: Member
+
+
+@dataclass(frozen=True)
+class ShardDataset:
+    """Labelled pictures in tar files (a `Dataset`)."""
+
+    pairs: tuple[Pair, ...]
+    read_mask: MaskReader
+    classes: tuple[str, ...]
+    palette: tuple[Color, ...]
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The samples' names."""
+        return tuple(pair.name for pair in self.pairs)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Reads one sample.
+
+        Raises:
+            AtrousError: As `FileDataset`.
+        """
+        _, picture, mask = self.pairs[index]
+        image = np.asarray(read_image(picture.read()))  # (H, W, 3)
+        target = self.read_mask.target(self.read_mask.read(mask.read()), mask.where)
+        sample = Sample(image, target)
+        check_sample(
+            sample,
+            len(self.classes),
+            picture=Path(picture.where),
+            annotation=Path(mask.where),
+        )
+        return sample
+
+    def fingerprint(self) -> str:
+        """Hashes names, classes, places and sizes, and up to 64 KiB at either end of each shard."""
+        parts = [name.encode() for name in self.classes]
+        parts += [repr(pair).encode("utf-8", "surrogateescape") for pair in self.pairs]
+        parts += [file_digest(shard) for shard in sorted({pair.image.shard for pair in self.pairs})]
+        return combined_digest(parts)
+
+
+@dataclass(frozen=True)
+class ShardLayout:
+    """A recognised folder of tar files."""
+
+    root: Path
+    table: ClassTable
+    read_target: MaskReader
+    splits: Mapping[str, tuple[Path, ...]]
+    kind: str = "WebDataset shards"
+
+    def open(self, split: str) -> tuple[ShardDataset, tuple[Problem, ...]]:
+        """Walks the shards of a split.
+
+        Raises:
+            AtrousError: There is no such split, or a shard is no tar file.
+        """
+        pairs: list[Pair] = []
+        problems: list[Problem] = []
+        for shard in find_split(self.splits, split, self.root):
+            found, missing = _pairs(shard)
+            pairs += found
+            problems += missing
+        classes, palette = self.table.classes, self.table.palette
+        return ShardDataset(tuple(pairs), self.read_target, classes, palette), tuple(problems)
+
+    def allowing_lossy(self) -> "ShardLayout":
+        """Returns the layout that reads JPEG masks although their labels cannot be trusted."""
+        return replace(self, read_target=replace(self.read_target, allow_lossy=True))
+
+
+def recognise(path: Path) -> ShardLayout | None:
+    """Returns the layout of a folder of shards, or of one shard."""
+    shards = [path] if path.is_file() else sorted((*path.glob("*.tar"), *path.glob("*/*.tar")))
+    shards = [shard for shard in shards if shard.suffix == ".tar" and shard.is_file()]
+    if not shards:
+        return None
+    root = path.parent if path.is_file() else path
+    found = find_class_file(root, root.parent)
+    if found is None:
+        raise AtrousError(
+            "E-DATA-CLASSES",
+            "tar shards do not say what their classes are",
+            where=root,
+            fix="put classes.txt (a name a line) or classes.json beside them",
+            exit_code=ExitCode.DATA,
+        )
+    splits: dict[str, tuple[Path, ...]] = {}
+    for shard in shards:
+        match = _SPLIT.match(shard.name) or _SPLIT.match(shard.parent.name)
+        split = split_name(match[0]) if match else "all"
+        splits[split] = (*splits.get(split, ()), shard)
+    return ShardLayout(root, found.table, _reader(found), splits)
+
+
+def _reader(found: ClassFile) -> MaskReader:
+    return MaskReader(len(found.table.classes), found.mapping, found.colors)
+
+
+def _pairs(shard: Path) -> tuple[list[Pair], list[Problem]]:
+    samples: dict[str, list[Member]] = {}
+    for member in _members(shard):
+        path = PurePosixPath(member.name)
+        samples.setdefault(str(path.with_name(path.name.partition(".")[0])), []).append(member)
+    pairs, problems = [], []
+    for name, members in samples.items():
+        masks = [member for member in members if _is_mask(member, members)]
+        pictures = [member for member in members if member not in masks]
+        if len(masks) == len(pictures) == 1:
+            pairs.append(Pair(f"{shard.stem}/{name}", pictures[0], masks[0]))
+        else:
+            code = "E-DATA-UNLABELLED" if len(pictures) == 1 else "E-DATA-NO-PICTURE"
+            what = f"{name} has {len(pictures)} pictures and {len(masks)} masks"
+            problems.append(Problem(code, what, shard))
+    return pairs, problems
+
+
+def _members(shard: Path) -> list[Member]:
+    try:
+        with tarfile.open(shard, "r:") as archive:
+            return [
+                Member(info.name, shard, info.offset_data, info.size)
+                for info in archive
+                if info.isreg() and not info.issparse() and _suffix(info.name) in SUFFIXES
+            ]
+    except (OSError, tarfile.TarError) as error:
+        raise AtrousError(
+            "E-DATA-SHARD",
+            f"not a whole, uncompressed tar file: {error}",
+            where=shard,
+            fix="make it again; compression gains nothing on pictures",
+            exit_code=ExitCode.DATA,
+        ) from None
+
+
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
+
+
+def _is_mask(member: Member, sample: Sequence[Member]) -> bool:
+    """Whether a member is called a mask, or is the PNG beside a photograph."""
+    extension = PurePosixPath(member.name).name.partition(".")[2].lower()
+    called = [_MASK.search(PurePosixPath(m.name).name.partition(".")[2].lower()) for m in sample]
+    if any(called):
+        return _MASK.search(extension) is not None
+    return extension == "png" and len(sample) > 1

@@ -1,0 +1,178 @@
+"""PASCAL VOC devkits, and the 10,582 training pictures made from VOC and SBD together.
+
+Everingham et al., The PASCAL Visual Object Classes Challenge. Hariharan et al., Semantic Contours
+from Inverse Detectors (SBD): 11,355 pictures of VOC 2011 with outlines in MATLAB files.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from atrous.classes import VOC, Color
+from atrous.data.colors import color_table
+from atrous.data.dataset import Item, Target
+from atrous.data.formats.class_files import ClassFile, find_class_file
+from atrous.data.formats.layout import (
+    Found,
+    Layout,
+    Listing,
+    find_files,
+    pick,
+    read_list,
+    split_by_name,
+    split_name,
+)
+from atrous.data.masks import SUFFIXES
+from atrous.data.targets import MaskReader
+from atrous.errors import AtrousError, ExitCode, missing_extra
+
+LOOKS_FOR = "VOC: JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/*.txt"
+LOOKS_FOR_SBD = "SBD: img/, cls/*.mat, train.txt and val.txt"
+
+TRAINAUG = 10_582  # VOC train and SBD, without VOC val
+_VOID: Color = (224, 224, 192)  # unlabelled, in masks stored in colour
+_SBD_FOLDERS = ("SBD", "sbd", "benchmark_RELEASE/dataset", "SBD/dataset", "sbd/dataset")
+
+
+@dataclass(frozen=True)
+class VocReader(MaskReader):
+    """Reads masks, and SBD's MATLAB files as masks."""
+
+    def __call__(self, item: Item, size: tuple[int, int]) -> Target:
+        """Returns the target (H, W) of an item."""
+        assert item.annotation is not None
+        if item.annotation.suffix == ".mat":
+            return read_sbd(item.annotation)
+        return super().__call__(item, size)
+
+
+def recognise(path: Path) -> Layout | None:
+    """Returns the layout of a devkit: its year's folder, or the VOCdevkit one above it."""
+    for root in (path, *sorted(path.glob("VOC20*")), *sorted(path.glob("VOCdevkit/VOC20*"))):
+        lists = root / "ImageSets" / "Segmentation"
+        if (root / "JPEGImages").is_dir() and lists.is_dir() and _mask_folders(root):
+            return _layout(root, lists)
+    return None
+
+
+def recognise_sbd(path: Path) -> Layout | None:
+    """Returns the layout of SBD alone."""
+    for root in (path, path / "dataset", path / "benchmark_RELEASE" / "dataset"):
+        if _is_sbd(root) and (root / "img").is_dir():
+            splits = {
+                split: partial(_listed, root / f"{split}.txt", root / "img", (root / "cls",))
+                for split in ("train", "val")
+            }
+            return Layout("SBD", root, VOC, VocReader(len(VOC.classes)), splits)
+    return None
+
+
+def _is_sbd(root: Path) -> bool:
+    return all((root / name).exists() for name in ("cls", "train.txt", "val.txt"))
+
+
+def _mask_folders(root: Path) -> list[Path]:
+    folders = (root / "SegmentationClass", root / "SegmentationClassAug")
+    return [folder for folder in folders if folder.is_dir()]
+
+
+def _layout(root: Path, lists: Path) -> Layout:
+    found = find_class_file(root) or ClassFile(
+        VOC, {len(VOC.classes): None}, color_table((*VOC.palette, _VOID))
+    )
+    reader = VocReader(len(found.table.classes), found.mapping, found.colors)
+    splits: dict[str, Callable[[], Listing]] = {}
+    for path in sorted(lists.glob("*.txt")):
+        split = split_name(path.stem)
+        folders = _mask_folders(root)
+        if split == "trainaug":
+            folders = folders[::-1]  # SegmentationClassAug has them all
+        splits[split] = partial(_listed, path, root / "JPEGImages", tuple(folders))
+    sbd = find_sbd(root)
+    if sbd is not None and "trainaug" not in splits:
+        splits["trainaug"] = partial(trainaug, root, sbd)
+    if len(splits) == 1 and "val" not in splits:  # CVAT exports one list, called default
+        splits = split_by_name(next(iter(splits.values())))
+    return Layout("PASCAL VOC devkit", root, found.table, reader, splits)
+
+
+def _listed(names: Path, pictures: Path, annotations: Sequence[Path]) -> Listing:
+    found = [find_files(folder, (*SUFFIXES, ".mat")) for folder in annotations]
+    masks: dict[str, Path] = {}
+    for folder in reversed(found):
+        masks |= folder.files
+    return pick(read_list(names), find_files(pictures), Found(masks, ()), names)
+
+
+def find_sbd(root: Path) -> Path | None:
+    """Returns SBD's folder if it lies in a devkit, or beside one."""
+    for parent in (root, root.parent, root.parent.parent):
+        for name in _SBD_FOLDERS:
+            if _is_sbd(parent / name):
+                return parent / name
+    return None
+
+
+def trainaug(root: Path, sbd: Path, *, expected: int = TRAINAUG) -> Listing:
+    """Lists VOC train and all of SBD, without VOC val; VOC's own masks where there are both.
+
+    Args:
+        root: A devkit's folder of one year.
+        sbd: SBD's folder, with cls/, train.txt and val.txt.
+        expected: How many samples there must be.
+
+    Raises:
+        AtrousError: There are not `expected` ones: a list is not the original, or is cut off.
+    """
+    lists = root / "ImageSets" / "Segmentation"
+    train, val = read_list(lists / "train.txt"), set(read_list(lists / "val.txt"))
+    theirs = [*read_list(sbd / "train.txt"), *read_list(sbd / "val.txt")]
+    names = sorted({*train, *theirs} - val)
+    if len(names) != expected:
+        raise AtrousError(
+            "E-DATA-TRAINAUG",
+            f"VOC train ({len(train)}) and SBD ({len(theirs)}) without VOC val ({len(val)}) are "
+            f"{len(names)} pictures, not {expected}",
+            where=f"{lists}, {sbd}",
+            fix="the original lists have 1464, 8498 + 2857 and 1449 lines; copy them again, or "
+            "write the list you want to ImageSets/Segmentation/trainaug.txt",
+            exit_code=ExitCode.DATA,
+        )
+    masks = dict(find_files(sbd / "cls", (".mat",)).files)
+    ours = find_files(root / "SegmentationClass", SUFFIXES).files
+    masks |= {name: ours[name] for name in train if name in ours}
+    pictures = dict(find_files(sbd / "img").files) if (sbd / "img").is_dir() else {}
+    pictures |= find_files(root / "JPEGImages").files
+    return pick(names, Found(pictures, ()), Found(masks, ()), lists)
+
+
+def read_sbd(path: Path) -> Target:
+    """Reads the classes (H, W) from one of SBD's MATLAB files.
+
+    Raises:
+        AtrousError: Not such a file.
+    """
+    try:
+        # MATLAB files are nested, compressed records. SciPy's reader of them is kept up and, unlike
+        # a pickle, runs nothing it reads.
+        from scipy import io
+    except ModuleNotFoundError as error:
+        raise missing_extra("reading SBD", error, "data") from None
+    try:
+        content = io.loadmat(path, variable_names=["GTcls"])
+        classes = np.asarray(content["GTcls"]["Segmentation"][0, 0])
+        if classes.ndim == 2 and classes.dtype == np.uint8:
+            return classes
+        problem = f"GTcls.Segmentation is {classes.dtype} {classes.shape}"
+    except Exception as error:  # of a damaged file SciPy's reader raises anything
+        problem = f"{type(error).__name__}: {error}"
+    raise AtrousError(
+        "E-DATA-SBD",
+        f"GTcls.Segmentation cannot be read ({problem})",
+        where=path,
+        fix="the file is damaged or not SBD's; copy it again",
+        exit_code=ExitCode.DATA,
+    )

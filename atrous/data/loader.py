@@ -1,0 +1,234 @@
+"""From a data set to batches: decoding, augmentation and collation in worker processes.
+
+What a batch holds depends on data set, augmentation, seed and position alone, not on the number of
+workers or ranks. Workers draw nothing by themselves.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
+
+from atrous.data.cache import CONTEXT, CachedDataset
+from atrous.data.dataset import Dataset, Sample
+from atrous.data.order import START, Draw, Position, evaluation_order, training_order
+from atrous.data.resize import as_tensor
+from atrous.data.transforms import Augmentation, augmented, sample_generator
+from atrous.errors import AtrousError, ExitCode
+
+logger = logging.getLogger(__name__)
+
+MAX_BAD_SHARE = 0.01  # of the samples, with on_bad_sample="skip"
+
+_SUBSTITUTES = 10  # tried for one bad sample
+
+
+class Batch(NamedTuple):
+    """What one training step of one rank takes."""
+
+    images: Tensor  # (N, 3, H, W) uint8 RGB, channels last in memory
+    targets: Tensor  # (N, H, W) uint8, or int32 above 255 classes: .long() it on the device
+    names: list[str]
+    position: Position  # of the whole stream after this batch: where a resumed run begins
+
+
+@dataclass
+class TrainingLoader:
+    """Endless augmented batches of a data set.
+
+    Args:
+        dataset: What to train on.
+        augmentation: How samples are varied.
+        batch_size: Samples in a batch over all ranks.
+        seed: Decides order and variation.
+        workers: Processes that prepare batches; 0 prepares them here.
+        rank: This process among those that share each batch.
+        world_size: How many processes share each batch.
+        on_bad_sample: ``error`` raises what reading a sample raised; ``skip`` takes another sample
+            in its place, lists it in `bad_samples`, and raises above one in a hundred.
+        cache_bytes: Memory for decoded samples, shared by the workers.
+
+    Attributes:
+        bad_samples: Where reading failed, and why, of the samples met so far (``skip``).
+    """
+
+    dataset: Dataset
+    augmentation: Augmentation
+    batch_size: int
+    seed: int
+    workers: int = 0
+    rank: int = 0
+    world_size: int = 1
+    on_bad_sample: Literal["error", "skip"] = "error"
+    cache_bytes: int = 0
+    bad_samples: dict[str, str] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        if self.cache_bytes:
+            self.dataset = CachedDataset(self.dataset, self.cache_bytes)
+
+    def batches(self, start: Position = START) -> Iterator[Batch]:
+        """Yields batches from a position on, without end.
+
+        Raises:
+            AtrousError: A sample cannot be read (see `on_bad_sample`), a worker died, or the batch
+                cannot be shared.
+        """
+
+        def order() -> Iterator[tuple[list[Draw], Position]]:
+            return training_order(
+                len(self.dataset),
+                seed=self.seed,
+                batch_size=self.batch_size,
+                start=start,
+                rank=self.rank,
+                world_size=self.world_size,
+            )
+
+        next(order())  # what is wrong with the arguments is said here, not by a worker
+        substitutes = _SUBSTITUTES if self.on_bad_sample == "skip" else 0
+        loader = DataLoader(
+            _AugmentingReader(self.dataset, self.augmentation, self.seed, substitutes),
+            batch_sampler=(draws for draws, _ in order()),
+            collate_fn=_collate,
+            **_process_options(self.workers),
+        )
+        for (_, position), prepared in zip(order(), _watched(loader), strict=False):
+            self._register(prepared.failures)
+            if prepared.images is None:  # no substitute could be read either
+                raise prepared.failures[-1]
+            images, targets = prepared.images.permute(0, 3, 1, 2), prepared.targets
+            yield Batch(images, targets, prepared.names, position)
+
+    def _register(self, failures: list[AtrousError]) -> None:
+        for error in failures:
+            if self.on_bad_sample == "error":
+                raise error
+            if error.where not in self.bad_samples:
+                logger.warning("left out: %s", error)
+            self.bad_samples[error.where] = f"{error.what} [{error.code}]"
+        if len(self.bad_samples) > MAX_BAD_SHARE * len(self.dataset):
+            shown = "; ".join(f"{where}: {why}" for where, why in [*self.bad_samples.items()][:3])
+            raise AtrousError(
+                "E-DATA-BAD",
+                f"{len(self.bad_samples)} of {len(self.dataset)} samples cannot be read, "
+                f"more than {MAX_BAD_SHARE:.0%}: {shown}",
+                fix="run `atrous data check` on the data and repair or remove them",
+                exit_code=ExitCode.DATA,
+            )
+
+
+def evaluation_samples(
+    dataset: Dataset, *, workers: int = 0, rank: int = 0, world_size: int = 1
+) -> Iterator[tuple[int, Sample]]:
+    """Yields (index, sample) of this rank's share, decoded ahead, at the samples' own sizes.
+
+    Over all ranks every sample comes exactly once.
+
+    Raises:
+        AtrousError: A sample cannot be read, or a worker died.
+    """
+    loader = DataLoader(
+        _PlainReader(dataset),
+        batch_size=None,
+        sampler=evaluation_order(len(dataset), rank=rank, world_size=world_size),
+        collate_fn=_unchanged,
+        **_process_options(workers),
+    )
+    for read in _watched(loader):
+        if isinstance(read, AtrousError):
+            raise read
+        index, image, target = read
+        yield index, Sample(image.numpy(), target.numpy())
+
+
+class _Prepared(NamedTuple):
+    """A sample, or with lists and a leading N a batch, on its way from a worker."""
+
+    images: Any
+    targets: Any
+    names: Any
+    failures: list[AtrousError]  # errors cross process boundaries as values, whole
+
+
+@dataclass(frozen=True)
+class _AugmentingReader(torch.utils.data.Dataset[_Prepared]):
+    dataset: Dataset
+    augmentation: Augmentation
+    seed: int
+    substitutes: int
+
+    def __getitem__(self, draw: Draw) -> _Prepared:
+        failures: list[AtrousError] = []
+        index = draw.sample
+        for attempt in range(1 + self.substitutes):
+            rng = sample_generator(self.seed, draw.epoch, draw.sample, attempt)
+            if attempt:
+                index = int(rng.integers(len(self.dataset)))
+            try:
+                image, target = augmented(self.dataset, index, self.augmentation, rng)
+            except AtrousError as error:
+                failures.append(error)
+                continue
+            if target.dtype != np.uint8:
+                target = target.astype(np.int32)  # torch computes little with 16 unsigned bits
+            return _Prepared(
+                as_tensor(image),
+                as_tensor(target),
+                self.dataset.names[index],
+                failures,
+            )
+        return _Prepared(None, None, None, failures)
+
+
+@dataclass(frozen=True)
+class _PlainReader(torch.utils.data.Dataset[object]):
+    dataset: Dataset
+
+    def __getitem__(self, index: int) -> tuple[int, Tensor, Tensor] | AtrousError:
+        try:
+            image, target = self.dataset[index]
+        except AtrousError as error:
+            return error
+        return index, as_tensor(image), as_tensor(target)
+
+
+def _collate(samples: list[_Prepared]) -> _Prepared:
+    failures = [error for sample in samples for error in sample.failures]
+    if any(sample.images is None for sample in samples):
+        return _Prepared(None, None, None, failures)
+    images = default_collate([sample.images for sample in samples])  # (N, H, W, 3)
+    targets = default_collate([sample.targets for sample in samples])  # (N, H, W)
+    return _Prepared(images, targets, [sample.names for sample in samples], failures)
+
+
+def _unchanged(read: object) -> object:
+    return read
+
+
+def _process_options(workers: int) -> dict[str, Any]:
+    return {
+        "num_workers": workers,
+        "multiprocessing_context": CONTEXT if workers else None,
+        "pin_memory": torch.cuda.is_available(),
+        "generator": torch.Generator(),  # else it draws from the global one, which training owns
+    }
+
+
+def _watched(loader: DataLoader[Any]) -> Iterator[Any]:
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise AtrousError(
+            "E-DATA-WORKER",
+            f"a data worker died: {str(error).splitlines()[0]}",
+            fix="it may have run out of memory or of /dev/shm: use fewer workers, or 0 to see why",
+            exit_code=ExitCode.RESOURCES,
+        ) from error

@@ -1,0 +1,160 @@
+"""From a path to a data set: which layout is it, and is it whole."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from atrous.data.dataset import Dataset
+from atrous.data.formats import (
+    ade20k,
+    camvid,
+    cityscapes,
+    coco,
+    cvat,
+    folders,
+    labelme,
+    shards,
+    ultralytics,
+    voc,
+)
+from atrous.data.formats.layout import Layout, Problem
+from atrous.data.formats.shards import ShardLayout
+from atrous.errors import AtrousError, ExitCode, printable
+
+_FORMATS: tuple[tuple[str, Callable[[Path], Layout | ShardLayout | None]], ...] = (
+    (ultralytics.LOOKS_FOR, ultralytics.recognise),
+    (voc.LOOKS_FOR, voc.recognise),
+    (cityscapes.LOOKS_FOR, cityscapes.recognise),
+    (ade20k.LOOKS_FOR, ade20k.recognise),
+    (camvid.LOOKS_FOR, camvid.recognise),
+    (coco.LOOKS_FOR, coco.recognise),
+    (cvat.LOOKS_FOR, cvat.recognise),
+    (voc.LOOKS_FOR_SBD, voc.recognise_sbd),
+    (shards.LOOKS_FOR, shards.recognise),
+    (labelme.LOOKS_FOR, labelme.recognise),
+    (folders.LOOKS_FOR, folders.recognise),
+)
+
+_SHOWN = 10  # names in a message
+
+
+def recognise(path: str | Path, *, num_classes: int | None = None) -> Layout | ShardLayout:
+    """Returns what a folder or file of labelled pictures is.
+
+    Args:
+        path: A devkit's or data set's folder, a dataset YAML, or an annotation file.
+        num_classes: The convention meant, where a data set has several: 150, 151 or 32 classes
+            of ADE20K.
+
+    Raises:
+        AtrousError: It is nothing that is known here, with what was looked for, or has another
+            number of classes.
+    """
+    root = Path(path)
+    if not root.exists():
+        raise AtrousError("E-FILE-MISSING", "no such file or folder", where=root)
+    layout = _first(root)
+    if layout is None:
+        raise _unrecognised(root)
+    if isinstance(layout, Layout) and layout.kind == "ADE20K" and num_classes is not None:
+        layout = ade20k.with_classes(layout, num_classes) or layout
+    if num_classes not in (None, len(layout.table.classes)):
+        raise AtrousError(
+            "E-DATA-CLASSES",
+            f"the data has {len(layout.table.classes)} classes, and {num_classes} were asked for",
+            where=root,
+            fix="use a model of this data set's classes, or map the classes in a dataset YAML",
+            exit_code=ExitCode.DATA,
+        )
+    return layout
+
+
+def _first(root: Path) -> Layout | ShardLayout | None:
+    for _, find in _FORMATS:
+        if layout := find(root):
+            return layout
+    return None
+
+
+def open_dataset(
+    path: str | Path,
+    split: str = "val",
+    *,
+    num_classes: int | None = None,
+    allow_unlabelled: bool = False,
+    allow_lossy: bool = False,
+) -> Dataset:
+    """Opens a split of a data set of any known layout.
+
+    Args:
+        path: A devkit's or data set's folder, a dataset YAML, or an annotation file.
+        split: "train", "val", ... Data without splits has train and val by the names of its
+            samples, and all.
+        num_classes: As `recognise`.
+        allow_unlabelled: Leave out pictures without annotation and annotations without picture,
+            instead of refusing them.
+        allow_lossy: Read JPEG masks although their labels cannot be trusted.
+
+    Raises:
+        AtrousError: Not recognised, no such split, nothing in it, or files without a partner.
+    """
+    layout = recognise(path, num_classes=num_classes)
+    if allow_lossy:
+        layout = layout.allowing_lossy()
+    dataset, problems = layout.open(split)
+    check_problems(problems, Path(path), allow_unlabelled=allow_unlabelled)
+    if not len(dataset):
+        raise AtrousError(
+            "E-DATA-EMPTY",
+            f"the split {split!r} has no samples",
+            where=path,
+            fix="check that its pictures and masks are where the layout has them",
+            exit_code=ExitCode.DATA,
+        )
+    return dataset
+
+
+def check_problems(problems: Sequence[Problem], root: Path, *, allow_unlabelled: bool) -> None:
+    """Raises `AtrousError` for files without a partner, or with two, with the first ten names."""
+    if allow_unlabelled:
+        problems = [p for p in problems if p.code == "E-DATA-TWICE"]
+    if not problems:
+        return
+    counts = Counter(problem.code for problem in problems)
+    kinds = ", ".join(f"{counts[code]} {_PROBLEMS[code]}" for code in _PROBLEMS if counts[code])
+    names = "\n".join(f"    {printable(p.where)}: {printable(p.what)}" for p in problems[:_SHOWN])
+    more = f"\n    and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    raise AtrousError(
+        "E-DATA-PAIRS",
+        f"{kinds}:\n{names}{more}",
+        where=root,
+        fix="complete or remove them; --allow-unlabelled goes on with the others",
+        exit_code=ExitCode.DATA,
+    )
+
+
+_PROBLEMS = {
+    "E-DATA-UNLABELLED": "pictures without annotation",
+    "E-DATA-NO-PICTURE": "annotations without picture",
+    "E-DATA-TWICE": "names that occur twice",
+}
+
+
+def _unrecognised(root: Path) -> AtrousError:
+    looked_for = "\n".join(f"    - {looks_for}" for looks_for, _ in _FORMATS)
+    if root.is_dir():
+        names = sorted(p.name + "/" * p.is_dir() for p in root.iterdir())
+        found = ", ".join(map(printable, names[:_SHOWN])) or "nothing"
+        what = f"no data set is recognised here; it holds {found}"
+        if len(names) > _SHOWN:
+            what += f" and {len(names) - _SHOWN} more"
+    else:
+        what = "not a data set's file"
+    return AtrousError(
+        "E-DATA-LAYOUT",
+        f"{what}. Looked for:\n{looked_for}",
+        where=root,
+        fix="give the folder that holds one of these, or describe yours in a dataset YAML "
+        "(docs/data.md)",
+        exit_code=ExitCode.DATA,
+    )

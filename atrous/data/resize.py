@@ -1,0 +1,89 @@
+"""Windows of resized pictures, computed without resizing the rest.
+
+Picture and target are resized as the authors' code does it: corner pixels stay corner pixels
+(``align_corners=True``), bilinear without antialiasing for the picture, nearest for the target.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from atrous.data.dataset import Target
+
+
+class Window(NamedTuple):
+    """A part of a resized picture."""
+
+    size: tuple[int, int]  # (height, width) of the whole resized picture
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def resized_image(image: NDArray[np.uint8], window: Window) -> Tensor:
+    """Returns the window of a picture (H, W, 3) resized bilinearly.
+
+    Equals resizing the whole picture with ``torch.nn.functional.interpolate`` as uint8 and then
+    cutting, bit for bit (with torch's vectorised kernel); differs from resizing in floating point
+    by at most one level, since rows and columns are each rounded to 8 bits.
+
+    Returns:
+        (3, height, width) uint8, channels last in memory.
+    """
+    size, top, left, height, width = window
+    source = as_tensor(image).permute(2, 0, 1)[None]  # (1, 3, H, W)
+    rows = source.shape[2]
+    # Each pass of a separable resize needs the whole axis it resizes, to keep its grid, but of the
+    # other axis only the window. Rows the window does not need hold whatever was in memory.
+    first, last = _rows_needed(window, rows)
+    wide = _bilinear(source[:, :, first:last], (last - first, size[1]))
+    tall = torch.empty((1, rows, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    tall[:, :, first:last] = wide[..., left : left + width]
+    return _bilinear(tall, (size[0], width))[0, :, top : top + height]
+
+
+def resized_target(target: Target, window: Window) -> Target:
+    """Returns the window of a target (H, W) resized to the nearest pixel.
+
+    Equals resizing the whole target and then cutting, exactly: no new value can appear.
+    """
+    rows = nearest_index(window.top, window.height, target.shape[0], window.size[0])
+    columns = nearest_index(window.left, window.width, target.shape[1], window.size[1])
+    return target[rows].take(columns, axis=1)
+
+
+def nearest_index(start: int, count: int, source: int, resized: int) -> NDArray[np.int64]:
+    """Returns the source positions of resized positions start .. start+count-1.
+
+    Position i of a resized axis lies at i (source - 1) / (resized - 1); the nearest source pixel
+    is taken, the later one at ties. In integers: no rounding can differ between machines.
+
+    >>> nearest_index(0, 6, source=3, resized=6).tolist()
+    [0, 0, 1, 1, 2, 2]
+    """
+    position = np.arange(start, start + count)
+    step = max(resized - 1, 1)
+    return (2 * position * (source - 1) + step) // (2 * step)
+
+
+def as_tensor(array: NDArray[np.generic]) -> Tensor:
+    """Returns the array as a tensor; copies only what torch cannot share (read-only, reversed)."""
+    return torch.from_numpy(np.require(array, requirements=("C", "W")))
+
+
+def _rows_needed(window: Window, source: int) -> tuple[int, int]:
+    step = max(window.size[0] - 1, 1)
+    first = window.top * (source - 1) // step
+    last = (window.top + window.height - 1) * (source - 1) // step + 1
+    return max(first - 1, 0), min(last + 2, source)  # one to spare for the kernel's rounding
+
+
+def _bilinear(image: Tensor, size: tuple[int, int]) -> Tensor:
+    if image.shape[-2:] == size:
+        return image
+    return F.interpolate(image, size=size, mode="bilinear", align_corners=True)
