@@ -12,7 +12,8 @@ LAYERS = """
 errors
 classes
 images
-upsample engines visualize
+upsample onnx_file visualize
+engines
 sources
 predict
 batch
@@ -35,6 +36,10 @@ weights.tf_files weights.store weights.foreign weights.folding weights.tflite
 weights.tf_names weights.torch_names weights.hub
 weights.tensorflow weights.imagenet
 build
+onnx_writer
+graph
+export
+quantize
 loading surgery
 cli_weights
 data.dataset
