@@ -94,6 +94,7 @@ def test_T14_when_one_process_is_killed_the_other_leaves(tmp_path: Path) -> None
         assert all(process.poll() is None for process in pair)
         time.sleep(0.1)
     pair[1].kill()
+    pair[1].communicate()
     output, _ = pair[0].communicate(timeout=120)
     assert pair[0].returncode not in (0, -signal.SIGKILL), output
     assert "E-PROCESS-LOST" in output

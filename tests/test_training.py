@@ -19,6 +19,7 @@ from atrous.config import to_json
 from atrous.data.dataset import Dataset, Sample
 from atrous.distributed import Processes
 from atrous.errors import AtrousError, ExitCode
+from atrous.guard import check_learning_rate, check_predictions
 from atrous.learner import Learner
 from atrous.progress import Progress
 from atrous.run_folder import opened
@@ -470,11 +471,22 @@ def test_overfits_two_pictures() -> None:
     assert mean_iou(confusion_matrix(targets.numpy(), labels.numpy().astype(np.uint8), 7)) > 0.99
 
 
-def test_predicting_one_class_is_said_aloud(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    train(tiny(steps=1, base_lr=1e-9), tmp_path / "run", data=tiny_data())
-    assert "the model predicts one class" in caplog.text
+def test_predicting_one_class_is_said_aloud(caplog: pytest.LogCaptureFixture) -> None:
+    data, _ = tiny_data()
+    learner = Learner(create_network(tiny(), data), tiny(), ALONE)
+    counts = np.zeros((7, 7), np.int64)
+    counts[:, 2] = 10
+    check_predictions(counts, data.classes, learner)
+    assert "the model predicts one class: land for 100.0 % of the pixels" in caplog.text
+    caplog.clear()
+    check_predictions(10 * np.eye(7, dtype=np.int64), data.classes, learner)
+    assert caplog.text == ""
+
+
+def test_a_strange_learning_rate_is_said_aloud(caplog: pytest.LogCaptureFixture) -> None:
+    data, _ = tiny_data()
+    config = tiny(base_lr=1e-9)
+    check_learning_rate(Learner(create_network(config, data), config, ALONE))
     assert "base_lr 1e-09 is outside" in caplog.text
 
 
