@@ -53,8 +53,9 @@ def main() -> None:
         print(
             f"- {title(p)}: output stride {p['output_stride']}, "
             f"{p['engine']}, {p['precision']}; model {p['model_fingerprint'][:12]}, data "
-            f"{(p['data_fingerprint'] or 'part of it')[:12]}; metrics took {share:.2%} of the time, boundary "
-            f"measures {seconds['boundaries'] / sum(seconds.values()):.1%}."
+            f"{(p['data_fingerprint'] or 'part of it')[:12]}; "
+            f"metrics took {share:.2%} of the time, boundary measures "
+            f"{seconds['boundaries'] / sum(seconds.values()):.1%}."
         )
 
 
