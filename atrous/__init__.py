@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from atrous.model import DeepLabV3Plus
     from atrous.predict import Predictor, Segmentation
     from atrous.surgery import change_classes
+    from atrous.training import train
     from atrous.weights.hub import push_to_hub
     from atrous.weights.store import save
 
@@ -40,6 +41,7 @@ _PUBLIC = {
     "parameters": "atrous.cost",
     "push_to_hub": "atrous.weights.hub",
     "save": "atrous.weights.store",
+    "train": "atrous.training",
 }
 
 __all__ = [
@@ -59,6 +61,7 @@ __all__ = [
     "parameters",
     "push_to_hub",
     "save",
+    "train",
 ]
 
 

@@ -16,7 +16,11 @@ upsample engines visualize
 sources
 predict
 batch
+config
+recipes
+depthwise
 layers
+batch_norm
 encoder.backbone
 encoder.xception encoder.resnet encoder.mobilenet_v2 encoder.timm encoder.aspp
 encoder.mobilenet_v3 encoder.dense_prediction_cell encoder.lr_aspp
@@ -45,7 +49,8 @@ data.formats.coco_files data.formats.dataset_yaml
 data.formats.coco data.formats.ultralytics
 data.opening
 data.resize data.painting data.order
-data.procedural data.transforms
+data.scenery data.transforms
+data.procedural
 data.cache
 data.loader
 data.doctor.measure data.doctor.findings data.doctor.proposals
@@ -64,6 +69,12 @@ gallery charts submission
 report
 cli_options
 cli_evaluate cli_submit
+loss optim checkpoint randomness distributed
+learner
+guard interruption run_folder starting
+progress planning validation
+training
+cli_train
 cli
 """.strip().splitlines()
 
@@ -75,6 +86,8 @@ DOORS = {
     "data.cli": {"data.transforms"},
     "cli": {"*"},
     "cli_weights": {"*"},
+    "cli_evaluate": {"*"},
+    "cli_train": {"*"},
     "weights.zoo": {"weights.download"},  # needs the train extra; the table does not
 }
 
