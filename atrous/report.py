@@ -137,7 +137,8 @@ def _classes(models: Sequence[Evaluated]) -> Iterator[str]:
         columns["boundary F"] = scores.boundaries.boundary_f()
     heads = "".join(f"<th>{name}" for name in columns)
     others = "".join(f"<th>IoU of {_text(model.name)}<th>gain" for model in models[1:])
-    yield f'<h2>Classes</h2><table><tr><th>class<th colspan="2">IoU{others}{heads}</tr>'
+    yield '<h2>Classes</h2><div class="wide"><table><tr><th>class<th colspan="2">IoU'
+    yield f"{others}{heads}</tr>"
     chosen = range(len(scores.classes)) if scores.chosen is None else scores.chosen
     colors = brightened(models[0].gallery.palette)  # as in the pictures
     ious = [metrics.class_iou(model.scores.confusion) for model in models]
@@ -155,7 +156,7 @@ def _classes(models: Sequence[Evaluated]) -> Iterator[str]:
             gain = 100 * (other[index] - value)
             yield f"<td>{_share(other[index])}<td>" + ("n/a" if np.isnan(gain) else f"{gain:+.1f}")
         yield "".join(f"<td>{_share(values[index])}" for values in columns.values()) + "</tr>"
-    yield "</table>"
+    yield "</table></div>"
     absent = [n for n, v in scores.class_iou.items() if v is None]
     if absent:
         yield f"<p>In neither labels nor predictions: {_text(', '.join(absent))}.</p>"

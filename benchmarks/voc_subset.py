@@ -49,13 +49,13 @@ def main() -> None:
     for result in results:
         p = result["protocol"]
         seconds = result["seconds"]
-        total = sum(seconds.values())
+        share = seconds["metrics"] / sum(seconds.values())
         print(
             f"- {title(p)}: output stride {p['output_stride']}, "
             f"{p['engine']}, {p['precision']}; model {p['model_fingerprint'][:12]}, data "
             f"{(p['data_fingerprint'] or 'part of it')[:12]}; "
-            f"metrics took {seconds['metrics'] / total:.2%} of the time, "
-            f"boundary measures {seconds['boundaries'] / total:.1%}."
+            f"metrics took {share:.2%} of the time, boundary measures "
+            f"{seconds['boundaries'] / sum(seconds.values()):.1%}."
         )
 
 
