@@ -25,7 +25,8 @@ class Group(click.Group):
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
         """Adds a command; its docstring, a raw one, marks lines to keep with backslash and b."""
-        cmd.help = cmd.help and cmd.help.replace("\\b\n", "\b\n")
+        for command in (cmd, *getattr(cmd, "commands", {}).values()):
+            command.help = command.help and command.help.replace("\\b\n", "\b\n")
         super().add_command(cmd, name)
 
     def resolve_command(
