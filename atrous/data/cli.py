@@ -28,13 +28,7 @@ _SHOWN = 3  # files of a finding named on the terminal
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def data() -> None:
-    r"""Look at labelled pictures before training on them.
-
-    \b
-    Examples:
-      atrous data check VOCdevkit/VOC2012 --out report
-      atrous data show mine.yaml --augment
-    """
+    """Look at labelled pictures before training on them."""
 
 
 @data.command()
