@@ -58,7 +58,8 @@ data.scenery data.transforms
 data.procedural
 data.cache
 data.loader
-data.doctor.measure data.doctor.findings data.doctor.proposals
+data.doctor.jpeg data.doctor.findings data.doctor.proposals
+data.doctor.measure
 data.doctor.survey data.doctor.duplicates
 data.doctor.files data.doctor.labels data.doctor.history
 data.doctor.diagnosis

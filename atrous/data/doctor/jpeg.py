@@ -2,7 +2,7 @@
 
 A progressive file holds a coarse picture first and refines it in further scans; decoding them all
 takes four times as long as a baseline file of the same picture. Without the refinements' data the
-decoder still reads every header and table, and the coarse picture exactly.
+decoder still reads every header and table, and the coarse picture but for its last bit.
 """
 
 import re
