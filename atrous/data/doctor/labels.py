@@ -172,9 +172,9 @@ def check_classes(survey: Survey) -> Iterator[Finding]:
         if absent and indices and len(absent) < len(survey.table.classes):
             what = f"classes that do not occur in {split}: {', '.join(absent)}"
             fix = (
-                "they cannot be learnt from it"
+                "add pictures of them, or take them off the list of classes: nothing learns them"
                 if split.startswith("train")
-                else "they have no IoU there and are left out of its mean"
+                else "add pictures of them: without, they have no IoU and are left out of its mean"
             )
             yield Finding("warning", "W-DATA-ABSENT", what, fix)
 
