@@ -1,8 +1,8 @@
 """What can be known of one picture and its annotation without a network: `measure`.
 
-Everything a training step would stumble on is tried here, on the way it would be read there; and
-what cannot be judged from one picture alone (values, colours, a fingerprint of the content) is
-carried home for `atrous.data.doctor`.
+Everything a training step would stumble on is tried here, as it would be read there (but for
+progressive JPEGs, see `atrous.data.doctor.jpeg`); and what cannot be judged from one picture alone
+(values, colours, a fingerprint of the content) is carried home for the checks.
 """
 
 import hashlib
@@ -129,13 +129,12 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _look_at_annotation(sample: Item | Pair, read_target: ReadTarget, result: Measurement) -> None:
-    if result.size is None and not isinstance(read_target, MaskReader):
-        return  # shapes are drawn at the picture's size
     if isinstance(read_target, MaskReader) and not _is_matlab(sample):
         size = _of_mask(sample, read_target, result)
+    elif result.size is None:
+        return  # shapes are drawn at the picture's size
     else:
         assert isinstance(sample, Item)
-        assert result.size is not None
         target = read_target(sample, result.size)
         size = target.shape
         result.counts = _totals(*runs(target))

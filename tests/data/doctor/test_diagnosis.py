@@ -405,6 +405,19 @@ def test_palettes_that_differ_are_errors(tmp_path: Path) -> None:
     assert "in different masks: 20" in finding.what  # the middle one stays
 
 
+def test_broken_picture_of_sbd_is_found(tmp_path: Path) -> None:
+    pytest.importorskip("scipy.io", reason="SciPy is not installed")
+    from tests.data.formats.test_voc import save_sbd
+
+    write(tmp_path / "train.txt", "a\nb\n")
+    write(tmp_path / "val.txt", "a\n")
+    for name in "ab":
+        save(tmp_path / "img" / f"{name}.jpg", picture(ord(name)))
+        save_sbd(tmp_path / "cls" / f"{name}.mat", blocks(21))
+    write(tmp_path / "img/b.jpg", b"broken")
+    assert codes(diagnose(tmp_path), "error") == {"E-IMAGE-FORMAT"}
+
+
 def test_one_class_only_is_an_error(tmp_path: Path) -> None:
     folders(tmp_path)
     for path in sorted((tmp_path / "masks/train").glob("*.png")):
