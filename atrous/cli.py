@@ -10,7 +10,10 @@ from typing import Any
 
 import click
 
-from atrous import __version__, cli_weights
+from atrous import __version__, cli_train, cli_weights
+from atrous.cli_evaluate import evaluate
+from atrous.cli_submit import submit
+from atrous.data.cli import data
 from atrous.errors import AtrousError, ExitCode, missing_extra, printable
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -51,9 +54,19 @@ def atrous() -> None:
 @click.option(
     "--out", type=FOLDER, default=Path("masks"), show_default=True, help="Folder of the output."
 )
+@click.option(
+    "--threads", type=click.IntRange(1), help="Threads to use [default: the usable processors]."
+)
 @click.option("--overwrite", is_flag=True, help="Redo pictures that are finished already.")
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON per picture.")
-def predict(paths: tuple[Path, ...], model: str, out: Path, overwrite: bool, as_json: bool) -> None:
+def predict(
+    paths: tuple[Path, ...],
+    model: str,
+    out: Path,
+    threads: int | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
     r"""Segments pictures: a mask, an overlay and the share of each class.
 
     PATHS are pictures or folders of pictures. For a picture a/b.jpg the output folder gets
@@ -63,8 +76,8 @@ def predict(paths: tuple[Path, ...], model: str, out: Path, overwrite: bool, as_
 
     \b
     Examples:
-      atrous predict photo.jpg --model model.tflite
-      atrous predict holiday/ --model model.tflite --out masks --json
+      atrous predict photo.jpg --model model.onnx
+      atrous predict holiday/ --model model.onnx --out masks --json
     """
     from atrous.batch import find_pictures, segment_files
     from atrous.predict import Predictor
@@ -72,7 +85,7 @@ def predict(paths: tuple[Path, ...], model: str, out: Path, overwrite: bool, as_
     if not any(path.exists() for path in paths):
         raise AtrousError("E-FILE-MISSING", "no such file or folder", where=paths[0])
     pictures = find_pictures(paths)
-    predictor = Predictor(model)
+    predictor = Predictor(model, threads=threads)
     rows = _Rows([printable(path) for path in pictures])
     failed = 0
     for outcome in segment_files(predictor, pictures, out, overwrite=overwrite):
@@ -152,6 +165,7 @@ def models(as_json: bool, size: tuple[int, int], classes: int) -> None:
 
 
 atrous.add_command(cli_weights.convert)
+atrous.add_command(cli_train.train)
 
 
 def _cost_rows(size: tuple[int, int], num_classes: int) -> list[dict[str, Any]]:
@@ -179,6 +193,92 @@ def _cost_rows(size: tuple[int, int], num_classes: int) -> list[dict[str, Any]]:
                 }
             )
     return rows
+
+
+@atrous.command()
+@click.argument("model", type=ANY_PATH)
+@click.option("--out", type=ANY_PATH, required=True, metavar="FILE.onnx", help="The file to write.")
+@click.option(
+    "--size", type=(click.IntRange(1), click.IntRange(1)), metavar="H W",
+    help="Fix height and width [default: any].",
+)  # fmt: skip
+@click.option("--int8", is_flag=True, help="Quantise weights and activations to 8 bits.")
+@click.option(
+    "--calibration", multiple=True, type=ANY_PATH, metavar="PATH",
+    help="Pictures, or folders of them, to quantise and to measure with; may be repeated.",
+)  # fmt: skip
+@click.option(
+    "--budget", type=click.FloatRange(0, 100), default=0.5, show_default=True, metavar="POINTS",
+    help="Largest loss of mean IoU by quantising, in points; 100 allows any.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print what the file says about itself.")
+def export(
+    model: Path,
+    out: Path,
+    size: tuple[int, int] | None,
+    int8: bool,
+    calibration: tuple[Path, ...],
+    budget: float,
+    as_json: bool,
+) -> None:
+    r"""Writes a model to one file that runs without torch.
+
+    The file takes RGB bytes and holds the classes, their colours and where the weights come
+    from. It is run and compared with the model before it appears under its name.
+
+    With --int8, every other calibration picture sets the ranges, the rest measures how the labels
+    change against those of the float model; layers that cost too much stay in float. A model
+    that loses more than --budget is not written.
+
+    \b
+    Examples:
+      atrous export model.tflite --out model.onnx
+      atrous export model.tflite --out model.onnx --size 513 513
+      atrous export model.tflite --out small.onnx --int8 --calibration pictures/
+    """
+    from atrous.sources import load_model
+
+    if out.suffix != ".onnx":
+        raise AtrousError("E-OUT", "the name must end in .onnx", where=out)
+    if int8 != bool(calibration):
+        raise AtrousError("E-OPTIONS", "--int8 and --calibration go together")
+    loaded = load_model(model)
+    try:
+        if int8:
+            report = _quantize(loaded, out, calibration, budget, size)
+            click.echo(report.table(), err=as_json)
+            header = report.header
+        else:
+            from atrous.export import export as write
+
+            header = write(loaded, out, size=size)
+    except ModuleNotFoundError as error:
+        raise missing_extra("export", error) from error
+    if as_json:
+        click.echo(json.dumps(vars(header)))
+    else:
+        click.echo(
+            f"{printable(out)}: {header.backbone}, {len(header.classes)} classes, "
+            f"{header.precision}, {out.stat().st_size / 1e6:.1f} MB"
+        )
+
+
+def _quantize(
+    model: Any, out: Path, paths: Sequence[Path], budget: float, size: tuple[int, int] | None
+) -> Any:
+    import numpy as np
+
+    from atrous.batch import find_pictures
+    from atrous.images import read_image
+    from atrous.quantize import quantize
+
+    pictures = [np.asarray(read_image(path)) for path in find_pictures(paths)]
+    return quantize(model, out, pictures, budget=None if budget == 100 else budget / 100, size=size)
+
+
+atrous.add_command(data)
+atrous.add_command(evaluate)
+atrous.add_command(submit)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -112,13 +112,22 @@ class Predictor:
 
     Args:
         model: The path of a model file, a `DeepLabV3Plus`, or an `Engine`.
+        threads: Threads to use; None: one for each processor this process may run on.
 
     Raises:
         AtrousError: No such model, or what it needs is not installed.
     """
 
-    def __init__(self, model: "str | Path | DeepLabV3Plus | Engine | None" = None) -> None:
-        self.engine: Engine = model if _is_engine(model) else open_engine(model)  # type: ignore[assignment, arg-type]
+    def __init__(
+        self,
+        model: "str | Path | DeepLabV3Plus | Engine | None" = None,
+        *,
+        threads: int | None = None,
+    ) -> None:
+        if _is_engine(model):
+            self.engine: Engine = model  # type: ignore[assignment]
+        else:
+            self.engine = open_engine(model, threads=threads)  # type: ignore[arg-type]
 
     @property
     def classes(self) -> tuple[str, ...]:

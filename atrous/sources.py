@@ -3,18 +3,21 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from atrous.engines import Engine
+from atrous.engines import Engine, ExportedEngine
 from atrous.errors import AtrousError, missing_extra
 
 if TYPE_CHECKING:
     from atrous.model import DeepLabV3Plus
 
 
-def open_engine(model: "str | Path | DeepLabV3Plus | None") -> Engine:
+def open_engine(
+    model: "str | Path | DeepLabV3Plus | None", *, threads: int | None = None
+) -> Engine:
     """Returns an engine for anything that is a model.
 
     Args:
-        model: A path or name as in `atrous.load`, or a DeepLabV3Plus.
+        model: An exported ``.onnx`` file, a path or name as in `atrous.load`, or a DeepLabV3Plus.
+        threads: Threads to use; None: one for each processor this process may run on.
 
     Raises:
         AtrousError: Nothing there, of no known kind, or torch is needed and missing.
@@ -22,8 +25,11 @@ def open_engine(model: "str | Path | DeepLabV3Plus | None") -> Engine:
     if model is None:
         raise AtrousError("E-MODEL-MISSING", "no model named", fix="name one with --model FILE")
     if not isinstance(model, (str, Path)):
-        return _torch_engine(model)
-    return _torch_engine(load_model(model))
+        return _torch_engine(model, threads)
+    path = Path(model)
+    if path.suffix == ".onnx" and path.is_file():
+        return ExportedEngine(path, threads=threads)
+    return _torch_engine(load_model(model), threads)
 
 
 def load_model(source: str | Path) -> "DeepLabV3Plus":
@@ -39,9 +45,13 @@ def load_model(source: str | Path) -> "DeepLabV3Plus":
     return load(source)
 
 
-def _torch_engine(model: "DeepLabV3Plus") -> Engine:
+def _torch_engine(model: "DeepLabV3Plus", threads: int | None) -> Engine:
     try:
+        import torch
+
         from atrous.torch_engine import TorchEngine
     except ModuleNotFoundError as error:
         raise missing_extra("running a torch model", error) from error
+    if threads is not None:
+        torch.set_num_threads(threads)
     return cast(Engine, TorchEngine(model))

@@ -40,7 +40,7 @@ class Light:
         skies = np.array(_SKIES, np.float32)
         blend = np.float32(rng.uniform(0, 0.5))
         self.top, self.bottom = skies[first] * (1 - blend) + skies[second] * blend
-        self.tint = 0.55 + 0.45 * (0.3 * self.top + 0.7 * self.bottom) / 255
+        self.tint = 0.6 + 0.4 * (0.3 * self.top + 0.7 * self.bottom) / 255
 
     def color(self, hue: float, saturation: float, value: float) -> Color:
         """Returns a colour as it looks in this light; hue wraps around at 1."""

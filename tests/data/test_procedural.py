@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from atrous.data import Dataset, scenes
 from atrous.data.painting import Canvas
-from atrous.data.procedural import SCENES
+from atrous.data.scenery import SCENES
 from atrous.errors import AtrousError
 
 
@@ -49,7 +49,7 @@ def test_scenes_stay_what_they_were() -> None:
     digest = hashlib.sha256()
     for _, target in scenes(0, 8):
         digest.update(target.tobytes())
-    assert digest.hexdigest() == "GOLDEN"
+    assert digest.hexdigest() == "f1863135178641e4cacca53cdcce28add0f8de36f7ed9cffd3f47302939349e2"
 
 
 def test_layout_is_the_same_at_every_size() -> None:
@@ -99,7 +99,7 @@ def test_color_alone_does_not_tell_classes_apart(
     for image, target in scenes(200, 20):
         pairs = target.astype(np.int64) * num_classes + guess[color_codes(image)]
         confusion += np.bincount(pairs.ravel(), minlength=num_classes**2).reshape(confusion.shape)
-    assert 0.1 < mean_iou(confusion) < 0.45  # asked for: below 0.60
+    assert 0.1 < mean_iou(confusion) < 0.5  # asked for: below 0.60
 
 
 def test_labels_are_exact_at_pixel_centers() -> None:

@@ -1,0 +1,284 @@
+"""What an exported file says about itself, read and checked before any engine opens it.
+
+An ONNX file is a protocol buffer, of which few fields are needed here; reading them takes less
+code and time than the ``onnx`` package, and nothing is believed that the file does not hold.
+"""
+
+import json
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from atrous.classes import Color
+from atrous.errors import AtrousError, ExitCode
+
+FORMAT = 1  # of our metadata
+NEWEST_OPSET = 20
+
+# Field numbers of onnx.proto.
+_MODEL_GRAPH, _MODEL_OPSET, _MODEL_METADATA, _MODEL_FUNCTIONS = 7, 8, 14, 25
+_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
+_GRAPH_INPUT, _GRAPH_OUTPUT = 11, 12
+_TENSOR_NAME, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 8, 13, 14
+_FUNCTION_NODE = 7
+_NODE_ATTRIBUTE = 5
+_ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
+
+
+@dataclass(frozen=True)
+class Header:
+    """The metadata of an exported model.
+
+    Attributes:
+        classes: Names of the classes, in the order of the logits.
+        palette: Their colours.
+        output_stride: Stride of the encoder's output.
+        logits_stride: Pixels of the picture per step of the coarse logits.
+        backbone: Name of the backbone.
+        precision: ``float32`` or ``int8``.
+        licence: Of the weights; empty if unknown.
+        source: Where the weights come from.
+        source_sha256: Hash of the file they come from, if it was one.
+        sha256: Hash of the graph, from which every change shows.
+        reach: Pixels beyond a tile that its logits depend on, image pooling aside.
+        size: Height and width the file is fixed to; 0 for any.
+    """
+
+    classes: tuple[str, ...]
+    palette: tuple[Color, ...]
+    output_stride: int
+    logits_stride: int
+    backbone: str
+    precision: str
+    licence: str
+    source: str
+    source_sha256: str
+    sha256: str
+    reach: int
+    size: tuple[int, int]
+
+    def properties(self) -> dict[str, str]:
+        """Returns what is written into the file."""
+        values = {"atrous_format": FORMAT, **vars(self)}
+        return {k: v if isinstance(v, str) else json.dumps(v) for k, v in values.items()}
+
+
+def read_header(path: Path) -> Header:
+    """Reads and checks a file that `atrous export` wrote.
+
+    Raises:
+        AtrousError: Not ONNX; not exported by this project; weights outside the file (which
+            ours never have, and which could be anyone's files); or made by a newer version.
+    """
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            properties, interface, opset = _scan(data, path)
+    except (IndexError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        if isinstance(error, AtrousError):
+            raise
+        raise AtrousError(
+            "E-MODEL-FORMAT",
+            "not an ONNX file, or a damaged one",
+            where=path,
+            fix="export or download it again",
+            exit_code=ExitCode.DATA,
+        ) from None
+    return _checked(properties, interface, opset, path)
+
+
+def _scan(data: mmap.mmap, path: Path) -> tuple[dict[str, str], tuple[list[str], list[str]], int]:
+    """Returns metadata, names of inputs and outputs, and the opset."""
+    properties: dict[str, str] = {}
+    inputs: list[str] = []
+    outputs: list[str] = []
+    opset = 0
+    for number, start, end in _fields(data, 0, len(data)):
+        if number == _MODEL_METADATA:
+            texts = dict(_texts(data, start, end, (1, 2)))
+            properties[texts.get(1, "")] = texts.get(2, "")
+        elif number == _MODEL_OPSET:
+            opset = max(opset, _opset(data, start, end))
+        elif number == _MODEL_GRAPH:
+            _refuse_external(data, start, end, path)
+            inputs += _names(data, start, end, _GRAPH_INPUT)
+            outputs += _names(data, start, end, _GRAPH_OUTPUT)
+        elif number == _MODEL_FUNCTIONS:
+            for inner, begin, stop in _fields(data, start, end):
+                if inner == _FUNCTION_NODE:
+                    _refuse_external_in_node(data, begin, stop, path)
+    return properties, (inputs, outputs), opset
+
+
+def _opset(data: mmap.mmap, start: int, end: int) -> int:
+    """Returns the version of the standard operators, 0 for other ones."""
+    entry = {number: (begin, stop) for number, begin, stop in _fields(data, start, end)}
+    domain = data[slice(*entry[1])] if 1 in entry else b""
+    return _varint(data, entry[2][0])[0] if domain in (b"", b"ai.onnx") and 2 in entry else 0
+
+
+def _names(data: mmap.mmap, start: int, end: int, kind: int) -> list[str]:
+    """Returns the names of a graph's inputs or outputs."""
+    return [
+        text
+        for number, begin, stop in _fields(data, start, end)
+        if number == kind
+        for _, text in _texts(data, begin, stop, (1,))
+    ]
+
+
+def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Yields the number of each field of a message with start and end of its value."""
+    while position < end:
+        key, position = _varint(data, position)
+        kind = key & 7
+        if kind == 0:
+            start, (_, position) = position, _varint(data, position)
+        elif kind == 2:
+            length, start = _varint(data, position)
+            position = start + length
+        elif kind in (1, 5):
+            start, position = position, position + (8 if kind == 1 else 4)
+        else:
+            raise ValueError("unknown wire type")
+        if position > end or key >> 3 == 0:
+            raise ValueError("a field beyond its message")
+        yield key >> 3, start, position
+
+
+def _varint(data: mmap.mmap, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[position]
+        position += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, position
+        shift += 7
+        if shift > 63:
+            raise ValueError("not a number")
+
+
+def _texts(
+    data: mmap.mmap, start: int, end: int, numbers: tuple[int, ...]
+) -> Iterator[tuple[int, str]]:
+    for number, begin, stop in _fields(data, start, end):
+        if number in numbers:
+            yield number, data[begin:stop].decode()
+
+
+def _refuse_external(data: mmap.mmap, start: int, end: int, path: Path) -> None:
+    """Walks a graph and what is nested in it, looking for weights in other files."""
+    for number, begin, stop in _fields(data, start, end):
+        if number == _GRAPH_INITIALIZER:
+            _refuse_external_tensor(data, begin, stop, path)
+        elif number == _GRAPH_SPARSE:
+            _refuse_external_sparse(data, begin, stop, path)
+        elif number == _GRAPH_NODE:
+            _refuse_external_in_node(data, begin, stop, path)
+
+
+def _refuse_external_in_node(data: mmap.mmap, start: int, end: int, path: Path) -> None:
+    for number, begin, stop in _fields(data, start, end):
+        if number != _NODE_ATTRIBUTE:
+            continue
+        for kind, first, last in _fields(data, begin, stop):
+            if kind in _ATTRIBUTE_TENSORS:
+                _refuse_external_tensor(data, first, last, path)
+            elif kind in _ATTRIBUTE_GRAPHS:
+                _refuse_external(data, first, last, path)
+            elif kind in _ATTRIBUTE_SPARSE:
+                _refuse_external_sparse(data, first, last, path)
+
+
+def _refuse_external_sparse(data: mmap.mmap, start: int, end: int, path: Path) -> None:
+    for number, begin, stop in _fields(data, start, end):
+        if number in (1, 2):  # values and indices
+            _refuse_external_tensor(data, begin, stop, path)
+
+
+def _refuse_external_tensor(data: mmap.mmap, start: int, end: int, path: Path) -> None:
+    name, location, external = "", "", False
+    for number, begin, stop in _fields(data, start, end):
+        if number == _TENSOR_NAME:
+            name = data[begin:stop].decode()
+        elif number == _TENSOR_LOCATION:
+            external = external or _varint(data, begin)[0] != 0
+        elif number == _TENSOR_EXTERNAL:
+            external = True
+            entry = dict(_texts(data, begin, stop, (1, 2)))
+            if entry.get(1) == "location":
+                location = entry.get(2, "")
+    if external:
+        raise AtrousError(
+            "E-MODEL-EXTERNAL",
+            f"the tensor {name!r} lies outside the file, in {location!r}",
+            where=path,
+            fix="use a file written by 'atrous export': it holds all its weights",
+            exit_code=ExitCode.DATA,
+        )
+
+
+def _checked(
+    properties: dict[str, str],
+    interface: tuple[list[str], list[str]],
+    opset: int,
+    path: Path,
+) -> Header:
+    if not properties.get("atrous_format", "").isdigit():
+        inputs, outputs = (", ".join(names) or "none" for names in interface)
+        raise _contract(
+            "a file written by 'atrous export', with input image, output logits and metadata",
+            f"inputs {inputs}; outputs {outputs}; no metadata of ours",
+            path,
+        )
+    if int(properties["atrous_format"]) > FORMAT:
+        raise AtrousError(
+            "E-MODEL-NEWER",
+            f"written in format {properties['atrous_format']}, this version reads up to {FORMAT}",
+            where=path,
+            fix="upgrade atrous",
+        )
+    if interface != (["image"], ["logits"]):
+        raise _contract("input image and output logits", f"{interface[0]}, {interface[1]}", path)
+    if not 1 <= opset <= NEWEST_OPSET:
+        raise _contract(f"opset up to {NEWEST_OPSET}", f"opset {opset}", path)
+    try:
+        header = _parsed(properties)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _contract("complete metadata", f"{type(error).__name__}: {error}", path) from None
+    if len(header.classes) != len(header.palette) or not header.classes:
+        found = f"{len(header.classes)} classes, {len(header.palette)} colours"
+        raise _contract("a colour for each class", found, path)
+    return header
+
+
+def _parsed(properties: dict[str, str]) -> Header:
+    height, width = (int(v) for v in json.loads(properties["size"]))
+    return Header(
+        classes=tuple(str(name) for name in json.loads(properties["classes"])),
+        palette=tuple(
+            (int(red), int(green), int(blue))
+            for red, green, blue in json.loads(properties["palette"])
+        ),
+        output_stride=int(properties["output_stride"]),
+        logits_stride=int(properties["logits_stride"]),
+        backbone=properties["backbone"],
+        precision=properties["precision"],
+        licence=properties["licence"],
+        source=properties["source"],
+        source_sha256=properties["source_sha256"],
+        sha256=properties["sha256"],
+        reach=int(properties["reach"]),
+        size=(height, width),
+    )
+
+
+def _contract(expected: str, found: str, path: Path) -> AtrousError:
+    return AtrousError(
+        "E-MODEL-CONTRACT",
+        f"not a model this can run: expected {expected}; found {found}",
+        where=path,
+        fix="export the model with 'atrous export'",
+        exit_code=ExitCode.DATA,
+    )

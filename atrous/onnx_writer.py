@@ -1,0 +1,188 @@
+"""Writes ONNX nodes that do what torch modules do, named after them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import helper
+from torch import nn
+
+from atrous.errors import AtrousError
+from atrous.layers import AtrousConv2d, ConvBN
+
+Array = NDArray[np.float32]
+
+
+class GraphWriter:
+    """Collects nodes; every value is named after the torch module that makes it.
+
+    Attributes:
+        layers: Values by the torch module whose output they equal, in order of execution.
+        fields: Stride and reach of values: sample i of a value at stride s depends on the pixels
+            from i * s - reach to i * s + reach.
+    """
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, onnx.NodeProto] = {}  # by output
+        self.constants: dict[str, NDArray[Any]] = {}
+        self.layers: dict[str, str] = {}
+        self.fields: dict[str, tuple[int, int]] = {}
+
+    def constant(self, name: str, value: NDArray[Any]) -> str:
+        """Adds an initializer."""
+        self.constants[name] = value
+        return name
+
+    def integers(self, *values: int) -> str:
+        """Adds a list of integers."""
+        return self.constant(f"integers{values}", np.array(values, np.int64))
+
+    def add(self, op: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
+        """Adds a node with one output, which gets the name."""
+        while name in self.nodes:
+            name += "_"
+        self.nodes[name] = helper.make_node(op, list(inputs), [name], name=name, **attributes)
+        known = [self.fields[value] for value in inputs if value in self.fields]
+        if known and op != "ReduceMean":  # the mean of a whole picture has no place
+            self.fields[name] = known[0][0], max(reach for _, reach in known)
+        return name
+
+    def window(self, value: str, first: int, last: int, stride: int = 1) -> None:
+        """Notes that a value sees so many samples of its input before and after its own."""
+        if value in self.fields:
+            input_stride, reach = self.fields[value]
+            reach += input_stride * max(first, last)
+            self.fields[value] = input_stride * stride, reach
+
+    def conv(self, x: str, weight: Array, bias: Array | None, conv: nn.Conv2d, name: str) -> str:
+        """Adds a convolution with the geometry of a torch one."""
+        reach = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
+        before = (int(conv.padding[0]), int(conv.padding[1]))
+        after = before
+        if isinstance(conv, AtrousConv2d) and conv.anchor == "start":
+            after = (reach[0], reach[1])
+        inputs = [x, self.constant(f"{name}.weight", weight)]
+        if bias is not None:
+            inputs.append(self.constant(f"{name}.bias", bias))
+        value = self.add(
+            "Conv",
+            inputs,
+            name,
+            kernel_shape=list(conv.kernel_size),
+            strides=list(conv.stride),
+            dilations=list(conv.dilation),
+            group=1 if conv.groups == 1 else weight.shape[0] * conv.groups // conv.out_channels,
+            pads=[*before, *after],
+        )
+        last = max(r - b for r, b in zip(reach, before, strict=True))
+        self.window(value, max(before), last, int(conv.stride[0]))
+        return value
+
+    def conv_bn(self, x: str, module: ConvBN, name: str) -> str:
+        """Adds a folded convolution and its activation."""
+        weight, bias = folded(module)
+        x = self.conv(x, weight, bias, module.conv, f"{name}.conv")
+        return self.layer(name, self.activation(x, module.activation, name))
+
+    def layer(self, name: str, value: str) -> str:
+        """Notes that a value is the output of a torch module."""
+        self.layers[name] = value
+        return value
+
+    def activation(self, x: str, module: nn.Module, name: str) -> str:
+        """Adds an activation module."""
+        if isinstance(module, (nn.Identity, nn.Dropout)):
+            return x
+        if isinstance(module, nn.ReLU6):
+            return self.clip(x, 0, 6, name)
+        for kind, op in _ACTIVATIONS.items():
+            if isinstance(module, kind):
+                return self.add(op, [x], f"{name}.activation")
+        if isinstance(module, nn.SiLU):
+            gate = self.add("Sigmoid", [x], f"{name}.gate")
+            return self.add("Mul", [x, gate], f"{name}.activation")
+        raise unsupported(type(module).__name__, name)
+
+    def clip(self, x: str, low: float, high: float, name: str) -> str:
+        """Adds a clamp."""
+        bounds = [self.constant(f"float{v}", np.array(v, np.float32)) for v in (low, high)]
+        return self.add("Clip", [x, *bounds], f"{name}.activation")
+
+    def resize(self, x: str, factor: int, like: str, name: str) -> str:
+        """Adds the upsampling of `atrous.layers.resize`, to height and width of a value.
+
+        Corner to corner to (n - 1) * factor + 1 samples, which is exactly `factor` a step, then
+        the border is repeated; at sizes of k * stride + 1 that repeats nothing.
+        """
+        height_width = self.add("Shape", [x], f"{name}.size", start=2)
+        last = self.add("Sub", [height_width, self.integers(1, 1)], f"{name}.last")
+        steps = self.add("Mul", [last, self.integers(factor, factor)], f"{name}.steps")
+        exact = self.add("Add", [steps, self.integers(1, 1)], f"{name}.exact")
+        batch = self.add("Shape", [x], f"{name}.batch", start=0, end=2)
+        sizes = self.add("Concat", [batch, exact], f"{name}.sizes", axis=0)
+        x = self.add(
+            "Resize",
+            [x, "", "", sizes],
+            f"{name}.interpolated",
+            mode="linear",
+            coordinate_transformation_mode="align_corners",
+        )
+        self.window(x, 1, 1)
+        if x in self.fields:
+            self.fields[x] = self.fields[x][0] // factor, self.fields[x][1]
+        wanted = self.add("Shape", [like], f"{name}.wanted", start=2)
+        missing = self.add("Sub", [wanted, exact], f"{name}.missing")
+        pads = self.add(
+            "Concat", [self.integers(0, 0, 0, 0, 0, 0), missing], f"{name}.pads", axis=0
+        )
+        return self.add("Pad", [x, pads], name, mode="edge")
+
+    def every(self, x: str, step: int, name: str) -> str:
+        """Adds a subsampling of rows and columns."""
+        if step == 1:
+            return x
+        end = np.iinfo(np.int64).max
+        bounds = [self.integers(*v) for v in ((0, 0), (end, end), (2, 3), (step, step))]
+        value = self.add("Slice", [x, *bounds], name)
+        self.window(value, 0, 0, step)
+        return value
+
+
+_ACTIVATIONS: dict[type[nn.Module], str] = {
+    nn.ReLU: "Relu",
+    nn.Sigmoid: "Sigmoid",
+    nn.Hardswish: "HardSwish",
+}
+
+
+def folded(module: ConvBN) -> tuple[Array, Array]:
+    """Returns weight and bias of a convolution with its batch norm folded in."""
+    scale, offset = scale_and_offset(module.bn)
+    weight = array(module.conv.weight, np.float64) * scale[:, None, None, None]
+    return weight.astype(np.float32), offset.astype(np.float32)
+
+
+def scale_and_offset(bn: nn.BatchNorm2d) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Returns what batch norm multiplies by and adds, with its running statistics."""
+    assert bn.running_mean is not None
+    assert bn.running_var is not None
+    scale = array(bn.weight, np.float64) / np.sqrt(array(bn.running_var, np.float64) + bn.eps)
+    return scale, array(bn.bias, np.float64) - array(bn.running_mean, np.float64) * scale
+
+
+def array(tensor: torch.Tensor, dtype: Any = np.float32) -> Any:
+    """Returns a tensor's values as NumPy's."""
+    return tensor.detach().cpu().numpy().astype(dtype)
+
+
+def unsupported(what: str, where: str) -> AtrousError:
+    """Returns the error for an operation this file does not know."""
+    return AtrousError(
+        "E-EXPORT-OPERATION",
+        f"export does not know the operation {what}",
+        where=where,
+        fix="our own backbones and timm networks of plain convolutions can be exported",
+    )

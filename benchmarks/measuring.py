@@ -1,0 +1,67 @@
+"""What every benchmark here shares: interleaved samples, medians, and who measured them."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def interleave(
+    candidates: Mapping[str, Callable[[], Any]], *, rounds: int, warm_up: int = 1
+) -> dict[str, dict[str, float]]:
+    """Times each candidate once a round, so that other load on the machine hits all alike.
+
+    Returns:
+        Milliseconds: median, fastest and number of samples by candidate.
+    """
+    samples: dict[str, list[float]] = {name: [] for name in candidates}
+    for round_ in range(rounds + warm_up):
+        for name, run in candidates.items():
+            start = time.perf_counter()
+            run()
+            if round_ >= warm_up:
+                samples[name].append(1e3 * (time.perf_counter() - start))
+    return {
+        name: {
+            "median_ms": round(statistics.median(values), 2),
+            "fastest_ms": round(min(values), 2),
+            "samples": len(values),
+        }
+        for name, values in samples.items()
+    }
+
+
+def machine(*packages: str) -> dict[str, Any]:
+    """Names processor, cores, load and versions."""
+    model = platform.processor()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    flags = Path("/proc/cpuinfo").read_text()
+    return {
+        "processor": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "avx512": "avx512f" in flags,
+        "vnni": "vnni" in flags,
+        "load_average": os.getloadavg()[0],
+        "date": date.today().isoformat(),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def save(name: str, result: Mapping[str, Any]) -> None:
+    """Writes a result beside the scripts and prints it."""
+    RESULTS.mkdir(exist_ok=True)
+    text = json.dumps(result, indent=1)
+    (RESULTS / f"{name}.json").write_text(text + "\n")
+    print(text)

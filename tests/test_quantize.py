@@ -1,0 +1,69 @@
+"""Eight-bit exports: within the budget, or not at all."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from atrous import quantize as quantizing
+from atrous.engines import ExportedEngine
+from atrous.errors import AtrousError
+from atrous.export import torch_logits
+from atrous.onnx_file import read_header
+from atrous.quantize import class_iou, quantize, rank_layers
+from tests.test_export import lively, picture
+
+# A network of few layers: no atrous branches, no decoder.
+SMALL = {"decoder": False, "atrous_rates": (), "depth_multiplier": 0.35}
+PICTURES = [picture(48, 64), picture(64, 48), picture(33, 65), picture(50, 50)]
+
+
+def test_int8_file_is_smaller_and_close_to_the_model(tmp_path: Path) -> None:
+    model = lively("mobilenet_v2", **SMALL)
+    report = quantize(model, tmp_path / "model.onnx", PICTURES, budget=None)
+    assert read_header(tmp_path / "model.onnx") == report.header
+    assert report.header.precision == "int8"
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    assert onnx.TensorProto.INT8 in {tensor.data_type for tensor in graph.initializer}
+    makers = {output: node for node in graph.node for output in node.output}
+    assert makers[makers["logits"].input[0]].op_type == "Conv"  # whose output is not rounded
+    found = ExportedEngine(tmp_path / "model.onnx", keep_compiled=False).coarse_logits(PICTURES[0])
+    expected = torch_logits(model, PICTURES[0])
+    correlation = np.corrcoef(found.ravel(), expected.ravel())[0, 1]
+    assert correlation > 0.9
+
+
+def test_P11_loss_beyond_the_budget_is_refused_with_the_loss_of_each_class(
+    tmp_path: Path,
+) -> None:
+    model = lively("mobilenet_v2", **SMALL)
+    with pytest.raises(AtrousError) as caught:  # a gain of a point is asked for: never held
+        quantize(model, tmp_path / "model.onnx", PICTURES, budget=-0.01)
+    assert caught.value.code == "E-INT8-BUDGET"
+    assert "class_" in caught.value.what
+    assert not list(tmp_path.iterdir())
+
+
+def test_costly_layers_go_back_to_float(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = lively("mobilenet_v2", **SMALL)
+    scores = iter([0.9, 0.5, 0.9])  # of the float model, of all in 8 bits, with one in float
+    monkeypatch.setattr(quantizing, "class_iou", lambda *_: np.full(5, next(scores)))
+    report = quantize(model, tmp_path / "model.onnx", PICTURES[:2], budget=0.01)
+    assert report.kept_float == tuple(rank_layers(model, PICTURES[:1])[:1])
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    node = next(n for n in graph.node if n.name.startswith(f"{report.kept_float[0]}."))
+    assert not node.input[1].endswith("DequantizeLinear_Output")
+
+
+def test_iou_of_classes_leaves_absent_ones_out() -> None:
+    truth = [np.array([[0, 0, 1], [1, 1, 255]], np.uint8)]
+    found = [np.array([[0, 1, 1], [1, 2, 0]], np.uint8)]
+    iou = class_iou(found, truth, 3)
+    np.testing.assert_allclose(iou[:2], [1 / 2, 2 / 4])
+    assert np.isnan(iou[2])
+
+
+def test_one_picture_is_not_enough(tmp_path: Path) -> None:
+    with pytest.raises(AtrousError, match="at least two"):
+        quantize(lively("mobilenet_v2", **SMALL), tmp_path / "model.onnx", PICTURES[:1])
