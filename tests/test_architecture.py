@@ -32,7 +32,7 @@ cost
 torch_engine
 weights.archives weights.differences weights.schema weights.tf_protos weights.transfer
 weights.download weights.tf_checkpoint weights.tf_graph weights.torch_files weights.zoo
-weights.tf_files weights.store weights.foreign weights.folding weights.tflite
+weights.tf_files weights.store weights.foreign weights.tflite
 weights.tf_names weights.torch_names weights.hub
 weights.tensorflow weights.imagenet
 build
