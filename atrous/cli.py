@@ -10,7 +10,10 @@ from typing import Any
 
 import click
 
-from atrous import __version__, cli_weights
+from atrous import __version__, cli_train, cli_weights
+from atrous.cli_evaluate import evaluate
+from atrous.cli_submit import submit
+from atrous.data.cli import data
 from atrous.errors import AtrousError, ExitCode, missing_extra, printable
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -18,7 +21,12 @@ ANY_PATH = click.Path(path_type=Path)
 
 
 class Group(click.Group):
-    """Suggests the nearest command for a misspelt one."""
+    """Suggests the nearest command for a misspelt one, and keeps the lines of examples."""
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Adds a command; its docstring, a raw one, marks lines to keep with backslash and b."""
+        cmd.help = cmd.help and cmd.help.replace("\\b\n", "\b\n")
+        super().add_command(cmd, name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -157,6 +165,7 @@ def models(as_json: bool, size: tuple[int, int], classes: int) -> None:
 
 
 atrous.add_command(cli_weights.convert)
+atrous.add_command(cli_train.train)
 
 
 def _cost_rows(size: tuple[int, int], num_classes: int) -> list[dict[str, Any]]:
@@ -265,6 +274,11 @@ def _quantize(
 
     pictures = [np.asarray(read_image(path)) for path in find_pictures(paths)]
     return quantize(model, out, pictures, budget=None if budget == 100 else budget / 100, size=size)
+
+
+atrous.add_command(data)
+atrous.add_command(evaluate)
+atrous.add_command(submit)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -171,7 +171,8 @@ def _report(model: "DeepLabV3Plus", out: Path, digest: str, rows: list[str], as_
         f"{printable(provenance.source)}: {a.backbone}, {a.head}, {decoder}, output stride "
         f"{a.output_stride}, {len(model.classes)} classes, {parameters / 1e6:.2f} M parameters"
     )
-    for line in [*provenance.notes, *rows]:
+    notes = [note for note in provenance.notes if not note.startswith("classes changed")]
+    for line in [*notes, *rows]:
         click.echo(f"  {line if len(line) <= _SHOWN else line[:_SHOWN] + ' ...'}")
     size = out.stat().st_size / 1e6
     click.echo(f"wrote {printable(out)} ({size:.1f} MB), read back bit for bit, sha256 of tensors")

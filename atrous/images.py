@@ -21,6 +21,8 @@ SUFFIXES = frozenset(
 )
 MAX_PIXELS = 100_000_000  # of pictures decoded whole
 
+_ORIENTATION = 274  # of EXIF; 1 is upright
+
 Image.MAX_IMAGE_PIXELS = None  # ours is checked from the header, before anything is decoded
 
 
@@ -45,6 +47,8 @@ def read_image(source: str | Path | IO[bytes], *, max_pixels: int = MAX_PIXELS) 
 def upright(image: Image.Image) -> Image.Image:
     """Returns the picture turned as its EXIF orientation asks; a broken EXIF block is ignored."""
     try:
+        if image.getexif().get(_ORIENTATION, 1) == 1:
+            return image  # exif_transpose would copy it
         return ImageOps.exif_transpose(image)
     except (ValueError, SyntaxError, TypeError, KeyError, OverflowError):
         return image

@@ -43,7 +43,7 @@ def overlay(
 
 
 def brightened(palette: Sequence[Color]) -> NDArray[np.uint8]:
-    """Returns lighter colours, (K, 3): as they are, many PASCAL colours drown a picture."""
+    """Returns lighter colours, (K, 3), in which many PASCAL colours would drown a picture."""
     colors = np.asarray(palette, np.float64).reshape(-1, 3)
     brightest = np.maximum(colors.max(axis=1, keepdims=True), 1)
     return np.rint(colors * np.sqrt(255 / brightest)).astype(np.uint8)

@@ -17,7 +17,11 @@ engines
 sources
 predict
 batch
+config
+recipes
+depthwise
 layers
+batch_norm
 encoder.backbone
 encoder.xception encoder.resnet encoder.mobilenet_v2 encoder.timm encoder.aspp
 encoder.mobilenet_v3 encoder.dense_prediction_cell encoder.lr_aspp
@@ -54,13 +58,29 @@ data.scenery data.transforms
 data.procedural
 data.cache
 data.loader
-data.doctor.measure data.doctor.findings data.doctor.proposals
+data.doctor.jpeg data.doctor.findings data.doctor.proposals
+data.doctor.measure
 data.doctor.survey data.doctor.duplicates
 data.doctor.files data.doctor.labels data.doctor.history
 data.doctor.diagnosis
 data.show
 data.doctor.report
 data.cli
+metrics
+boundary uncertainty
+scores networks
+multiscale
+evaluation
+gallery charts submission
+report
+cli_options
+cli_evaluate cli_submit
+loss optim checkpoint randomness distributed
+learner
+guard interruption run_folder starting
+progress planning validation
+training
+cli_train
 cli
 """.strip().splitlines()
 
@@ -72,6 +92,8 @@ DOORS = {
     "data.cli": {"data.transforms"},
     "cli": {"*"},
     "cli_weights": {"*"},
+    "cli_evaluate": {"*"},
+    "cli_train": {"*"},
     "weights.zoo": {"weights.download"},  # needs the train extra; the table does not
 }
 

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 
+import click
 import pytest
 from PIL import Image
 
@@ -123,41 +124,51 @@ def test_models_prints_costs(run):
     assert {row["measured"] for row in tables["published"]} == {"not run"}
 
 
-@pytest.mark.parametrize("words", [[], *([name] for name in cli.atrous.commands)])
+def commands(group=cli.atrous, words=()):
+    """Yields the words of each command, groups searched, and the command."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, (*words, name))
+        else:
+            yield " ".join((*words, name)), command
+
+
+@pytest.mark.parametrize("words", ["", "data", *(words for words, _ in commands())])
 def test_help_shows_what_the_command_does(run, words):
-    code, out, _ = run(*words, "--help")
+    code, out, _ = run(*words.split(), "--help")
     assert code == 0
     assert "Usage: atrous" in out
-    if words:
-        assert "Examples:" in out
+    assert ("Examples:" in out) == (words not in ("", "data"))
 
 
 # Options are a promise: adding one is a decision that shows here.
-OPTIONS = {
-    "predict": ["--json", "--model", "--out", "--overwrite", "--threads"],
-    "export": ["--budget", "--calibration", "--int8", "--json", "--out", "--size"],
-    "models": ["--classes", "--json", "--size"],
-    "convert": [
-        "--atrous-rates",
-        "--classes",
-        "--head",
-        "--json",
-        "--map",
-        "--multi-grid",
-        "--out",
-        "--output-stride",
-        "--overwrite",
-        "--sha256",
-    ],
-}
+OPTIONS = """
+convert: atrous-rates classes head json map multi-grid out output-stride overwrite sha256
+data check: allow-unlabelled force json out since split strict workers
+data show: augment count crop-size out seed split
+evaluate: classes compare data flip json output-stride pad-to report scales split trimap window
+export: budget calibration int8 json out size
+models: classes json size
+predict: json model out overwrite threads
+submit: flip json names out output-stride pad-to scales to window
+train: accumulation atrous-rates average-decay backbone base-lr batch batch-norm
+    batch-norm-momentum batch-size bias-multiplier cache-megabytes class-weights clip-norm
+    compile crop-size data decoder decoder-channels depth-multiplier deterministic device
+    dry-run evaluate-every extend flip focal-gamma gradient-checkpointing head-multiplier keep
+    losses mining-steps momentum multi-grid ohem-threshold optimizer out output-stride override
+    photometric power precision recalibration resume rotation samples save-every scale-range
+    scale-step schedule seed separable slow-start-lr slow-start-steps steps timeout top-k
+    train-split val-split weight-decay weights workers
+"""
 
 
 def test_the_set_of_options_is_pinned():
     found = {
-        name: sorted(o for p in command.params for o in p.opts if o.startswith("--"))
-        for name, command in cli.atrous.commands.items()
+        words: sorted(o[2:] for p in command.params for o in p.opts if o.startswith("--"))
+        for words, command in commands()
     }
-    assert found == OPTIONS
+    pinned = (line.split(":") for line in OPTIONS.replace("\n    ", " ").strip().splitlines())
+    assert found == {name: words.split() for name, words in pinned}
 
 
 def atrous(*arguments, **environment):

@@ -121,12 +121,12 @@ def check_problems(problems: Sequence[Problem], root: Path, *, allow_unlabelled:
     if not problems:
         return
     counts = Counter(problem.code for problem in problems)
-    kinds = ", ".join(f"{counts[code]} {_PROBLEMS[code]}" for code in _PROBLEMS if counts[code])
+    kinds = ", ".join(f"{what}: {counts[code]}" for code, what in _PROBLEMS.items() if counts[code])
     names = "\n".join(f"    {printable(p.where)}: {printable(p.what)}" for p in problems[:_SHOWN])
     more = f"\n    and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
     raise AtrousError(
         "E-DATA-PAIRS",
-        f"{kinds}:\n{names}{more}",
+        f"{kinds}\n{names}{more}",
         where=root,
         fix="complete or remove them; --allow-unlabelled goes on with the others",
         exit_code=ExitCode.DATA,

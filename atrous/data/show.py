@@ -2,13 +2,15 @@
 
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from atrous.data.dataset import Dataset, Sample, ignore_index
+from atrous.data.dataset import Dataset, FileDataset, Sample, ignore_index
 from atrous.errors import AtrousError, printable
+from atrous.images import read_image
 from atrous.visualize import legend, overlay
 
 _GAP, _TEXT = 8, 14  # pixels
@@ -35,7 +37,8 @@ def sample_tiles(dataset: Dataset, indices: Sequence[int]) -> list[Tile]:
         try:
             image, target = dataset[index]
         except AtrousError as error:
-            tiles += [Tile(_blank(), name), Tile(_blank(error.code), error.what)]
+            picture = _picture_alone(dataset, index)
+            tiles += [Tile(picture, name), Tile(_blank(error.code), error.what)]
             continue
         height, width = target.shape
         tiles += [Tile(fit(Image.fromarray(image)), name)]
@@ -72,7 +75,7 @@ def sheet(tiles: Sequence[Tile], columns: int) -> Image.Image:
     draw = ImageDraw.Draw(page)
     for number, (image, caption) in enumerate(tiles):
         x, y = _GAP + number % columns * step_x, _GAP + number // columns * step_y
-        page.paste(image, (x + (_WIDTH - image.width) // 2, y + (_HEIGHT - image.height) // 2))
+        page.paste(image, (x, y + _HEIGHT - image.height))  # right above its caption
         draw.text((x, y + _HEIGHT + 2), _shortened(caption, font), fill="black", font=font)
     return page
 
@@ -106,6 +109,14 @@ def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) ->
     while text and font.getlength("..." + text) > _WIDTH:
         text = text[1:]
     return "..." + text
+
+
+def _picture_alone(dataset: Dataset, index: int) -> Image.Image:
+    """Returns the picture of a sample whose target cannot be read, if that can be."""
+    if isinstance(dataset, FileDataset):
+        with suppress(AtrousError):
+            return fit(read_image(dataset.items[index].image))
+    return _blank()
 
 
 def _blank(word: str = "") -> Image.Image:

@@ -2,12 +2,27 @@
 
 A quantised file holds convolutions with the batch norm multiplied in. As an identity such a batch
 norm is right as long as it uses its running statistics; in training it would normalise a signal
-that the layers after it know at another scale. Measuring that scale once puts it where it belongs,
-and changes nothing the network computes.
+that the layers after it know at another scale, and nothing of what was learned would be left.
+Measuring that scale once, on pictures, puts it where it belongs and changes nothing the network
+computes. Pictures must be real ones: MobileNetV2's features in training mode agree with those in
+evaluation mode by a correlation of 0.06 as imported, 0.83 after 32 photographs, but 0.11 to 0.13
+after coloured noise or painted discs (tests/weights/test_folding.py).
 """
 
 import torch
 from torch import Tensor, nn
+
+
+def is_folded(network: nn.Module) -> bool:
+    """Returns whether a network has batch norms that are identities, as imports from .tflite do."""
+    return any(_is_identity(m) for m in network.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+def _is_identity(norm: nn.BatchNorm2d) -> bool:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    steady = not norm.running_mean.any() and bool((norm.running_var == 1 - norm.eps).all())
+    return steady and bool((norm.weight == 1).all())
 
 
 def restore_batch_norm(network: nn.Module, images: Tensor) -> None:
@@ -52,27 +67,3 @@ def _move(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
     norm.bias.copy_(offset + slope * mean)
     norm.running_mean.copy_(mean)
     norm.running_var.copy_(variance)
-
-
-def cloud_images(size: int = 224, count: int = 8, *, channels: int = 3, seed: int = 0) -> Tensor:
-    """Returns coloured noise with the spectrum of photographs, where there are no photographs.
-
-    The amplitude falls with one over the frequency, and the channels go mostly together.
-
-    Args:
-        size: Height and width.
-        count: Number of pictures.
-        channels: Channels of a picture.
-        seed: Of the noise.
-
-    Returns:
-        (count, channels, size, size), float 0..255.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    frequency = torch.hypot(torch.fft.fftfreq(size)[:, None], torch.fft.rfftfreq(size)[None])
-    frequency[0, 0] = 1 / size
-    grey = torch.randn(count, 1, size, size, generator=generator)
-    noise = grey + 0.3 * torch.randn(count, channels, size, size, generator=generator)
-    clouds = torch.fft.irfft2(torch.fft.rfft2(noise) / frequency, s=(size, size))
-    clouds = clouds - clouds.mean((1, 2, 3), keepdim=True)
-    return (118 + 60 * clouds / clouds.std((1, 2, 3), keepdim=True)).clamp(0, 255)

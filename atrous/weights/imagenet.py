@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from atrous.errors import AtrousError, ExitCode
 from atrous.model import DeepLabV3Plus, Provenance
 from atrous.weights import foreign, hub, tf_names, tflite, torch_names, zoo
 from atrous.weights.differences import check_finite, compare
-from atrous.weights.folding import cloud_images, restore_batch_norm
 from atrous.weights.tf_files import read_tensorflow
 from atrous.weights.torch_files import PICKLES, read_tensors
 from atrous.weights.transfer import file_digest
@@ -24,6 +23,10 @@ _DEFAULTS = {
     "xception71": "hf:timm/xception71.tf_in1k",
     "mobilenet_v2": "mobilenetv2_imagenet_ptq",
 }
+_FOLDED = (
+    "batch norm is folded into the convolutions: before training with batch norm, "
+    "weights.folding.restore_batch_norm gives it statistics of pictures"
+)
 
 
 @dataclass(frozen=True)
@@ -145,10 +148,7 @@ def _from_tflite(path: Path, provenance: Provenance) -> BackboneWeights:
 
     def assign(model: DeepLabV3Plus) -> None:
         tf_names.assign(model, wanted, path, part="encoder.backbone")
-        backbone = model.encoder.backbone
-        pictures = cloud_images(channels=model.architecture.in_channels)
-        restore_batch_norm(nn.Sequential(model.normalize, backbone), pictures)
-        _record(model, provenance, [n for n in graph.variables if n not in wanted])
+        _record(model, provenance, [n for n in graph.variables if n not in wanted], [_FOLDED])
 
     # Its padding stays behind: symmetric padding gives the features of a graph for even sizes, only
     # from pixel i * stride rather than up to a stride beyond it.

@@ -6,6 +6,7 @@ compared with its length before memory of that size is asked for.
 """
 
 import json
+import pickletools
 import re
 import warnings
 import zipfile
@@ -142,17 +143,28 @@ def _unpickled(path: Path, device: str) -> Any:
         ) from None
     except MemoryError:
         raise _too_large(path, "more memory than there is") from None
-    except (RuntimeError, EOFError, OSError, ValueError, TypeError, KeyError, IndexError,
-            AttributeError, AssertionError, OverflowError) as error:  # fmt: skip
+    except Exception as error:  # damage can surface as any error of the unpickler
         raise _broken(path, f"not a sound file of torch.save: {str(error)[:200]}") from None
 
 
 def _blocked_globals(path: Path, message: str) -> list[str]:
+    """Lists what a refused pickle wanted to call."""
+    if zipfile.is_zipfile(path):
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
+    found = set(re.findall(r"GLOBAL (\S+)", message))
+    strings: list[str] = []
     try:
-        found = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-    except (ValueError, RuntimeError, UnpicklingError):  # of the old format: the first alone
-        found = []
-    return sorted(found) or re.findall(r"GLOBAL (\S+)", message)[:1]
+        with path.open("rb") as file:
+            for opcode, argument, _ in pickletools.genops(file):
+                if "UNICODE" in opcode.name:
+                    strings.append(str(argument))
+                elif opcode.name == "STACK_GLOBAL":
+                    found.add(".".join(strings[-2:]))
+                elif opcode.name == "GLOBAL":
+                    found.add(str(argument).replace(" ", "."))
+    except ValueError:
+        pass  # no pickle, or the end of the first of several
+    return sorted(name for name in found if not name.startswith(("torch.", "collections.Ordered")))
 
 
 def _check_zip(path: Path) -> None:

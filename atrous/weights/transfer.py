@@ -149,6 +149,7 @@ def _receive(response: http.client.HTTPResponse, url: str, wanted: Wanted, start
         raise _disk_full(wanted, f"{limit - start} more bytes")
     with wanted.part.open("ab") as file:
         file.truncate(start)
+        file.seek(start)  # for tell(); writing appends in any case
         while chunk := response.read1(_CHUNK):
             if file.tell() + len(chunk) > limit:
                 raise wanted.failure("SIZE", f"the server sends more than {limit} bytes", url)

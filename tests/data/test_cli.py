@@ -111,7 +111,7 @@ def test_D17_strict_makes_leaks_errors(healthy: Path) -> None:
 def test_D22_since_tells_what_changed(healthy: Path, tmp_path: Path) -> None:
     run("check", healthy, "--out", tmp_path / "out")
     report = tmp_path / "out" / "data_report.csv"
-    assert "differ" not in run("check", healthy, "--since", report).stdout
+    assert "that differ from" not in run("check", healthy, "--since", report).stdout
     save(healthy / "masks/val/picture1.png", blocks(3, 99))
     result = run("check", healthy, "--since", report)
     assert "picture1: annotation changed" in result.stdout

@@ -43,7 +43,7 @@ def test_D12_files_without_a_partner_are_counted_and_named(tmp_path: Path) -> No
     with pytest.raises(AtrousError) as caught:
         open_dataset(tmp_path)
     message = str(caught.value)
-    assert "12 pictures without annotation, 1 annotations without picture" in message
+    assert "pictures without annotation: 12, annotations without picture: 1" in message
     assert "extra09.jpg" in message
     assert "extra10.jpg" not in message
     assert "and 3 more" in message
@@ -180,3 +180,21 @@ def test_datasets_are_file_datasets_of_the_layout(tmp_path: Path) -> None:
     dataset = open_dataset(tmp_path)
     assert isinstance(dataset, FileDataset)
     assert set(recognise(tmp_path).splits) == {"train", "val"}
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "text"),
+    [
+        ("yaml", "data.yaml", "val: images\nnames: [a]\n"),
+        ("defusedxml", "annotations.xml", "<annotations/>"),
+    ],
+)
+def test_missing_package_is_named_with_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, name: str, text: str
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(AtrousError, match=module) as caught:
+        open_dataset(write(tmp_path / name, text))
+    assert "pip install 'atrous[data]'" in caught.value.fix

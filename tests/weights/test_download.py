@@ -84,7 +84,7 @@ def test_W03_the_part_of_a_download_given_up_is_kept_and_resumed_later(serve, ca
 
 
 def test_W03_a_server_that_cannot_resume_sends_everything_again(serve):
-    server = serve(act.cut(0.6), act.no_ranges)
+    server = serve(act.cut(0.999), act.no_ranges)
     assert fetch(server.url, DIGEST).read_bytes() == CONTENT
 
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from atrous.data.doctor.measure import THUMBNAIL, Measurement
 
 # Grey levels by which two thumbnails may differ on average, and be of one picture. Copies scaled by
-# 0.6 and saved again at quality 50 differ by 3.2 at most, the pictures of CamVid's and VOC's train
-# and val by 12.8 at least (benchmarks/near_duplicates.py).
+# 0.6 and saved again at quality 50 differ by 2.1 at most, the pictures of CamVid's and VOC's train
+# and val by 12.6 at least (benchmarks/near_duplicates.py).
 _NEAR = 6.0
 _FLAT = 4.0  # standard deviation below which a thumbnail shows nothing to compare
 _BANDS = 8  # of 16 bits of the signature; equal ones are compared

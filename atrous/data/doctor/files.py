@@ -25,9 +25,9 @@ def check_splits(survey: Survey) -> Iterator[Finding]:
 
 
 _PARTNERS = {
-    "E-DATA-UNLABELLED": "{count} pictures of {split} have no annotation",
-    "E-DATA-NO-PICTURE": "{count} annotations of {split} have no picture",
-    "E-DATA-TWICE": "{count} files of {split} have the name of another",
+    "E-DATA-UNLABELLED": "pictures of {split} without annotation: {count}",
+    "E-DATA-NO-PICTURE": "annotations of {split} without picture: {count}",
+    "E-DATA-TWICE": "files of {split} with the name of another: {count}",
 }
 
 
@@ -50,7 +50,7 @@ def check_readable(survey: Survey) -> Iterator[Finding]:
     by_code.pop("E-MASK-COLOR", None)  # judged together, by their colours
     for code, troubles in by_code.items():
         where = tuple(f"{trouble.where}: {trouble.what}" for trouble in troubles)
-        what = f"{len(troubles)} samples cannot be trained on: {troubles[0].what}"
+        what = f"samples nothing can be learnt from: {len(troubles)} ({troubles[0].what})"
         yield Finding("error", code, what, troubles[0].fix, where)
 
 
@@ -61,7 +61,7 @@ def check_duplicates(survey: Survey) -> Iterator[Finding]:
         groups = same_files(measurements, dict.fromkeys(indices))
         if groups:
             where = tuple(" = ".join(measurements[i].picture for i in group) for group in groups)
-            what = f"{len(groups)} pictures are in {split} more than once"
+            what = f"pictures that are in {split} more than once: {len(groups)}"
             yield Finding("warning", "W-DATA-DUPLICATE", what, "keep one of each", where)
     for one, other in split_pairs(survey.splits):
         pairs = [
@@ -76,7 +76,7 @@ def check_duplicates(survey: Survey) -> Iterator[Finding]:
                     f"{measurements[a].picture} = {measurements[b].picture}" for a, b in found
                 )
                 count = len({pair.second for pair in found})
-                what = f"{count} pictures of {other} are in {one} too ({how})"
+                what = f"pictures of {other} that are in {one} too ({how}): {count}"
                 fix = f"scores on {other} will be too high: take the pictures out of one of the two"
                 yield Finding("warning", code, what, fix, where)
 
@@ -90,11 +90,11 @@ def check_sizes(survey: Survey) -> Iterator[Finding]:
     tiny = tuple(f"{path}: {h}x{w}" for path, (h, w) in sized if min(h, w) < _TINY)
     huge = tuple(f"{path}: {h}x{w}" for path, (h, w) in sized if h * w > _HUGE)
     if tiny:
-        what = f"{len(tiny)} pictures are less than {_TINY} pixels high or wide"
+        what = f"pictures less than {_TINY} pixels high or wide: {len(tiny)}"
         fix = "at an output stride of 16 that leaves four features or fewer; leave them out"
         yield Finding("warning", "W-DATA-TINY", what, fix, tiny)
     if huge:
-        what = f"{len(huge)} pictures have more than {_HUGE // 1_000_000} million pixels"
+        what = f"pictures of more than {_HUGE // 1_000_000} million pixels: {len(huge)}"
         fix = "cut them into tiles: each is decoded whole for every crop"
         yield Finding("warning", "W-DATA-HUGE", what, fix, huge)
 
@@ -106,9 +106,9 @@ def check_formats(survey: Survey) -> Iterator[Finding]:
     unprotected = {name: count for name, count in formats.items() if name not in _CHECKSUMS}
     if unprotected:
         named = ", ".join(f"{count} {name}" for name, count in sorted(unprotected.items()))
-        what = f"{named} files have no checksums: a flipped bit in them may go unnoticed"
+        what = f"files without checksums, in which a flipped bit may go unnoticed: {named}"
         yield Finding("note", "N-DATA-UNPROTECTED", what)
     turned = tuple(m.picture for m in survey.measurements if m.turned)
     if turned:
-        what = f"{len(turned)} pictures are turned by EXIF; their annotations must be upright"
+        what = f"pictures turned by EXIF, whose annotations must be upright: {len(turned)}"
         yield Finding("note", "N-DATA-TURNED", what, where=turned)

@@ -40,7 +40,7 @@ def compare(report: Path, survey: Survey) -> tuple[Finding, ...]:
             where.append(f"{name}: {' and '.join(changed)} changed")
     if not where:
         return ()
-    what = f"{len(where)} samples differ from those of {report}"
+    what = f"samples that differ from those of {report}: {len(where)}"
     fix = "models trained before and after are not comparable"
     return (Finding("warning", "W-DATA-CHANGED", what, fix, tuple(where)),)
 

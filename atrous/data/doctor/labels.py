@@ -31,7 +31,7 @@ def check_colors(survey: Survey) -> Iterator[Finding]:
     for measurement in masks:
         pixels.update(measurement.unknown_colors)
     where = tuple(f"{color}: {count} px" for color, count in pixels.most_common())
-    what = f"{len(masks)} masks are in colours without a colour table: {len(pixels)} colours"
+    what = f"masks in colours without a colour table: {len(masks)}, in {len(pixels)} colours"
     table = known_palette(pixels)
     if table:
         fix = f"these look like the colours of {table.name}: put them into a dataset YAML"
@@ -52,8 +52,9 @@ def check_values(survey: Survey) -> Iterator[Finding]:
             pixels.update(wrong)
             where.append(f"{measurement.annotation}: {_counted(wrong)}")
     if where:
-        files = f"{len(where)} annotations hold values that are none of the {num_classes} classes"
-        yield _with_reading(survey, "E-DATA-LABEL", f"{files}: {_counted(pixels)}", tuple(where))
+        files = f"annotations with values that are none of the {num_classes} classes: {len(where)}"
+        what = f"{files}; values {_counted(pixels)}"
+        yield _with_reading(survey, "E-DATA-LABEL", what, tuple(where))
 
 
 def _counted(values: Mapping[int, int]) -> str:
@@ -114,7 +115,7 @@ def check_palettes(survey: Survey) -> Iterator[Finding]:
             f"index {value}: {', '.join(f'{c} in {n} masks' for c, n in found.most_common(5))}"
             for value, found in sorted(unclear.items())
         )
-        what = f"{len(unclear)} indices have different colours in different masks"
+        what = f"indices that have different colours in different masks: {len(unclear)}"
         fix = (
             "each mask was saved with a palette of its own, so that its indices mean nothing: "
             "export the masks again in colour or with one palette"
@@ -130,7 +131,7 @@ def check_edges(survey: Survey) -> Iterator[Finding]:
         if m.blended > _MOST_BLENDED * m.edges and m.blended > 20
     )
     if where:
-        what = f"{len(where)} masks have blended edges: values between those on either side"
+        what = f"masks with blended edges, values between those on either side: {len(where)}"
         fix = "they were resized or smoothed like photographs; resize masks with nearest neighbour"
         yield Finding("error", "E-MASK-BLENDED", what, fix, where)
 
@@ -147,7 +148,7 @@ def check_void(survey: Survey) -> Iterator[Finding]:
             yield Finding("warning", "W-DATA-VOID", what, fix)
     empty = tuple(m.annotation for m in survey.measurements if set(m.counts) == {ignore})
     if empty:
-        what = f"{len(empty)} pictures have no labelled pixel and teach nothing"
+        what = f"pictures without a labelled pixel, which teach nothing: {len(empty)}"
         yield Finding("warning", "W-DATA-ALL-VOID", what, "leave them out", empty)
 
 
@@ -157,7 +158,7 @@ def check_classes(survey: Survey) -> Iterator[Finding]:
         counts = class_counts(survey, split)
         absent = [name for k, name in enumerate(survey.table.classes) if not counts[k]]
         if absent and indices and len(absent) < len(survey.table.classes):
-            what = f"{len(absent)} classes do not occur in {split}: {', '.join(absent)}"
+            what = f"classes that do not occur in {split}: {', '.join(absent)}"
             fix = (
                 "they cannot be learnt from it"
                 if split.startswith("train")
@@ -170,6 +171,6 @@ def check_outlines(survey: Survey) -> Iterator[Finding]:
     """Finds outlines that cross themselves, whose inside is a matter of convention."""
     where = tuple(shape for m in survey.measurements for shape in m.crossings)
     if where:
-        what = f"{len(where)} outlines cross themselves and are filled by the even-odd rule"
+        what = f"outlines that cross themselves, filled by the even-odd rule: {len(where)}"
         fix = "correct them in the annotation tool if that is not what was meant"
         yield Finding("warning", "W-SHAPE-CROSSING", what, fix, where)

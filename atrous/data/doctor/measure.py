@@ -17,6 +17,7 @@ from PIL import Image
 from atrous.classes import Color
 from atrous.data.colors import count_colors
 from atrous.data.dataset import Item, ReadTarget, Target
+from atrous.data.doctor.jpeg import without_refinements
 from atrous.data.formats.shards import Pair
 from atrous.data.masks import Mask
 from atrous.data.shapes import crosses_itself
@@ -28,7 +29,7 @@ THUMBNAIL = 16  # pixels a side, of the grey copy near duplicates are found by
 _PNG = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION = 274  # of EXIF
 _MOST_COLORS = 512  # kept of a mask in unknown colours
-_SHRINK = 8  # JPEG is decoded at this fraction: every bit is read, most of the arithmetic saved
+_SHRINK = 8  # JPEG is decoded at this fraction: all of it is read, most of the arithmetic saved
 
 
 @dataclass
@@ -74,22 +75,35 @@ def measure(sample: Item | Pair, read_target: ReadTarget) -> Measurement:
 
 def _look_at_picture(sample: Item | Pair, read_target: ReadTarget, result: Measurement) -> None:
     stream = _stream(sample.image) if isinstance(sample, Item) else sample.image.read()
-    result.digest = hashlib.sha256(stream.getbuffer()).digest()
-    is_png = stream.getbuffer()[:8] == _PNG  # the only format with checksums
-    with open_image(stream, checksums=is_png, decode=False) as image:
+    data = stream.getvalue()
+    result.digest = hashlib.sha256(data).digest()
+    if coarse := without_refinements(data):
+        stream, name = BytesIO(coarse), stream.name
+        stream.name = name
+    # PNG is the only format with checksums.
+    with open_image(stream, checksums=data[:8] == _PNG, decode=False) as image:
         width, height = image.size
         orientation = _orientation(image)
         result.turned = orientation > 1
         result.size = (width, height) if orientation > 4 else (height, width)
         result.format = image.format or ""
         if image.format == "JPEG":
-            least = 4 * THUMBNAIL
+            least = 2 * THUMBNAIL
             image.draft("L", (max(width // _SHRINK, least), max(height // _SHRINK, least)))
             image.load()
         else:
             image = to_rgb(upright(image))
-        grey = image.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR)
-        result.thumbnail = grey.tobytes()
+        result.thumbnail = _thumbnail(image, (width, height))
+
+
+def _thumbnail(image: Image.Image, size: tuple[int, int]) -> bytes:
+    """Returns a small grey copy of a picture of size (width, height), which may be shrunk."""
+    shrunk = max(1, round(size[0] / image.width))
+    box = (0, 0, size[0] / shrunk, size[1] / shrunk)  # without the padding of the last blocks
+    if image.width != -(-size[0] // shrunk):  # turned by EXIF
+        box = (0, 0, image.width, image.height)
+    side = (THUMBNAIL, THUMBNAIL)
+    return image.convert("L").resize(side, Image.Resampling.BILINEAR, box=box).tobytes()
 
 
 def _stream(path: Path) -> BytesIO:
@@ -183,9 +197,8 @@ def _note_mask(mask: Mask, result: Measurement) -> None:
 def runs(labels: Target) -> tuple[Target, NDArray[np.int64]]:
     """Returns value and length of each run of equal pixels, row after row."""
     flat = labels.ravel()
-    starts = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
-    lengths = np.diff(starts, append=flat.size)
-    return flat[starts], lengths
+    ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]), flat.size - 1)
+    return flat[ends], np.diff(ends, prepend=-1)
 
 
 def _totals(values: Target, lengths: NDArray[np.int64]) -> dict[int, int]:

@@ -34,7 +34,7 @@ def test_healthy_data_has_no_errors_or_warnings(tmp_path: Path) -> None:
     diagnosis = diagnose(tmp_path)
     assert diagnosis.healthy
     assert codes(diagnosis) == {"N-DATA-UNPROTECTED"}
-    assert "8 JPEG files have no checksums" in find(diagnosis, "N-DATA-UNPROTECTED").what
+    assert "may go unnoticed: 8 JPEG" in find(diagnosis, "N-DATA-UNPROTECTED").what
 
 
 def test_shares_equal_a_count_of_all_targets(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_D08_colour_masks_list_their_colours_and_ask_for_classes(tmp_path: Path)
     palette = np.array([(1, 2, 3), (40, 50, 60), (70, 80, 90)], np.uint8)
     colored(tmp_path, palette, 3)
     finding = find(diagnose(tmp_path), "E-MASK-COLOR")
-    assert "8 masks are in colours" in finding.what
+    assert "masks in colours without a colour table: 8, in 3 colours" in finding.what
     pixels = sum(int((blocks(3, len("picture0.png")) == 0).sum()) for _ in range(8))
     assert f"(1, 2, 3): {pixels} px" in finding.where
     assert "[40, 50, 60]" in finding.proposal
@@ -185,7 +185,7 @@ def test_D10_values_that_are_no_classes_are_counted_over_all_files(tmp_path: Pat
     save(tmp_path / "SegmentationClass/train_000.png", wrong)
     save(tmp_path / "SegmentationClass/val_000.png", wrong)
     finding = find(diagnose(tmp_path), "E-DATA-LABEL")
-    assert "2 annotations hold values that are none of the 21 classes: 200 (14 px)" in finding.what
+    assert "values that are none of the 21 classes: 2; values 200 (14 px)" in finding.what
     assert any("train_000.png: 200 (7 px)" in where for where in finding.where)
 
 
@@ -297,7 +297,7 @@ def test_D17_pictures_in_both_splits_are_counted_and_errors_if_strict(tmp_path: 
     write(tmp_path / "images/val/picture1.jpg", data)
     finding = find(diagnose(tmp_path), "W-DATA-LEAK")
     assert finding.level == "warning"
-    assert "1 pictures of val are in train too (the same file)" in finding.what
+    assert "pictures of val that are in train too (the same file): 1" in finding.what
     assert "picture0.jpg" in finding.where[0]
     assert "picture1.jpg" in finding.where[0]
     assert not diagnose(tmp_path, strict=True).healthy
@@ -318,7 +318,7 @@ def test_D17_the_same_picture_twice_in_a_split_is_a_warning(tmp_path: Path) -> N
     data = (tmp_path / "images/train/picture0.jpg").read_bytes()
     write(tmp_path / "images/train/picture2.jpg", data)
     assert (
-        "1 pictures are in train more than once"
+        "pictures that are in train more than once: 1"
         in find(diagnose(tmp_path), "W-DATA-DUPLICATE").what
     )
 
@@ -343,7 +343,7 @@ def test_D18_absent_class_is_a_warning_and_has_no_share(tmp_path: Path) -> None:
     save(tmp_path / "SegmentationClass/val_000.png", np.where(labels == 5, 6, labels).astype("u1"))
     diagnosis = diagnose(tmp_path)
     finding = find(diagnosis, "W-DATA-ABSENT")
-    assert finding.what == "1 classes do not occur in val: bottle"
+    assert finding.what == "classes that do not occur in val: bottle"
     assert "left out of its mean" in finding.fix
     assert diagnosis.shares("val")["bottle"] is None
     assert diagnosis.as_json()["splits"]["val"]["class_share"]["bottle"] is None
@@ -383,7 +383,7 @@ def test_palettes_that_differ_are_errors(tmp_path: Path) -> None:
     voc(tmp_path, {"train": 2, "val": 1})
     save(tmp_path / "SegmentationClass/val_000.png", blocks(21), palette=VOC.palette[::-1])
     finding = find(diagnose(tmp_path), "E-MASK-PALETTES")
-    assert "20 indices have different colours" in finding.what  # the middle one stays
+    assert "in different masks: 20" in finding.what  # the middle one stays
 
 
 def test_one_class_only_is_an_error(tmp_path: Path) -> None:
@@ -438,4 +438,4 @@ def test_sample_of_two_splits_is_measured_once(tmp_path: Path) -> None:
     assert len(found.measurements) == 5
     assert len(found.splits["trainaug"]) == 4
     leak = find(examine(found), "W-DATA-LEAK")
-    assert "1 pictures of val are in trainaug too" in leak.what
+    assert "pictures of val that are in trainaug too (the same file): 1" in leak.what

@@ -81,7 +81,7 @@ def test_picture_elsewhere_is_found_by_its_path(tmp_path: Path) -> None:
 def test_D12_picture_without_a_file_is_named(tmp_path: Path) -> None:
     labelme(tmp_path / "val", "a", SHAPES)
     save(tmp_path / "val/b.jpg", picture())
-    with pytest.raises(AtrousError, match=r"1 pictures without annotation:\n.*b\.jpg"):
+    with pytest.raises(AtrousError, match=r"pictures without annotation: 1\n.*b\.jpg"):
         open_dataset(tmp_path)
     assert len(open_dataset(tmp_path, allow_unlabelled=True)) == 1
 

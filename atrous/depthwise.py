@@ -1,0 +1,101 @@
+"""Dilated depthwise convolution that trains fast on a CPU.
+
+torch's backward of it runs at about 1 % of the machine's peak. Its input gradient is exactly a
+forward convolution with the flipped kernel, and its weight gradient nine products of shifted
+slices; at large rates, where most of the kernel lies in the padding, slices beat torch's forward
+as well. `benchmarks/training.py` measures what this brings.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_SLICES_FROM_RATE = 6  # measured: below, torch's forward is faster than slices
+
+
+class _DilatedDepthwise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, padding: int, rate: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.padding, ctx.rate = padding, rate
+        return _convolve(x, weight, padding, rate)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, weight = ctx.saved_tensors
+        reach = ctx.rate * (weight.shape[-1] - 1)
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        grad_x = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _convolve(grad, weight.flip(2, 3), reach - ctx.padding, ctx.rate)
+        if ctx.needs_input_grad[1]:
+            grad_weight = _correlate(x, grad, weight, ctx.padding, ctx.rate)
+        return grad_x, grad_weight, None, None
+
+
+def dilated_depthwise(x: Tensor, weight: Tensor, padding: int, rate: int) -> Tensor:
+    """Convolves each channel with its own kernel at stride 1.
+
+    Args:
+        x: (N, C, H, W).
+        weight: (C, 1, k, k).
+        padding: Rows and columns of zeros on each side.
+        rate: Spacing of the kernel's taps.
+
+    Returns:
+        (N, C, H', W') in channels_last memory.
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight = x.to(dtype), weight.to(dtype)
+    x = x.contiguous(memory_format=torch.channels_last)
+    return _DilatedDepthwise.apply(x, weight, padding, rate)
+
+
+def _convolve(x: Tensor, weight: Tensor, padding: int, rate: int) -> Tensor:
+    if rate < _SLICES_FROM_RATE:
+        return F.conv2d(x, weight, padding=padding, dilation=rate, groups=x.shape[1])
+    reach = rate * (weight.shape[-1] - 1)
+    height, width = (side + 2 * padding - reach for side in x.shape[-2:])
+    y = x.new_zeros((x.shape[0], height, width, x.shape[1]))
+    source = x.permute(0, 2, 3, 1)  # (N, H, W, C), contiguous
+    for i, j, inside, outside in _taps(source, y, weight, padding, rate):
+        y[outside].addcmul_(source[inside], weight[:, 0, i, j])
+    return y.permute(0, 3, 1, 2)
+
+
+def _correlate(x: Tensor, grad: Tensor, weight: Tensor, padding: int, rate: int) -> Tensor:
+    """Returns the gradient of the weight from that of the output."""
+    result = torch.zeros_like(weight)
+    source, target = x.permute(0, 2, 3, 1), grad.permute(0, 2, 3, 1)  # (N, H, W, C)
+    for i, j, inside, outside in _taps(source, target, weight, padding, rate):
+        result[:, 0, i, j] = (source[inside] * target[outside]).sum((0, 1, 2))
+    return result
+
+
+_Slices = tuple[slice, slice, slice]
+
+
+def _taps(
+    source: Tensor, target: Tensor, weight: Tensor, padding: int, rate: int
+) -> Iterator[tuple[int, int, _Slices, _Slices]]:
+    """Yields each tap that sees the picture, with what it reads and where that goes."""
+    for i in range(weight.shape[-2]):
+        for j in range(weight.shape[-1]):
+            rows = _overlap(i * rate - padding, source.shape[1], target.shape[1])
+            columns = _overlap(j * rate - padding, source.shape[2], target.shape[2])
+            if rows and columns:
+                everything = slice(None)
+                yield i, j, (everything, rows[0], columns[0]), (everything, rows[1], columns[1])
+
+
+def _overlap(offset: int, source: int, target: int) -> tuple[slice, slice] | None:
+    """Returns where target index t meets source index t + offset, in both, if anywhere."""
+    start, stop = max(0, -offset), min(target, source - offset)
+    if stop <= start:
+        return None
+    return slice(start + offset, stop + offset), slice(start, stop)

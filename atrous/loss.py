@@ -1,0 +1,152 @@
+"""Losses over labelled pixels: the authors' cross-entropy and the usual alternatives.
+
+All of them give zero, with zero gradient, for a batch without a labelled pixel.
+
+Shapes: N pictures of H x W pixels, K classes. Targets hold class indices, or `ignore_index`.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from atrous.classes import IGNORE_INDEX
+
+
+def pixel_losses(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    class_weights: Tensor | None = None,
+    focal_gamma: float = 0.0,
+    ignore_index: int = IGNORE_INDEX,
+) -> Tensor:
+    """Returns each pixel's cross-entropy times its class's weight, 0 where unlabelled.
+
+    Args:
+        logits: (N, K, H, W).
+        targets: (N, H, W) integers.
+        class_weights: (K,); None: all 1.
+        focal_gamma: The focusing exponent of the focal loss (arXiv:1708.02002): each loss is
+            multiplied by (1 - p) ** gamma, p being the probability of the true class.
+        ignore_index: The target of unlabelled pixels.
+
+    Returns:
+        (N, H, W) in float32, or in float64 for logits of that type.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    targets = targets.long()
+    losses = F.cross_entropy(logits, targets, ignore_index=ignore_index, reduction="none")
+    if focal_gamma:
+        losses = losses * (1 - torch.exp(-losses)).clamp(min=0) ** focal_gamma
+    if class_weights is not None:
+        valid = targets != ignore_index
+        losses = losses * class_weights.to(losses)[torch.where(valid, targets, 0)]
+    return losses
+
+
+def mean_over_valid(losses: Tensor, targets: Tensor, *, ignore_index: int = IGNORE_INDEX) -> Tensor:
+    """Returns the sum of pixel losses divided by the number of labelled pixels.
+
+    The authors' normaliser: class weights scale the loss (PyTorch would divide by their sum).
+    """
+    return losses.sum() / (targets != ignore_index).sum().clamp(min=1)
+
+
+def hardest_pixels(losses: Tensor, fraction: float) -> Tensor:
+    """Returns the mean of the hardest pixels, by the rule of the authors' code.
+
+    Kept is a fraction of all pixels, unlabelled ones included, and the sum is divided by the
+    number of non-zero losses among them.
+
+    Args:
+        losses: Losses of pixels, 0 where unlabelled.
+        fraction: Share of pixels to keep, see `mining_fraction`.
+    """
+    hardest = losses.flatten().topk(max(1, int(fraction * losses.numel()))).values
+    return hardest.sum() / (hardest != 0).sum().clamp(min=1)
+
+
+def mining_fraction(step: int, *, top_k: float, mining_steps: int) -> float:
+    """Returns the share of pixels to keep: from 1 falling linearly to `top_k` at `mining_steps`.
+
+    >>> [mining_fraction(step, top_k=0.25, mining_steps=100) for step in (0, 50, 100, 200)]
+    [1.0, 0.625, 0.25, 0.25]
+    """
+    progress = min(1.0, step / mining_steps) if mining_steps else 1.0
+    return progress * top_k + (1 - progress)
+
+
+def ohem(
+    losses: Tensor,
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    threshold: float = 0.7,
+    min_kept: float = 1 / 16,
+    ignore_index: int = IGNORE_INDEX,
+) -> Tensor:
+    """Returns the mean loss of the pixels the network is not sure of (online hard examples).
+
+    Only labelled pixels count, as candidates and in the minimum.
+
+    Args:
+        losses: (N, H, W), 0 where unlabelled.
+        logits: (N, K, H, W).
+        targets: (N, H, W).
+        threshold: Pixels whose true class has a lower probability are kept.
+        min_kept: At least this share of the labelled pixels is kept, the least sure first.
+        ignore_index: The target of unlabelled pixels.
+    """
+    valid = targets != ignore_index
+    if not valid.any():
+        return losses.sum() * 0
+    with torch.no_grad():
+        surprise = pixel_losses(logits, targets, ignore_index=ignore_index)[valid]  # -log p
+        least = max(1, int(min_kept * surprise.numel()))
+        bound = -torch.log(torch.tensor(threshold)).to(surprise)
+        bound = torch.minimum(bound, surprise.topk(least).values[-1])
+    kept = losses[valid][surprise >= bound]
+    return kept.sum() / kept.numel()
+
+
+def dice_loss(logits: Tensor, targets: Tensor, *, ignore_index: int = IGNORE_INDEX) -> Tensor:
+    """Returns 1 - the soft Dice score, averaged over the classes present in the targets.
+
+    With p the probabilities and y the one-hot truth over labelled pixels, a class scores
+    2 sum(p y) / (sum(p) + sum(y)).
+    """
+    p, y, present = _probabilities(logits, targets, ignore_index)  # (P, K), (P, K), (K,)
+    if not present.any():
+        return logits.sum() * 0
+    score = 2 * (p * y).sum(0) / (p.sum(0) + y.sum(0)).clamp(min=1e-12)
+    return (1 - score)[present].mean()
+
+
+def lovasz_loss(logits: Tensor, targets: Tensor, *, ignore_index: int = IGNORE_INDEX) -> Tensor:
+    """Returns the Lovasz-softmax loss (arXiv:1705.08790) over the batch.
+
+    The convex extension of 1 - IoU, averaged over the classes present in the targets; at hard
+    predictions it equals 1 - IoU.
+    """
+    p, y, present = _probabilities(logits, targets, ignore_index)
+    if not present.any():
+        return logits.sum() * 0
+    p, y = p[:, present], y[:, present]
+    errors, order = (y - p).abs().sort(dim=0, descending=True)  # (P, classes)
+    truth = y.gather(0, order)
+    intersection = truth.sum(0) - truth.cumsum(0)
+    union = truth.sum(0) + (1 - truth).cumsum(0)
+    jaccard = 1 - intersection / union  # loss after each pixel in order of error
+    steps = torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]])
+    return (errors * steps).sum(0).mean()
+
+
+def _probabilities(
+    logits: Tensor, targets: Tensor, ignore_index: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns probabilities and one-hot truth of the P labelled pixels, and the classes there."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    valid = targets != ignore_index
+    p = logits.movedim(1, -1)[valid].softmax(1)  # (P, K)
+    y = F.one_hot(targets[valid].long(), logits.shape[1]).to(p)
+    return p, y, y.sum(0) > 0

@@ -1,0 +1,112 @@
+"""Models as evaluation sees them: float pictures in, coarse logits out, and their facts."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atrous.engines import Engine
+from atrous.errors import AtrousError
+from atrous.model import DeepLabV3Plus
+from atrous.sources import open_engine
+from atrous.torch_engine import TorchEngine, fingerprint
+
+
+class Network(Protocol):
+    """What evaluation needs of a model; (C, H, W) pictures are float32 in 0..255."""
+
+    logits_stride: int
+    mean_pixel: tuple[float, ...]  # what padding is made of
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Maps (3, H, W) to coarse logits (K, h, w), float32 on the CPU or the GPU."""
+        ...
+
+
+class TorchNetwork:
+    """A torch model; takes resized pictures unrounded, as the authors' graph does."""
+
+    def __init__(self, model: DeepLabV3Plus) -> None:
+        self.model = model
+        self.logits_stride = model.logits_stride
+        mean = model.normalize.mean.flatten().tolist()
+        self.mean_pixel = tuple(mean * (3 // len(mean)))
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Maps (3, H, W) to coarse logits (K, h, w)."""
+        images = image[None].to(self.model.normalize.mean.device)
+        return self.model.coarse_logits(images.to(memory_format=torch.channels_last))[0].float()
+
+
+class EngineNetwork:
+    """Any other engine; it takes 8-bit pictures, so resized and padded ones are rounded."""
+
+    mean_pixel: tuple[float, ...] = (127.5, 127.5, 127.5)  # of networks that see x / 127.5 - 1
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.logits_stride = engine.logits_stride
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Maps (3, H, W) to coarse logits (K, h, w)."""
+        picture = image.round().clamp(0, 255).byte().permute(1, 2, 0)
+        logits = self.engine.coarse_logits(np.ascontiguousarray(picture.numpy()))
+        return torch.from_numpy(logits).permute(2, 0, 1).float()
+
+
+def open_network(model: "DeepLabV3Plus | Engine | str | Path") -> tuple[Network, dict[str, Any]]:
+    """Returns what runs the model, and what the protocol and the scores say about it."""
+    source = str(model) if isinstance(model, (str, Path)) else ""
+    engine: Any = open_engine(model) if isinstance(model, (str, Path)) else model
+    if isinstance(engine, TorchEngine):
+        engine = engine.model
+    if isinstance(engine, DeepLabV3Plus):
+        device = engine.normalize.mean.device
+        facts: dict[str, Any] = {
+            "engine": f"torch {torch.__version__}, {device.type}",
+            "precision": str(next(engine.parameters()).dtype).removeprefix("torch."),
+            "model": source or engine.provenance.source,
+            "fingerprint": fingerprint(engine),
+        }
+        network: Network = TorchNetwork(engine)
+    else:
+        header = getattr(engine, "header", None)  # an exported file knows more about itself
+        facts = {
+            "engine": type(engine).__name__,
+            "precision": getattr(header, "precision", None),
+            "model": source or getattr(header, "source", None),
+            "output_stride": getattr(header, "output_stride", None),
+            "fingerprint": engine.fingerprint,
+        }
+        network = EngineNetwork(cast(Engine, engine))
+    return network, {**facts, "classes": engine.classes, "palette": engine.palette}
+
+
+@contextmanager
+def prepared(network: Network, output_stride: int | None) -> Iterator[None]:
+    """Puts a torch model into evaluation mode and at a stride, and back again."""
+    if not isinstance(network, TorchNetwork):
+        if output_stride is not None:
+            raise AtrousError(
+                "E-OUTPUT-STRIDE",
+                "the output stride of an exported model is fixed",
+                fix="evaluate the model it was exported from, or export it at this stride",
+            )
+        yield
+        return
+    model = network.model
+    training, before = model.training, model.output_stride
+    try:
+        model.eval()
+        if output_stride is not None and output_stride != before:
+            model.set_output_stride(output_stride)
+        network.logits_stride = model.logits_stride
+        yield
+    finally:
+        if model.output_stride != before:
+            model.set_output_stride(before)
+        model.train(training)

@@ -1,0 +1,144 @@
+"""The optimiser: momentum, who learns how fast, what decays, and the schedules.
+
+The rules of the authors' code (`train_utils.py`) where they have one.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+Schedule = Literal["poly", "cosine", "constant"]
+
+
+def learning_rate(
+    step: int,
+    *,
+    base_lr: float,
+    steps: int,
+    schedule: Schedule = "poly",
+    power: float = 0.9,
+    slow_start_steps: int = 0,
+    slow_start_lr: float = 1e-4,
+) -> float:
+    """Returns the learning rate of a step, a function of nothing but the step.
+
+    Args:
+        step: The update, from 0.
+        base_lr: The rate after the slow start.
+        steps: Updates of the whole run.
+        schedule: ``poly``: base_lr * (1 - t) ** power (DeepLabv3, Sec. 4.1); ``cosine``:
+            base_lr * (1 + cos(pi t)) / 2; t runs from 0 after the slow start to 1 at the end.
+        power: Of the polynomial.
+        slow_start_steps: Updates at the constant `slow_start_lr` before the schedule begins.
+        slow_start_lr: Their rate.
+
+    >>> learning_rate(15, base_lr=1.0, steps=20, power=1.0, slow_start_steps=10)
+    0.5
+    """
+    if step < slow_start_steps:
+        return slow_start_lr
+    t = min(1.0, (step - slow_start_steps) / max(1, steps - slow_start_steps))
+    if schedule == "poly":
+        return base_lr * (1 - t) ** power
+    if schedule == "cosine":
+        return base_lr * (1 + math.cos(math.pi * t)) / 2
+    return base_lr
+
+
+def parameter_groups(
+    model: nn.Module,
+    *,
+    weight_decay: float,
+    head_multiplier: float = 1.0,
+    bias_multiplier: float = 2.0,
+) -> list[dict[str, Any]]:
+    """Sorts a network's parameters by how they learn.
+
+    Weight decay applies to weights of convolutions that mix channels: not to depthwise ones, not
+    to batch norm, not to biases. Everything outside `encoder.backbone` (ASPP, decoder,
+    classifier) learns `head_multiplier` times as fast, biases of convolutions `bias_multiplier`
+    times. With momentum, a multiple of the rate is what the authors' multiple of the gradient is.
+
+    Returns:
+        Groups for a torch optimiser, each with its ``lr_multiplier``.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for path, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            convolution = isinstance(module, nn.Conv2d)
+            multiplier = 1.0 if path.startswith("encoder.backbone") else head_multiplier
+            if convolution and name == "bias":
+                multiplier *= bias_multiplier
+            decays = convolution and name == "weight" and not is_depthwise(module)
+            key = (multiplier, weight_decay if decays else 0.0)
+            groups.setdefault(key, []).append(parameter)
+    return [
+        {"params": parameters, "lr_multiplier": multiplier, "weight_decay": decay}
+        for (multiplier, decay), parameters in groups.items()
+    ]
+
+
+def is_depthwise(module: nn.Module) -> bool:
+    """Says whether a layer filters each channel by itself."""
+    return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels
+
+
+def create_optimizer(
+    groups: list[dict[str, Any]], *, optimizer: Literal["sgd", "adamw"], momentum: float = 0.9
+) -> torch.optim.Optimizer:
+    """Returns SGD with momentum (not Nesterov's), as the authors use, or AdamW."""
+    if optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=0.0, momentum=momentum)
+    return torch.optim.AdamW(groups, lr=0.0, betas=(momentum, 0.999))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Sets the rate of each group to its multiple of `rate`."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_multiplier"]
+
+
+class MovingAverage:
+    """An exponential moving average of a network's parameters and statistics.
+
+    Args:
+        model: The network; its present values start the average.
+        decay: Weight of the past in each update.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.tensors = {name: value.detach().clone() for name, value in _tensors(model).items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Moves the average towards the model: a = decay * a + (1 - decay) * value."""
+        for name, value in _tensors(model).items():
+            if value.is_floating_point():
+                self.tensors[name].lerp_(value, 1 - self.decay)
+            else:  # counters
+                self.tensors[name].copy_(value)
+
+    @contextmanager
+    def swapped_in(self, model: nn.Module) -> Iterator[None]:
+        """Lets the model hold the average for a while."""
+        self._swap(model)
+        try:
+            yield
+        finally:
+            self._swap(model)
+
+    @torch.no_grad()
+    def _swap(self, model: nn.Module) -> None:
+        for name, value in _tensors(model).items():
+            current = value.clone()
+            value.copy_(self.tensors[name])
+            self.tensors[name].copy_(current)
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return model.state_dict(keep_vars=False)

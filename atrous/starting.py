@@ -1,0 +1,105 @@
+"""What a run starts from: data sets, augmentation and network of a config."""
+
+import logging
+from pathlib import Path
+
+from atrous.build import create_model
+from atrous.classes import ClassTable
+from atrous.config import TrainConfig
+from atrous.data.dataset import Dataset
+from atrous.data.opening import open_dataset
+from atrous.data.procedural import scenes
+from atrous.data.transforms import Augmentation
+from atrous.errors import AtrousError, ExitCode
+from atrous.loading import load
+from atrous.model import DeepLabV3Plus
+from atrous.surgery import change_classes
+
+logger = logging.getLogger(__name__)
+
+# Painted scenes: seeds no run shares between training and validation, whatever its own seed.
+_SCENES_TRAIN = 1_000_000
+_SCENES_VAL = 2_000_000
+_NUM_SCENES = {"train": 1000, "val": 100}
+
+
+def open_data(config: TrainConfig) -> tuple[Dataset, Dataset]:
+    """Returns the data sets to train and to evaluate on.
+
+    Raises:
+        AtrousError: Not recognised, empty, or the two have other classes.
+    """
+    if config.data == "scenes":
+        return (
+            scenes(_SCENES_TRAIN + config.seed, _NUM_SCENES["train"]),
+            scenes(_SCENES_VAL, _NUM_SCENES["val"]),
+        )
+    train_data = open_dataset(config.data, config.train_split)
+    val_data = open_dataset(config.data, config.val_split)
+    if train_data.classes != val_data.classes:
+        raise AtrousError(
+            "E-DATA-CLASSES",
+            f"{config.train_split} and {config.val_split} have different classes",
+            where=config.data,
+            exit_code=ExitCode.DATA,
+        )
+    return train_data, val_data
+
+
+def augmentation(config: TrainConfig) -> Augmentation:
+    """Returns how training samples are varied."""
+    return Augmentation(
+        crop_size=config.crop_size,
+        scale_range=config.scale_range,
+        scale_step=config.scale_step,
+        flip=config.flip,
+        photometric=config.photometric,
+        rotation=config.rotation,
+    )
+
+
+def create_network(config: TrainConfig, data: Dataset) -> DeepLabV3Plus:
+    """Builds the network of a run, for the classes of its data.
+
+    With `config.weights` a whole model, that is taken as it is, at the config's output stride; its
+    classifier keeps the classes the data has too, by name.
+
+    Raises:
+        AtrousError: No such weights, or of another backbone than the config's.
+    """
+    table = ClassTable(Path(config.data).stem, tuple(data.classes), tuple(data.palette))
+    if config.weights not in (None, "imagenet"):
+        return _continued(config, str(config.weights), table)
+    model = create_model(
+        config.backbone,
+        num_classes=len(table.classes),
+        output_stride=config.output_stride,
+        atrous_rates=config.atrous_rates,
+        multi_grid=config.multi_grid,
+        separable=config.separable,
+        decoder=config.decoder,
+        refine=((3, config.decoder_channels),) * 2,
+        depth_multiplier=config.depth_multiplier,
+        pretrained=config.weights,
+    )
+    model.name_classes(table)
+    return model
+
+
+def _continued(config: TrainConfig, source: str, table: ClassTable) -> DeepLabV3Plus:
+    model = load(source)
+    if model.architecture.backbone != config.backbone:
+        raise AtrousError(
+            "E-CONFIG",
+            f"the weights are of {model.architecture.backbone}, the config asks for "
+            f"{config.backbone}",
+            where=source,
+            fix=f"--backbone {model.architecture.backbone}, or other weights",
+        )
+    model.set_output_stride(config.output_stride)
+    if model.classes == table.classes:
+        model.name_classes(table)
+    else:
+        for row in change_classes(model, table):
+            logger.info("classifier: %s", row)
+    return model

@@ -1,0 +1,63 @@
+"""Tables of docs/results.md from the JSON that `atrous evaluate --json` prints.
+
+atrous evaluate MODEL --data VOC2012 --pad-to 513 --json > a.json
+python benchmarks/voc_subset.py a.json b.json ...
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def title(protocol: dict[str, Any]) -> str:
+    scales = protocol["scales"]
+    padded = " x ".join(map(str, protocol["pad_to"])) if protocol["pad_to"] else ""
+    return ", ".join(
+        part
+        for part in (
+            f"padded to {padded}" if padded else "native size",
+            "" if scales == [1.0] else f"scales {' '.join(f'{s:g}' for s in scales)}",
+            "flip" if protocol["flip"] else "",
+            f"{protocol['pictures']} pictures",
+        )
+        if part
+    )
+
+
+def main() -> None:
+    results = [json.loads(Path(name).read_text()) for name in sys.argv[1:]]
+    names = results[0]["protocol"]["mean_over"]
+    print(f"| | {' | '.join(title(result['protocol']) for result in results)} |")
+    print(f"|---|{'---|' * len(results)}")
+    rows = {name: [r["class_iou"][name] for r in results] for name in names}
+    rows["**mean IoU**"] = [r["mean_iou"] for r in results]
+    rows["95 % interval"] = [r["mean_iou_interval"] for r in results]
+    rows["pixel accuracy"] = [r["pixel_accuracy"] for r in results]
+    rows["boundary IoU"] = [r["mean_boundary_iou"] for r in results]
+    rows["boundary F-score"] = [r["mean_boundary_f"] for r in results]
+    rows["calibration error"] = [r["expected_calibration_error"] for r in results]
+    for width in (1, 2, 5, 10, 20, 40):
+        rows[f"trimap, {width} px"] = [r["trimap"][str(width)] for r in results]
+    for name, values in rows.items():
+        cells = (
+            f"{v:.4f}" if isinstance(v, float) else " to ".join(f"{x:.4f}" for x in v)
+            for v in values
+        )
+        print(f"| {name} | {' | '.join(cells)} |")
+    print()
+    for result in results:
+        p = result["protocol"]
+        seconds = result["seconds"]
+        share = seconds["metrics"] / sum(seconds.values())
+        print(
+            f"- {title(p)}: output stride {p['output_stride']}, "
+            f"{p['engine']}, {p['precision']}; model {p['model_fingerprint'][:12]}, data "
+            f"{(p['data_fingerprint'] or 'part of it')[:12]}; "
+            f"metrics took {share:.2%} of the time, boundary measures "
+            f"{seconds['boundaries'] / sum(seconds.values()):.1%}."
+        )
+
+
+if __name__ == "__main__":
+    main()

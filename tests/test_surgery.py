@@ -1,0 +1,97 @@
+import pytest
+import torch
+
+from atrous.classes import CITYSCAPES, VOC, ClassTable
+from atrous.errors import AtrousError
+from atrous.surgery import change_classes
+from tests.networks import random_network
+
+
+@pytest.fixture
+def model():
+    network = random_network("mobilenet_v2", num_classes=21, depth_multiplier=0.1, decoder=False)
+    network.decoder.classifier.bias.data.normal_()
+    network.name_classes(VOC)
+    return network
+
+
+def logits_of(model):
+    images = torch.arange(3 * 33 * 33, dtype=torch.float32).view(1, 3, 33, 33) % 256
+    with torch.inference_mode():
+        return model.eval()(images)[0]  # (K, 33, 33)
+
+
+def test_rows_are_copied_by_name(model):
+    before = logits_of(model)
+    rows = change_classes(model, ["cat", "Dining Table", "background"])
+    assert [row.sources for row in rows] == [("cat",), ("diningtable",), ("background",)]
+    old = [VOC.classes.index(name) for name in ("cat", "diningtable", "background")]
+    torch.testing.assert_close(logits_of(model), before[old])
+    assert model.architecture.num_classes == 3
+    assert model.classes == ("cat", "Dining Table", "background")
+
+
+def test_merged_classes_get_the_mean_and_split_ones_a_copy(model):
+    before = logits_of(model)
+    mapping = {"pet": ("cat", "dog"), "kitten": "cat", "puppy": "dog"}
+    rows = change_classes(model, ["pet", "kitten", "puppy", "person"], mapping=mapping)
+    cat, dog, person = (before[VOC.classes.index(n)] for n in ("cat", "dog", "person"))
+    expected = torch.stack([(cat + dog) / 2, cat, dog, person])
+    torch.testing.assert_close(logits_of(model), expected)
+    assert [str(row) for row in rows] == [
+        "pet: mean of cat, dog",
+        "kitten: copied from cat",
+        "puppy: copied from dog",
+        "person: copied from person",
+    ]
+
+
+def test_classes_without_a_source_start_anew(model):
+    torch.manual_seed(0)
+    rows = change_classes(model, ["person", "walrus"])
+    assert str(rows[1]) == "walrus: new, randomly initialised"
+    weight, bias = model.decoder.classifier.weight[1], model.decoder.classifier.bias[1]
+    assert 0 < weight.abs().max() <= 0.02  # as in a new model: nothing beyond two deviations
+    assert bias == 0
+
+
+def test_nothing_is_copied_if_so_wanted(model):
+    before = model.decoder.classifier.weight.clone()
+    rows = change_classes(model, VOC, reinit=True)
+    assert all(row.sources == () for row in rows)
+    assert (model.decoder.classifier.weight != before).all()
+
+
+def test_colours_of_a_table_are_taken(model):
+    change_classes(model, CITYSCAPES)
+    assert model.classes == CITYSCAPES.classes
+    assert model.palette == CITYSCAPES.palette
+
+
+def test_the_rest_of_the_model_stays(model):
+    before = {n: t.clone() for n, t in model.state_dict().items() if "classifier" not in n}
+    change_classes(model, ["cat", "x"])
+    after = model.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert "classes changed: cat: copied from cat; x: new" in model.provenance.notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("classes", "mapping", "message"),
+    [
+        (["cat", "cat"], {}, "must differ"),
+        ([], {}, "must differ and be given"),
+        (["pet"], {"pet": "catt"}, "unknown class of the model 'catt'"),
+        (["pet"], {"pett": "cat"}, "unknown new class 'pett'"),
+    ],
+)
+def test_impossible_changes_are_refused_and_change_nothing(model, classes, mapping, message):
+    before = logits_of(model)
+    with pytest.raises(AtrousError, match=message):
+        change_classes(model, classes, mapping=mapping)
+    assert torch.equal(logits_of(model), before)
+
+
+def test_a_misspelt_class_gets_the_nearest(model):
+    with pytest.raises(AtrousError, match="did you mean 'cat'"):
+        change_classes(model, ClassTable("", ("pet",), ((0, 0, 0),)), mapping={"pet": "catt"})
