@@ -27,7 +27,8 @@ class Group(click.Group):
             return None
         command: click.Command = getattr(import_module(f"atrous.cli.{cmd_name}"), cmd_name)
         # Raw docstrings mark the lines click must keep with backslash and b; click wants the byte.
-        command.help = command.help and command.help.replace("\\b\n", "\b\n")
+        for each in (command, *getattr(command, "commands", {}).values()):
+            each.help = each.help and each.help.replace("\\b\n", "\b\n")
         return command
 
     def resolve_command(
