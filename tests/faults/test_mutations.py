@@ -10,10 +10,10 @@ from tests.faults.mutations import mutate, originals, run, summary
 
 
 def test_damaged_pictures_and_masks_never_crash_hang_or_change_a_png_label() -> None:
-    result = summary(run(300))
+    result = summary(run(250))
     assert result["bad"] == []
-    assert result["files"] == 300
-    assert result["png_masks"] > 60
+    assert result["files"] == 250
+    assert result["png_masks"] > 50
 
 
 @pytest.mark.slow
@@ -44,7 +44,7 @@ def test_labels_would_change_if_checksums_were_not_verified(
             yield image
 
     monkeypatch.setattr(masks, "open_image", without_checksums)
-    assert summary(run(300))["png_masks_with_other_labels"] > 0
+    assert summary(run(120))["png_masks_with_other_labels"] > 0
 
 
 def test_damage_is_a_function_of_the_seed() -> None:

@@ -1,7 +1,7 @@
 """Checks of a data set's labels: are they classes, the right ones, and enough of them."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from atrous.classes import Color
 from atrous.data.dataset import ignore_index
@@ -11,6 +11,7 @@ from atrous.data.doctor.survey import Survey
 
 _MOST_VOID = 0.5  # share of a split's pixels that may be unlabelled
 _MOST_BLENDED = 0.1  # share of a mask's edges; the worst mask of CamVid has .036, of VOC .006
+_RARE_COLOR = 0.001  # share of the pixels below which a colour is no class but a blend of two
 _RAW_LAYOUTS = ("Cityscapes", "ADE20K")  # their masks never hold 255
 
 
@@ -30,16 +31,27 @@ def check_colors(survey: Survey) -> Iterator[Finding]:
     pixels: Counter[Color] = Counter()
     for measurement in masks:
         pixels.update(measurement.unknown_colors)
-    where = tuple(f"{color}: {count} px" for color, count in pixels.most_common())
-    what = f"masks in colours without a colour table: {len(masks)}, in {len(pixels)} colours"
-    table = known_palette(pixels)
+    main = {color for color, count in pixels.items() if count >= _RARE_COLOR * pixels.total()}
+    lacking = "that the colour table lacks" if survey.colors else "without a colour table"
+    unknown = {color: n for color, n in pixels.most_common() if color not in survey.colors}
+    what = f"masks in colours {lacking}: {len(masks)}, in {len(unknown)} colours"
+    where = tuple(f"{color}: {count} px" for color, count in unknown.items())
+    fix, rows = _naming(main - survey.colors)
+    if len(unknown) > len(unknown.keys() & main):
+        fix += f"; {len(unknown.keys() - main)} colours on less than {_RARE_COLOR:.1%} of the "
+        fix += "pixels each look like smoothed edges: export without anti-aliasing"
+    proposal = "\n".join(("colors:", *rows)) if rows else ""
+    yield Finding("error", "E-MASK-COLOR", what, fix, where, proposal)
+
+
+def _naming(colors: Collection[Color]) -> tuple[str, list[str]]:
+    """Returns how to name colours, and lines of YAML that do."""
+    table = known_palette(colors)
     if table:
         fix = f"these look like the colours of {table.name}: put them into a dataset YAML"
-        rows = [f"  {n}: {list(c)}" for n, c in zip(table.classes, table.palette, strict=True)]
-    else:
-        fix = "give each colour's class in a dataset YAML, labelmap.txt or class_dict.csv"
-        rows = [f"  name_{i}: {list(c)}" for i, (c, _) in enumerate(pixels.most_common(30))]
-    yield Finding("error", "E-MASK-COLOR", what, fix, where, "\n".join(("colors:", *rows)))
+        return fix, [f"  {n}: {list(c)}" for n, c in zip(table.classes, table.palette, strict=True)]
+    fix = "give each colour's class in a dataset YAML, labelmap.txt or class_dict.csv"
+    return fix, [f"  name_{i}: {list(color)}" for i, color in enumerate(sorted(colors)[:30])]
 
 
 def check_values(survey: Survey) -> Iterator[Finding]:
@@ -160,9 +172,9 @@ def check_classes(survey: Survey) -> Iterator[Finding]:
         if absent and indices and len(absent) < len(survey.table.classes):
             what = f"classes that do not occur in {split}: {', '.join(absent)}"
             fix = (
-                "they cannot be learnt from it"
+                "add pictures of them, or take them off the list of classes: nothing learns them"
                 if split.startswith("train")
-                else "they have no IoU there and are left out of its mean"
+                else "add pictures of them: without, they have no IoU and are left out of its mean"
             )
             yield Finding("warning", "W-DATA-ABSENT", what, fix)
 

@@ -1,6 +1,6 @@
 """What to set, from what a data set holds: class weights, a crop size, a label mapping."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -98,7 +98,7 @@ def _spread(present: set[int], num_classes: int) -> Reading | None:
     return Reading(mapping, "as many values as classes: right if they are in the classes' order")
 
 
-def known_palette(colors: Mapping[Color, int]) -> ClassTable | None:
+def known_palette(colors: Collection[Color]) -> ClassTable | None:
     """Returns the published table whose colours these are, void aside; None if there is none."""
     for table in _PALETTES:
         others = [color for color in colors if color not in table.palette]

@@ -9,11 +9,12 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from atrous.classes import ClassTable
+from atrous.classes import ClassTable, Color
 from atrous.data.dataset import FileDataset, Item, ReadTarget
 from atrous.data.doctor.measure import Measurement, measure
 from atrous.data.formats.layout import Layout, Problem
 from atrous.data.formats.shards import Pair, ShardLayout
+from atrous.data.targets import MaskReader
 from atrous.errors import AtrousError, ExitCode
 
 _CHUNK = 16  # samples a worker takes at a time
@@ -35,6 +36,7 @@ class Survey:
         problems: Split -> files without a partner.
         failures: Split -> why it could not be listed.
         mapping: Value in mask files -> class index, where the layout maps any.
+        colors: Colours of masks the layout has classes for.
     """
 
     kind: str
@@ -45,6 +47,7 @@ class Survey:
     problems: dict[str, tuple[Problem, ...]] = field(default_factory=dict)
     failures: dict[str, AtrousError] = field(default_factory=dict)
     mapping: dict[int, int | None] = field(default_factory=dict)
+    colors: frozenset[Color] = frozenset()
 
     def of(self, split: str) -> Iterator[Measurement]:
         """Yields the measurements of a split."""
@@ -70,7 +73,9 @@ def survey(
         AtrousError: An unknown split, or a worker died.
     """
     result = Survey(layout.kind, layout.root, layout.table)
-    result.mapping = dict(getattr(layout.read_target, "mapping", {}))
+    if isinstance(layout.read_target, MaskReader):
+        result.mapping = dict(layout.read_target.mapping)
+        result.colors = frozenset(color for color, _ in layout.read_target.colors)
     chosen = splits or [name for name in layout.splits if name not in _UNIONS] or ["all"]
     samples: dict[tuple[str, str], tuple[int, Sample]] = {}
     for split in chosen:

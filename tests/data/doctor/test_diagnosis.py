@@ -178,6 +178,25 @@ def test_D08_published_colours_are_recognised_and_the_proposal_works(tmp_path: P
     np.testing.assert_array_equal(open_dataset(path)[0].target, blocks(19, len("picture0.png")))
 
 
+def test_D08_colours_a_table_lacks_are_told_from_those_it_has(tmp_path: Path) -> None:
+    folders(tmp_path)
+    palette = np.array([(1, 2, 3), (40, 50, 60), (70, 80, 90)], np.uint8)
+    colored(tmp_path, palette, 3)
+    write(tmp_path / "labelmap.txt", "a:1,2,3::\nb:40,50,60::\n")
+    finding = find(diagnose(tmp_path), "E-MASK-COLOR")
+    assert "that the colour table lacks: 8, in 1 colours" in finding.what
+    assert finding.proposal == "colors:\n  name_0: [70, 80, 90]"
+
+
+def test_D08_smoothed_edges_of_colour_masks_are_said_to_be_that(tmp_path: Path) -> None:
+    folders(tmp_path)
+    for path in sorted((tmp_path / "masks").rglob("*.png")):
+        labels = Image.fromarray(np.asarray(VOC.palette, np.uint8)[blocks(4, len(path.name))])
+        labels.resize((48, 36), Image.Resampling.BICUBIC).resize((96, 72)).save(path)
+    finding = find(diagnose(tmp_path), "E-MASK-COLOR")
+    assert "look like smoothed edges" in finding.fix
+
+
 def test_D10_values_that_are_no_classes_are_counted_over_all_files(tmp_path: Path) -> None:
     voc(tmp_path, {"train": 2, "val": 1})
     wrong = blocks(21)
