@@ -25,7 +25,7 @@ _DEFAULTS = {
 }
 _FOLDED = (
     "batch norm is folded into the convolutions: training restores it from its first pictures "
-    "(batch_norm.restore_folded)"
+    "(training.batch_norm.restore_folded)"
 )
 
 

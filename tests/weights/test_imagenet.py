@@ -6,7 +6,7 @@ import torchvision
 from ai_edge_litert.interpreter import Interpreter
 from safetensors.torch import save_file
 
-from atrous.batch_norm import restore_folded, statistics_untouched
+from atrous.training.batch_norm import restore_folded, statistics_untouched
 from atrous.build import create_model
 from atrous.encoder.mobilenet_v2 import MobileNetV2
 from atrous.errors import AtrousError
