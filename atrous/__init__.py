@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from atrous.build import create_model
     from atrous.cost import multiply_adds, parameters
     from atrous.errors import AtrousError
-    from atrous.evaluation import evaluate
+    from atrous.evaluation.evaluator import evaluate
     from atrous.loading import from_tensorflow, from_tflite, load, load_weights
     from atrous.model import DeepLabV3Plus
     from atrous.predict import Predictor, Segmentation
     from atrous.surgery import change_classes
-    from atrous.training import train
+    from atrous.training.loop import train
     from atrous.weights.hub import push_to_hub
     from atrous.weights.store import save
 
@@ -32,7 +32,7 @@ _PUBLIC = {
     "change_classes": "atrous.surgery",
     "create_model": "atrous.build",
     "data": "atrous.data",
-    "evaluate": "atrous.evaluation",
+    "evaluate": "atrous.evaluation.evaluator",
     "from_tensorflow": "atrous.loading",
     "from_tflite": "atrous.loading",
     "load": "atrous.loading",
@@ -41,7 +41,7 @@ _PUBLIC = {
     "parameters": "atrous.cost",
     "push_to_hub": "atrous.weights.hub",
     "save": "atrous.weights.store",
-    "train": "atrous.training",
+    "train": "atrous.training.loop",
 }
 
 __all__ = [

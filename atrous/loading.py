@@ -1,5 +1,7 @@
 """From somebody's weights to a model: the file, folder or name may be anything that holds one."""
 
+import glob
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -200,7 +202,7 @@ def from_tensorflow(
     if isinstance(source, (str, Path)):
         path = Path(source)
         provenance.source = path.name
-        provenance.sha256 = file_digest(path) if path.is_file() else ""
+        provenance.sha256 = _source_digest(path)
     variables = tensorflow.joined_logits(arrays)
     architecture = tensorflow.infer(
         variables,
@@ -209,6 +211,19 @@ def from_tensorflow(
         multi_grid=as_tuple(multi_grid),
     )
     return _assembled(architecture, variables, provenance)
+
+
+def _source_digest(path: Path) -> str:
+    """Returns the SHA-256 of a file, or of a checkpoint's files one after the other."""
+    if path.is_file() and path.suffix != ".index":
+        return file_digest(path)
+    prefix = path.name.removesuffix(".index")
+    parts = sorted(path.parent.glob(f"{glob.escape(prefix)}.data-*-of-*"))
+    digest = hashlib.sha256()
+    for part in (path.with_name(f"{prefix}.index"), *parts):
+        if part.is_file():  # a folder has none
+            digest.update(part.read_bytes())
+    return digest.hexdigest() if parts else ""
 
 
 def from_tflite(path: str | Path) -> DeepLabV3Plus:

@@ -114,8 +114,8 @@ def quantize(
     before = class_iou(expected, truth, len(model.classes))
     ranked = rank_layers(model, calibrating[:4])
     kept = 0
-    while True:
-        with atomic(out) as temporary:
+    with atomic(out) as temporary:  # nothing but a model within the budget gets the name
+        while True:
             header = _write(model, temporary, calibrating, ranked[:kept], size)
             engine = ExportedEngine(temporary, keep_compiled=False)
             found = [_labels(engine.coarse_logits(p), engine.logits_stride, p) for p in measuring]
@@ -126,17 +126,19 @@ def quantize(
                 return report
             kept = max(1, 2 * kept)
             if kept > len(ranked) // 2:
-                raise AtrousError(
-                    "E-INT8-BUDGET",
-                    f"8 bits lose {100 * report.loss:.2f} points of mean IoU, more than the "
-                    f"{100 * budget:.2f} allowed, with {len(report.kept_float)} of "
-                    f"{report.layers} layers in float\n{report.table()}",
-                    where=out,
-                    fix="keep the float export, give more pictures, or allow more with --budget",
-                    exit_code=ExitCode.DATA,
-                )
-            temporary.unlink()
-            temporary.touch()  # replaced by the next attempt
+                raise _over_budget(report, budget, out)
+
+
+def _over_budget(report: QuantizationReport, budget: float, out: Path) -> AtrousError:
+    return AtrousError(
+        "E-INT8-BUDGET",
+        f"8 bits lose {100 * report.loss:.2f} points of mean IoU, more than the "
+        f"{100 * budget:.2f} allowed, with {len(report.kept_float)} of "
+        f"{report.layers} layers in float\n{report.table()}",
+        where=out,
+        fix="keep the float export, give more pictures, or allow more with --budget",
+        exit_code=ExitCode.DATA,
+    )
 
 
 class Pictures(quantization.CalibrationDataReader):  # type: ignore[misc]

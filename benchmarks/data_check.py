@@ -49,7 +49,7 @@ def doctor(root: Path, workers: int) -> int:
 
 def command(root: Path) -> int:
     """Runs the whole command, from the start of Python to its last line."""
-    call = [sys.executable, "-c", "from atrous.data.cli import data; data()", "check", str(root)]
+    call = [sys.executable, "-c", "from atrous.cli.data import data; data()", "check", str(root)]
     answer = subprocess.run([*call, "--json"], check=True, capture_output=True).stdout
     return sum(split["samples"] for split in json.loads(answer)["splits"].values())
 

@@ -31,9 +31,9 @@ from torch import nn
 
 from atrous.build import create_model
 from atrous.config import TrainConfig
-from atrous.distributed import Processes
 from atrous.layers import AtrousConv2d
-from atrous.learner import Learner
+from atrous.training.distributed import Processes
+from atrous.training.learner import Learner
 
 WARM = 2
 CLASSES = 21

@@ -37,4 +37,4 @@ def test_P07_missing_extras_name_the_pip_command():
 
 def test_a_missing_module_of_our_own_is_a_bug_not_a_missing_extra():
     with pytest.raises(ModuleNotFoundError):
-        missing_extra("training", ModuleNotFoundError("No module", name="atrous.training"))
+        missing_extra("training", ModuleNotFoundError("No module", name="atrous.training.loop"))

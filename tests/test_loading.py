@@ -1,3 +1,4 @@
+import hashlib
 import json
 import logging
 
@@ -85,7 +86,14 @@ def test_provenance_names_the_file_and_its_hash(tmp_path, variables):
     graph = write_graph(tmp_path / "graph.pb", variables)
     provenance = load(graph).provenance
     assert provenance.source == "graph.pb"
-    assert len(provenance.sha256) == 64
+    assert provenance.sha256 == hashlib.sha256(graph.read_bytes()).hexdigest()
+
+
+def test_a_checkpoint_is_hashed_with_all_its_files(tmp_path, checkpoint):
+    whole = b"".join(p.read_bytes() for p in sorted(tmp_path.glob("model.ckpt-30.*"), reverse=True))
+    found = load(checkpoint).provenance
+    assert found.source == "model.ckpt-30"
+    assert found.sha256 == hashlib.sha256(whole).hexdigest()  # .index, then .data
 
 
 @pytest.mark.parametrize("function", [load, convert])

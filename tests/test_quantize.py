@@ -50,6 +50,7 @@ def test_costly_layers_go_back_to_float(tmp_path: Path, monkeypatch: pytest.Monk
     scores = iter([0.9, 0.5, 0.9])  # of the float model, of all in 8 bits, with one in float
     monkeypatch.setattr(quantizing, "class_iou", lambda *_: np.full(5, next(scores)))
     report = quantize(model, tmp_path / "model.onnx", PICTURES[:2], budget=0.01)
+    assert read_header(tmp_path / "model.onnx") == report.header
     assert report.kept_float == tuple(rank_layers(model, PICTURES[:1])[:1])
     graph = onnx.load(tmp_path / "model.onnx").graph
     node = next(n for n in graph.node if n.name.startswith(f"{report.kept_float[0]}."))

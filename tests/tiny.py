@@ -42,7 +42,7 @@ SCRIPT = """
 import sys, torch, json
 torch.set_num_threads(1)
 from atrous.config import from_json
-from atrous.training import train
+from atrous.training.loop import train
 from tests.tiny import tiny_data
 train(from_json(sys.argv[1]), sys.argv[2], data=tiny_data(), **json.loads(sys.argv[3]))
 """

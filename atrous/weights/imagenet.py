@@ -24,8 +24,8 @@ _DEFAULTS = {
     "mobilenet_v2": "mobilenetv2_imagenet_ptq",
 }
 _FOLDED = (
-    "batch norm is folded into the convolutions: before training with batch norm, "
-    "weights.folding.restore_batch_norm gives it statistics of pictures"
+    "batch norm is folded into the convolutions: training restores it from its first pictures "
+    "(training.batch_norm.restore_folded)"
 )
 
 

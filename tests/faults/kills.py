@@ -23,7 +23,7 @@ import torch
 
 from atrous.checkpoint import load_newest
 from atrous.config import TrainConfig
-from atrous.training import train
+from atrous.training.loop import train
 from tests.tiny import tiny, tiny_data
 
 CONFIG = tiny(steps=12, save_every=1, evaluate_every=6, samples=0, average_decay=0.9)

@@ -6,6 +6,7 @@ import torchvision
 from ai_edge_litert.interpreter import Interpreter
 from safetensors.torch import save_file
 
+from atrous.training.batch_norm import restore_folded, statistics_untouched
 from atrous.build import create_model
 from atrous.encoder.mobilenet_v2 import MobileNetV2
 from atrous.errors import AtrousError
@@ -224,3 +225,26 @@ def test_symmetric_padding_gives_the_features_of_one_sided_padding_a_little_earl
     inside = (..., slice(13, 15), slice(13, 15))  # away from the borders, padded otherwise
     assert found[inside].std() > 0
     assert (found[inside] - expected[inside]).abs().max() < 1e-4 * found.std()
+
+
+def photographs(shared, start, count):
+    paths = sorted((shared / "data/voc2012/JPEGImages").glob("*.jpg"))[start::40][:count]
+    arrays = [np.array(read_image(path).resize((160, 160))) for path in paths]
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+
+
+def test_photographs_bring_training_mode_close_to_evaluation_mode(shared):
+    model = create_model("mobilenet_v2", num_classes=2, pretrained=shared / PTQ)
+    images = model.normalize(photographs(shared, 0, 12))
+
+    def agreement():
+        backbone = model.encoder.backbone
+        with torch.inference_mode(), statistics_untouched(model):
+            expected = backbone.eval()(images)[0].flatten()
+            found = backbone.train()(images)[0].flatten()
+            return float(torch.corrcoef(torch.stack([expected, found]))[0, 1])
+
+    assert agreement() < 0.2
+    assert "restore_folded" in " ".join(model.provenance.notes)
+    restore_folded(model, [photographs(shared, 20, 24)])
+    assert agreement() > 0.7

@@ -1,0 +1,178 @@
+"""Commands about weights: ``atrous convert``, and the published part of ``atrous models``."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from atrous.classes import ADE20K, CAMVID, CITYSCAPES, VOC, ClassTable
+from atrous.errors import AtrousError, missing_extra, printable
+
+if TYPE_CHECKING:
+    from atrous.model import DeepLabV3Plus
+
+_SHOWN = 100  # characters of a note
+_TABLES = {table.name: table for table in (VOC, CITYSCAPES, ADE20K, CAMVID)}
+
+
+def _integers(context: click.Context, option: click.Parameter, text: str | None) -> Any:
+    try:
+        return None if text is None else tuple(int(part) for part in text.split(",") if part)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no list of integers such as 6,12,18") from None
+
+
+def _mapping(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> Any:
+    mapping = {}
+    for text in texts:
+        new, separator, old = text.partition("=")
+        if not (new and separator and old):
+            raise click.BadParameter(f"{text!r} is not NEW=OLD or NEW=OLD+OLD")
+        mapping[new] = tuple(old.split("+"))
+    return mapping
+
+
+@click.command()
+@click.argument("source", metavar="SOURCE")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="The .safetensors file to write.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the file if it is there.")
+@click.option(
+    "--output-stride",
+    type=click.Choice(["4", "8", "16", "32"]),
+    help="Pixels per step of the encoder's features; TensorFlow weights do not say.",
+)
+@click.option(
+    "--atrous-rates",
+    callback=_integers,
+    metavar="R,R,R",
+    help="Rates of ASPP at that stride; by default they follow it.",
+)
+@click.option(
+    "--multi-grid",
+    callback=_integers,
+    metavar="R,R,R",
+    help="Rates within the last block of a TensorFlow ResNet: 1,2,4 if trained so.",
+)
+@click.option(
+    "--classes",
+    metavar="NAMES",
+    help="Other classes: voc, cityscapes, ade20k, camvid, or a file with a name a line.",
+)
+@click.option(
+    "--map",
+    "mapping",
+    multiple=True,
+    callback=_mapping,
+    metavar="NEW=OLD[+OLD]",
+    help="Where a new class comes from, if not from the one of its name.",
+)
+@click.option(
+    "--head",
+    type=click.Choice(["keep", "reinit"]),
+    default="keep",
+    show_default=True,
+    help="Whether the classifier's rows are kept for classes that stay.",
+)
+@click.option("--sha256", metavar="HEX", help="Of a published file whose hash is not known here.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def convert(
+    source: str, out: Path, overwrite: bool, classes: str | None, mapping: dict[str, Any],
+    head: str, sha256: str | None, as_json: bool, **options: Any,
+) -> None:  # fmt: skip
+    r"""Turns weights of any kind into one checked .safetensors file.
+
+    SOURCE is a TensorFlow checkpoint's prefix, a frozen .pb, an archive of the authors' model zoo,
+    a .tflite file, a .safetensors or .pth file, hf:org/name, or a name that `atrous models` lists.
+    Nothing in it is executed. What does not belong to the network is named; weights of another
+    network are refused with the differences.
+
+    \b
+    Examples:
+      atrous convert deeplabv3_pascal_train_aug_2018_01_04.tar.gz --out voc.safetensors
+      atrous convert model.ckpt-30000 --out mine.safetensors --output-stride 8
+      atrous convert mobilenetv2_voc_quant --out small.safetensors
+      atrous convert voc.safetensors --out pets.safetensors --classes pets.txt --map pet=cat+dog
+    """
+    if out.exists() and not overwrite:
+        raise AtrousError("E-FILE-EXISTS", "the file is there already", where=out,
+                          fix="name another, or add --overwrite")  # fmt: skip
+    try:
+        from atrous import loading, surgery
+        from atrous.weights import store, zoo
+    except ModuleNotFoundError as error:
+        raise missing_extra("atrous convert", error) from error
+
+    given = {name: value for name, value in options.items() if value is not None}
+    if "output_stride" in given:
+        given["output_stride"] = int(given["output_stride"])
+    found = str(zoo.download(source, digest=sha256)) if sha256 else source
+    model = loading.convert(found, **given)
+    rows: Iterable[object] = ()
+    if classes is not None or mapping or head == "reinit":
+        table = _class_table(classes) if classes else ClassTable("", model.classes, model.palette)
+        rows = surgery.change_classes(model, table, mapping=mapping, reinit=head == "reinit")
+    digest = store.save(model, out)
+    _check(model, loading.load(out))
+    _report(model, out, digest, [str(row) for row in rows], as_json)
+
+
+def _class_table(text: str) -> ClassTable | list[str]:
+    if text in _TABLES:
+        return _TABLES[text]
+    path = Path(text)
+    if not path.is_file():
+        raise AtrousError(
+            "E-CLASSES",
+            f"{text!r} is neither a file nor one of {', '.join(_TABLES)}",
+            fix="write the class names into a text file, one a line",
+        )
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _check(model: "DeepLabV3Plus", written: "DeepLabV3Plus") -> None:
+    """Makes sure that what was written reads back as what was meant, to the last bit."""
+    from atrous.weights.store import hash_tensors
+
+    same = hash_tensors(model.state_dict()) == hash_tensors(written.state_dict())
+    assert same, "the written file differs from the model"
+    assert written.classes == model.classes
+
+
+def _report(model: "DeepLabV3Plus", out: Path, digest: str, rows: list[str], as_json: bool) -> None:
+    a, provenance = model.architecture, model.provenance
+    parameters = sum(p.numel() for p in model.parameters())
+    if as_json:
+        record = {
+            "out": str(out),
+            "backbone": a.backbone,
+            "head": a.head,
+            "output_stride": a.output_stride,
+            "classes": list(model.classes),
+            "parameters": parameters,
+            "tensors_sha256": digest,
+            "source": provenance.source,
+            "source_sha256": provenance.sha256,
+            "notes": provenance.notes,
+            "class_rows": rows,
+        }
+        click.echo(json.dumps(record))
+        return
+    decoder = "decoder" if a.decoder else "no decoder"
+    click.echo(
+        f"{printable(provenance.source)}: {a.backbone}, {a.head}, {decoder}, output stride "
+        f"{a.output_stride}, {len(model.classes)} classes, {parameters / 1e6:.2f} M parameters"
+    )
+    notes = [note for note in provenance.notes if not note.startswith("classes changed")]
+    for line in [*notes, *rows]:
+        click.echo(f"  {line if len(line) <= _SHOWN else line[:_SHOWN] + ' ...'}")
+    size = out.stat().st_size / 1e6
+    click.echo(f"wrote {printable(out)} ({size:.1f} MB), read back bit for bit, sha256 of tensors")
+    click.echo(f"  {digest}")

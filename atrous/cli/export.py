@@ -1,0 +1,92 @@
+"""``atrous export``: a model as one file that runs without torch."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from atrous.cli.options import ANY_PATH
+from atrous.errors import AtrousError, missing_extra, printable
+
+
+@click.command()
+@click.argument("model", type=ANY_PATH)
+@click.option("--out", type=ANY_PATH, required=True, metavar="FILE.onnx", help="The file to write.")
+@click.option(
+    "--size", type=(click.IntRange(1), click.IntRange(1)), metavar="H W",
+    help="Fix height and width [default: any].",
+)  # fmt: skip
+@click.option("--int8", is_flag=True, help="Quantise weights and activations to 8 bits.")
+@click.option(
+    "--calibration", multiple=True, type=ANY_PATH, metavar="PATH",
+    help="Pictures, or folders of them, to quantise and to measure with; may be repeated.",
+)  # fmt: skip
+@click.option(
+    "--budget", type=click.FloatRange(0, 100), default=0.5, show_default=True, metavar="POINTS",
+    help="Largest loss of mean IoU by quantising, in points; 100 allows any.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print what the file says about itself.")
+def export(
+    model: Path,
+    out: Path,
+    size: tuple[int, int] | None,
+    int8: bool,
+    calibration: tuple[Path, ...],
+    budget: float,
+    as_json: bool,
+) -> None:
+    r"""Writes a model to one file that runs without torch.
+
+    The file takes RGB bytes and holds the classes, their colours and where the weights come
+    from. It is run and compared with the model before it appears under its name.
+
+    With --int8, every other calibration picture sets the ranges, the rest measures how the labels
+    change against those of the float model; layers that cost too much stay in float. A model
+    that loses more than --budget is not written.
+
+    \b
+    Examples:
+      atrous export model.tflite --out model.onnx
+      atrous export model.tflite --out model.onnx --size 513 513
+      atrous export model.tflite --out small.onnx --int8 --calibration pictures/
+    """
+    from atrous.sources import load_model
+
+    if out.suffix != ".onnx":
+        raise AtrousError("E-OUT", "the name must end in .onnx", where=out)
+    if int8 != bool(calibration):
+        raise AtrousError("E-OPTIONS", "--int8 and --calibration go together")
+    loaded = load_model(model)
+    try:
+        if int8:
+            report = _quantize(loaded, out, calibration, budget, size)
+            click.echo(report.table(), err=as_json)
+            header = report.header
+        else:
+            from atrous.export import export as write
+
+            header = write(loaded, out, size=size)
+    except ModuleNotFoundError as error:
+        raise missing_extra("export", error) from error
+    if as_json:
+        click.echo(json.dumps(vars(header)))
+    else:
+        click.echo(
+            f"{printable(out)}: {header.backbone}, {len(header.classes)} classes, "
+            f"{header.precision}, {out.stat().st_size / 1e6:.1f} MB"
+        )
+
+
+def _quantize(
+    model: Any, out: Path, paths: Sequence[Path], budget: float, size: tuple[int, int] | None
+) -> Any:
+    import numpy as np
+
+    from atrous.batch import find_pictures
+    from atrous.images import read_image
+    from atrous.quantize import quantize
+
+    pictures = [np.asarray(read_image(path)) for path in find_pictures(paths)]
+    return quantize(model, out, pictures, budget=None if budget == 100 else budget / 100, size=size)

@@ -1,0 +1,108 @@
+"""``atrous models``: networks and what they cost, and weights that others publish."""
+
+import json
+from typing import Any
+
+import click
+
+from atrous.errors import missing_extra
+from atrous.weights import zoo
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--size", type=(int, int), default=(513, 513), show_default=True, metavar="H W",
+    help="Size of the picture the costs are for.",
+)  # fmt: skip
+@click.option("--classes", type=click.IntRange(1), default=21, show_default=True)
+def models(as_json: bool, size: tuple[int, int], classes: int) -> None:
+    r"""Lists the networks and what they cost, and the weights that others publish.
+
+    Multiply-adds are of one picture: as they are, and as the paper counts them (with the zeros
+    that TensorFlow pads atrous convolutions with). Activations are what a training step keeps
+    of one picture, in float32.
+
+    \b
+    Examples:
+      atrous models
+      atrous models --size 1025 2049 --classes 19 --json
+    """
+    rows = _cost_rows(size, classes)
+    if as_json:
+        click.echo(json.dumps({"networks": rows, "published": _published()}, indent=1))
+        return
+    click.echo(
+        f"Costs for a picture of {size[0]} x {size[1]} (height x width), {classes} classes\n"
+    )
+    header = ("backbone", "stride", "parameters", "multiply-adds", "paper's count", "activations")
+    click.echo("{:<13} {:>6} {:>11} {:>14} {:>14} {:>12}".format(*header))
+    for row in rows:
+        click.echo(
+            f"{row['backbone']:<13} {row['output_stride']:>6} {row['parameters'] / 1e6:>9.2f} M "
+            f"{row['multiply_adds'] / 1e9:>12.2f} G {row['paper_multiply_adds'] / 1e9:>12.2f} G "
+            f"{row['activation_bytes'] / 1e6:>9.0f} MB"
+        )
+    click.echo("\nAlso: timm/NAME for any timm backbone that can be dilated.\n")
+    _show_published()
+
+
+def _cost_rows(size: tuple[int, int], num_classes: int) -> list[dict[str, Any]]:
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise missing_extra("the table of networks", error) from error
+    from atrous.build import BACKBONES, create_model
+    from atrous.cost import measure, parameters
+
+    rows = []
+    for backbone in BACKBONES:
+        for stride in (16, 8):
+            with torch.device("meta"):
+                model = create_model(backbone, num_classes=num_classes, output_stride=stride)
+            cost = measure(model, size)
+            rows.append(
+                {
+                    "backbone": backbone,
+                    "output_stride": stride,
+                    "parameters": parameters(model),
+                    "multiply_adds": cost.multiply_adds,
+                    "paper_multiply_adds": cost.paper_multiply_adds,
+                    "activation_bytes": cost.activation_bytes,
+                }
+            )
+    return rows
+
+
+def _published() -> list[dict[str, Any]]:
+    """Returns the table of published weights as what JSON can write."""
+    return [
+        {
+            "name": entry.name,
+            "network": entry.network,
+            "trained_on": entry.trained_on,
+            "published": [str(score) for score in entry.scores],
+            "measured": entry.measured,
+            "licence": entry.licence,
+            "megabytes": entry.megabytes,
+            "digest": entry.digest,
+            "url": entry.url,
+        }
+        for entry in zoo.ENTRIES
+    ]
+
+
+def _show_published() -> None:
+    """Prints the table of published weights."""
+    click.echo(
+        "Published weights: name, network, size; what their publishers measured, and what we did"
+    )
+    for entry in zoo.ENTRIES:
+        fetched = entry.digest.split(":")[0] if entry.digest else "needs --sha256"
+        click.echo(f"\n{entry.name}  ({entry.megabytes:g} MB, {entry.licence}, hash: {fetched})")
+        click.echo(f"  {entry.network}; trained on {entry.trained_on}")
+        scores = "; ".join(map(str, entry.scores)) or "no score of segmentation"
+        click.echo(f"  published: {scores}; measured here: {entry.measured}")
+    click.echo(
+        "\nTraining data have terms of their own. Download by name: atrous convert NAME --out FILE"
+    )

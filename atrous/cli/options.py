@@ -1,0 +1,104 @@
+"""What the commands that look at many pictures share: how the network sees them, and progress."""
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from atrous.errors import printable
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+ANY_PATH = click.Path(path_type=Path)
+
+_PLAIN_EVERY = 30.0  # seconds between lines of progress where there is no terminal
+
+T = TypeVar("T")
+
+
+def _numbers(context: click.Context, option: click.Parameter, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no list of numbers such as 0.5,1,1.5") from None
+
+
+def _size(context: click.Context, option: click.Parameter, text: str | None) -> Any:
+    if text is None:
+        return None
+    try:
+        sides = [int(part) for part in text.lower().split("x")]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise click.BadParameter(f"{text!r} is neither SIDE nor HEIGHTxWIDTH")
+    return (sides[0], sides[-1])
+
+
+def _stride(context: click.Context, option: click.Parameter, text: str | None) -> int | None:
+    return None if text is None else int(text)
+
+
+_VIEWS = (
+    click.option(
+        "--scales",
+        default="1",
+        callback=_numbers,
+        metavar="S,S,...",
+        help='Average over these sizes; the paper\'s "MS" is 0.5,0.75,1,1.25,1.5,1.75.',
+    ),
+    click.option("--flip", is_flag=True, help="Average with the mirrored pictures too."),
+    click.option(
+        "--pad-to",
+        callback=_size,
+        metavar="SIDE|HxW",
+        help="Pad to this size with the mean pixel, as the authors do (VOC: 513, Cityscapes: "
+        "1025x2049). Scores differ from those at the pictures' own size, which is the default.",
+    ),
+    click.option(
+        "--window",
+        callback=_size,
+        metavar="SIDE|HxW",
+        help="Slide a window of this size over larger pictures.",
+    ),
+    click.option(
+        "--output-stride",
+        type=click.Choice(["4", "8", "16", "32"]),
+        callback=_stride,
+        help="Of the encoder; by default the model's own. 8 is sharper and about 4 times slower.",
+    ),
+)
+
+
+def view_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds --scales, --flip, --pad-to, --window and --output-stride to a command."""
+    for option in reversed(_VIEWS):
+        command = option(command)
+    return command
+
+
+class Progress:
+    """A line that counts on a terminal, a line now and then elsewhere; on standard error."""
+
+    def __init__(self, total: int, name: str) -> None:
+        self.total, self.name = total, printable(name)
+        self.start = self.last = time.monotonic()
+
+    def show(self, done: int) -> None:
+        """Says how many pictures are done, if it is time to."""
+        now, finished = time.monotonic(), done == self.total
+        terminal = sys.stderr.isatty()
+        if not finished and now - self.last < (0.2 if terminal else _PLAIN_EVERY):
+            return
+        self.last = now
+        left = (now - self.start) / done * (self.total - done)
+        text = f"{self.name}: {done} of {self.total} pictures, {left:.0f} s left"
+        click.echo(f"\r{text}  " if terminal else text, err=True, nl=finished or not terminal)
+
+    def over(self, items: Iterable[T]) -> Iterator[T]:
+        """Yields the items, counting them."""
+        for done, item in enumerate(items, start=1):
+            yield item
+            self.show(done)

@@ -1,0 +1,83 @@
+"""``atrous submit``: predictions as a benchmark's server takes them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from atrous.batch import find_pictures
+from atrous.cli.options import Progress, view_options
+from atrous.errors import AtrousError, missing_extra, printable
+
+
+@click.command()
+@click.argument("model", metavar="MODEL")
+@click.argument(
+    "paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PICTURES..."
+)
+@click.option(
+    "--to", "benchmark", required=True, type=click.Choice(["voc", "cityscapes", "coco-stuff"])
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The file to write.")
+@click.option(
+    "--names", type=click.Path(path_type=Path),
+    help="A list of names, one a line (ImageSets/Segmentation/test.txt): only those pictures.",
+)  # fmt: skip
+@view_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON alone.")
+def submit(
+    model: str,
+    paths: tuple[Path, ...],
+    benchmark: Any,
+    out: Path,
+    names: Path | None,
+    output_stride: int | None,
+    as_json: bool,
+    **views: Any,
+) -> None:
+    """Writes what a benchmark's server takes: a .tar.gz (VOC), .zip (Cityscapes), .json (COCO).
+
+    PICTURES are pictures or folders of them; no masks are needed.
+
+    \b
+    Examples:
+      atrous submit model.onnx VOC2012/JPEGImages --names VOC2012/ImageSets/Segmentation/test.txt
+          --to voc --out results.tar.gz
+      atrous submit runs/x leftImg8bit/test --to cityscapes --out results.zip --flip
+    """  # noqa: D301  # click needs the backspace itself
+    try:
+        from atrous.evaluation.multiscale import Views
+        from atrous.evaluation.networks import open_network
+        from atrous.evaluation.submission import predictions, write
+    except ModuleNotFoundError as error:
+        raise missing_extra("submitting", error) from error
+    pictures = _named(find_pictures(paths), names)
+    _, facts = open_network(model)
+    progress = Progress(len(pictures), model)
+    results = predictions(model, pictures, Views(**views), output_stride=output_stride)
+    count = write(benchmark, progress.over(results), len(facts["classes"]), out)
+    if as_json:
+        click.echo(json.dumps({"out": str(out), "pictures": count, "benchmark": benchmark}))
+    else:
+        click.echo(f"{count} pictures, in {printable(out)}")
+
+
+def _named(pictures: list[Path], names: Path | None) -> list[Path]:
+    """Returns the pictures in a list, in its order; all of them without a list."""
+    if names is None:
+        return pictures
+    by_name = {path.stem: path for path in pictures}
+    try:
+        wanted = [line.split()[0] for line in names.read_text("utf-8").splitlines() if line.split()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise AtrousError("E-FILE-READ", f"cannot be read: {error}", where=names) from None
+    missing = [name for name in wanted if name not in by_name]
+    if missing:
+        raise AtrousError(
+            "E-FILE-MISSING",
+            f"{len(missing)} of {len(wanted)} listed pictures are not there, such as {missing[0]}",
+            where=names,
+            fix="name the folder that holds them",
+        )
+    return [by_name[name] for name in wanted]

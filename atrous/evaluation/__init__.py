@@ -1,0 +1,1 @@
+"""How good a model is: counts, boundaries, intervals, the report, and what servers take."""

@@ -1,0 +1,130 @@
+"""What an evaluation found, as attributes for people and as plain values for JSON."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atrous import metrics
+from atrous.evaluation import uncertainty
+from atrous.evaluation.boundary import Boundaries
+from atrous.evaluation.uncertainty import Difference, Reliability
+from atrous.metrics import Counts
+
+
+class Scores:
+    """What an evaluation found. All shares are in 0..1; None stands for "undefined".
+
+    Attributes:
+        classes: Names of the K classes in index order.
+        confusion: (K, K) int64 pixels by true (row) and predicted (column) class.
+        names: The pictures.
+        per_picture: (N, 3, K) int64: correct, true and predicted pixels of each class.
+        boundaries: Trimap curve, boundary IoU and F-score; None if not asked for.
+        reliability: Confidence against accuracy.
+        protocol: How all this was measured.
+        seconds: Where the time went: network, metrics, boundaries, waiting for data.
+    """
+
+    def __init__(
+        self,
+        classes: tuple[str, ...],
+        names: Sequence[str],
+        confusion: Counts,
+        per_picture: Counts,
+        boundaries: Boundaries | None,
+        reliability: Reliability,
+        protocol: dict[str, Any],
+        seconds: dict[str, float],
+        chosen: tuple[int, ...] | None,
+    ) -> None:
+        self.classes = classes
+        self.names = tuple(names)
+        self.confusion = confusion
+        self.per_picture = per_picture
+        self.boundaries = boundaries
+        self.reliability = reliability
+        self.protocol = protocol
+        self.seconds = seconds
+        self.chosen = chosen
+
+    @cached_property
+    def mean_iou(self) -> float | None:
+        """Mean IoU over the chosen classes that occur (`metrics.ABSENT_CLASS_RULE`)."""
+        ious = metrics.class_iou(self.confusion)
+        return number(metrics.mean_over_present(ious, self.chosen))
+
+    @property
+    def pixel_accuracy(self) -> float | None:
+        """Share of labelled pixels that are right."""
+        return number(metrics.pixel_accuracy(self.confusion))
+
+    @property
+    def mean_accuracy(self) -> float | None:
+        """Mean share of found pixels over the chosen classes that have labels."""
+        found = metrics.class_accuracy(self.confusion)
+        return number(metrics.mean_over_present(found, self.chosen))
+
+    @property
+    def frequency_weighted_iou(self) -> float | None:
+        """IoU weighted by the classes' shares of labelled pixels."""
+        return number(metrics.frequency_weighted_iou(self.confusion))
+
+    @property
+    def class_iou(self) -> dict[str, float | None]:
+        """IoU by class name; None for a class in neither labels nor predictions."""
+        return self._by_class(metrics.class_iou(self.confusion))
+
+    @property
+    def trimap(self) -> dict[int, float | None]:
+        """Mean IoU within w pixels of the borders by width w; empty if not asked for."""
+        return self.boundaries.trimap(self.chosen) if self.boundaries else {}
+
+    @cached_property
+    def mean_iou_interval(self) -> tuple[float | None, float | None]:
+        """Bootstrap interval of `mean_iou` over pictures (`uncertainty.INTERVAL_RULE`)."""
+        samples = uncertainty.mean_iou_resamples(self.per_picture, classes=self.chosen)
+        low, high = uncertainty.interval(samples)
+        return number(low), number(high)
+
+    def minus(self, other: "Scores") -> Difference:
+        """Returns how much higher this mean IoU is, with its paired interval.
+
+        Raises:
+            AtrousError: The other scores are not of the same pictures and classes.
+        """
+        return uncertainty.difference(other.per_picture, self.per_picture, classes=self.chosen)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns everything as plain values for JSON; undefined scores are None."""
+        result: dict[str, Any] = {
+            "mean_iou": self.mean_iou,
+            "mean_iou_interval": list(self.mean_iou_interval),
+            "pixel_accuracy": self.pixel_accuracy,
+            "mean_accuracy": self.mean_accuracy,
+            "frequency_weighted_iou": self.frequency_weighted_iou,
+            "class_iou": self.class_iou,
+            "expected_calibration_error": number(self.reliability.expected_calibration_error()),
+            "trimap": {str(width): value for width, value in self.trimap.items()},
+        }
+        if self.boundaries is not None:
+            for name, values in (
+                ("boundary_iou", self.boundaries.boundary_iou()),
+                ("boundary_f", self.boundaries.boundary_f()),
+            ):
+                result[f"mean_{name}"] = number(metrics.mean_over_present(values, self.chosen))
+                result[f"class_{name}"] = self._by_class(values)
+        return {**result, "protocol": self.protocol, "seconds": self.seconds}
+
+    def __getitem__(self, key: str) -> Any:
+        return self.as_dict()[key]
+
+    def _by_class(self, values: NDArray[np.float64]) -> dict[str, float | None]:
+        return dict(zip(self.classes, map(number, values.tolist()), strict=True))
+
+
+def number(value: float) -> float | None:
+    """Returns a plain number; None for NaN, which JSON does not know."""
+    return None if np.isnan(value) else float(value)

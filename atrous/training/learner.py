@@ -1,0 +1,257 @@
+"""What learns: network, optimiser, average and loss of a run, and one update of them."""
+
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint as recomputed
+
+from atrous import loss as losses
+from atrous.config import TrainConfig, parse_losses
+from atrous.errors import AtrousError
+from atrous.model import DeepLabV3Plus
+from atrous.optim import (
+    MovingAverage,
+    create_optimizer,
+    learning_rate,
+    parameter_groups,
+    set_learning_rate,
+)
+from atrous.training.batch_norm import set_momentum, statistics_untouched, synchronize
+from atrous.training.distributed import Processes
+
+logger = logging.getLogger(__name__)
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one update did."""
+
+    loss: float  # mean over the pictures of all processes
+    gradient_norm: float
+    lr: float
+    labelled: int  # pixels
+    applied: bool  # False: not finite, so weights and statistics are as before
+    scale: float  # of the fp16 loss scaler, 1 otherwise
+
+
+class Learner:
+    """Network, optimiser, scaler and average of a run on one process.
+
+    Args:
+        model: The network; it is moved to the device, in channels_last memory.
+        config: The run.
+        processes: Those that learn together.
+    """
+
+    def __init__(self, model: DeepLabV3Plus, config: TrainConfig, processes: Processes) -> None:
+        self.config = config
+        self.processes = processes
+        device = processes.device
+        self.model = model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        if config.batch_norm == "frozen":
+            model.freeze_batch_norm()
+        elif config.batch_norm == "sync" and processes.world_size > 1:
+            synchronize(model)
+        if config.batch_norm_momentum is not None:
+            set_momentum(model, config.batch_norm_momentum)
+        if config.gradient_checkpointing:
+            recompute_blocks(model)
+        groups = parameter_groups(
+            model,
+            weight_decay=config.weight_decay,
+            head_multiplier=config.head_multiplier,
+            bias_multiplier=config.bias_multiplier,
+        )
+        self.optimizer = create_optimizer(
+            groups, optimizer=config.optimizer, momentum=config.momentum
+        )
+        self.average = MovingAverage(model, config.average_decay) if config.average_decay else None
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+        self.network: nn.Module = model
+        if processes.world_size > 1:
+            # Each process's own statistics stay its own, as in the authors' clones.
+            self.network = DistributedDataParallel(model, broadcast_buffers=False)
+        if config.compile:
+            self.network.compile()
+        weights = torch.tensor(config.class_weights, device=device)
+        if len(weights) not in (0, len(model.classes)):
+            raise AtrousError(
+                "E-CONFIG", f"{len(weights)} class_weights for {len(model.classes)} classes"
+            )
+        self.class_weights = weights if len(weights) else None
+        self.ignore_index = 255 if len(model.classes) <= 255 else 65535
+
+    def update(self, images: Tensor, targets: Tensor, step: int) -> Update:
+        """Learns from one batch: this process's share of it.
+
+        The parts of an accumulated batch and the shares of several processes weigh as the labelled
+        pixels they hold, so that the gradient of cross-entropy is that of the whole batch at once.
+        """
+        config, device = self.config, self.processes.device
+        lr = self.learning_rate(step)
+        set_learning_rate(self.optimizer, lr)
+        images = images.to(device, memory_format=torch.channels_last)
+        targets = targets.to(device).long()
+        labelled = self.processes.sum((targets != self.ignore_index).sum())
+        statistics = [buffer.clone() for buffer in self.model.buffers()]
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=device)
+        parts = list(
+            zip(images.chunk(config.accumulation), targets.chunk(config.accumulation), strict=True)
+        )
+        for index, (part, truth) in enumerate(parts):
+            with self._communicating(index == len(parts) - 1):
+                with torch.autocast(
+                    device.type, _AUTOCAST.get(config.precision), config.precision != "fp32"
+                ):
+                    logits = self.network(part)
+                loss = self.loss(logits, truth, step, labelled)
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach() / self.processes.world_size
+        loss_value = self.processes.sum(total).item()
+        self.scaler.unscale_(self.optimizer)
+        limit = config.clip_norm or math.inf
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit).item()
+        finite = math.isfinite(loss_value) and math.isfinite(norm)
+        if finite:
+            self.scaler.step(self.optimizer)
+            if self.average is not None:
+                self.average.update(self.model)
+        else:
+            for buffer, before in zip(self.model.buffers(), statistics, strict=True):
+                buffer.copy_(before)
+        self.scaler.update()
+        return Update(loss_value, norm, lr, int(labelled), finite, self.scaler.get_scale())
+
+    def learning_rate(self, step: int) -> float:
+        """Returns the rate of a step."""
+        config = self.config
+        return learning_rate(
+            step,
+            base_lr=config.base_lr,
+            steps=config.steps,
+            schedule=config.schedule,
+            power=config.power,
+            slow_start_steps=config.slow_start_steps,
+            slow_start_lr=config.slow_start_lr,
+        )
+
+    def loss(self, logits: Tensor, targets: Tensor, step: int, labelled: Tensor) -> Tensor:
+        """Returns what this part adds to the mean gradient of all processes.
+
+        Cross-entropy and focal loss are sums over pixels divided by the labelled pixels of the
+        whole batch. The others are means by themselves, and averaged over parts and processes
+        (so are the authors' clones).
+        """
+        config, ignore = self.config, self.ignore_index
+        parts = config.accumulation
+        per_pixel = partial(
+            losses.pixel_losses, logits, targets, class_weights=self.class_weights,
+            ignore_index=ignore,
+        )  # fmt: skip
+        share = self.processes.world_size / labelled.clamp(min=1)
+        total = logits.new_zeros((), dtype=torch.promote_types(logits.dtype, torch.float32))
+        for name, factor in parse_losses(config.losses).items():
+            if name == "focal":
+                value = per_pixel(focal_gamma=config.focal_gamma).sum() * share
+            elif name == "ohem":
+                value = losses.ohem(
+                    per_pixel(), logits, targets, threshold=config.ohem_threshold,
+                    ignore_index=ignore,
+                ) / parts  # fmt: skip
+            elif name == "dice":
+                value = losses.dice_loss(logits, targets, ignore_index=ignore) / parts
+            elif name == "lovasz":
+                value = losses.lovasz_loss(logits, targets, ignore_index=ignore) / parts
+            elif config.top_k < 1:
+                fraction = losses.mining_fraction(
+                    step, top_k=config.top_k, mining_steps=config.mining_steps
+                )
+                value = losses.hardest_pixels(per_pixel(), fraction) / parts
+            else:
+                value = per_pixel().sum() * share
+            total = total + factor * value
+        return total
+
+    @contextmanager
+    def _communicating(self, wanted: bool) -> Iterator[None]:
+        network = self.network
+        quiet = isinstance(network, DistributedDataParallel) and not wanted
+        with network.no_sync() if quiet else nullcontext():  # type: ignore[operator]
+            yield
+
+    @contextmanager
+    def evaluated(self) -> Iterator[DeepLabV3Plus]:
+        """Lends the network as it is evaluated and kept: the average where there is one.
+
+        Where each process has statistics of its own, those of the leading one count.
+        """
+        self.processes.follow(self.model.buffers())
+        with self.average.swapped_in(self.model) if self.average else nullcontext():
+            try:
+                yield self.model.eval()
+            finally:
+                self.model.train()
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Returns every tensor the run goes on from, by file."""
+        files = {"model": dict(self.model.state_dict())}
+        state = self.optimizer.state_dict()["state"]
+        files["optimizer"] = {
+            f"{index}.{name}": value
+            for index, values in state.items()
+            for name, value in values.items()
+            if isinstance(value, Tensor)
+        }
+        if self.average is not None:
+            files["average"] = self.average.tensors
+        return files
+
+    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any]) -> None:
+        """Takes over what `tensors` returned, and the scaler's state."""
+        self.model.load_state_dict(dict(tensors["model"]))
+        by_parameter: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors["optimizer"].items():
+            index, name = key.split(".", 1)
+            by_parameter.setdefault(int(index), {})[name] = value
+        optimizer = self.optimizer.state_dict()
+        self.optimizer.load_state_dict({**optimizer, "state": by_parameter})
+        for values in self.optimizer.state.values():  # keep the memory layout of the parameters
+            for name, value in values.items():
+                if isinstance(value, Tensor) and value.ndim == 4:
+                    values[name] = value.contiguous(memory_format=torch.channels_last)
+        if self.average is not None:
+            for name, value in tensors["average"].items():
+                self.average.tensors[name].copy_(value)
+        self.scaler.load_state_dict(state)
+
+
+def recompute_blocks(model: DeepLabV3Plus) -> None:
+    """Lets the backbone's blocks forget their insides and compute them again when needed.
+
+    The second computation leaves batch norm's running statistics alone.
+    """
+    for container in model.encoder.backbone.modules():
+        if isinstance(container, (nn.ModuleList, nn.Sequential)):
+            for block in container:
+                if any(True for _ in block.children()) and not isinstance(
+                    block, (nn.ModuleList, nn.Sequential)
+                ):
+                    contexts = partial(_contexts, block)
+                    block.forward = partial(
+                        recomputed, block.forward, use_reentrant=False, context_fn=contexts
+                    )
+
+
+def _contexts(block: nn.Module) -> tuple[Any, Any]:
+    return nullcontext(), statistics_untouched(block)

@@ -1,0 +1,122 @@
+"""Evaluation during training: the evaluator, shared by all processes, and what it leaves behind."""
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from atrous import metrics
+from atrous.classes import Color
+from atrous.data.dataset import Dataset, Sample
+from atrous.data.loader import TrainingLoader
+from atrous.data.order import Position, evaluation_order
+from atrous.evaluation.evaluator import Outcome, evaluate
+from atrous.images import atomic
+from atrous.training.batch_norm import recalibrate
+from atrous.training.learner import Learner
+from atrous.training.run_folder import RunFolder
+from atrous.visualize import overlay
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Share:
+    """Every n-th sample of a data set: what one process evaluates. None is repeated or lost."""
+
+    dataset: Dataset
+    indices: Sequence[int]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.dataset.classes
+
+    @property
+    def palette(self) -> tuple[Color, ...]:
+        """Their colours."""
+        return self.dataset.palette
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Names of these samples."""
+        return [self.dataset.names[index] for index in self.indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.dataset[self.indices[index]]
+
+    def fingerprint(self) -> str:
+        """Says which part this is: hashing the data anew at every evaluation would be slow."""
+        return f"{self.indices} of a validation set"
+
+
+def validate(
+    learner: Learner, data: Dataset, loader: TrainingLoader, run: RunFolder, position: Position
+) -> NDArray[np.int64]:
+    """Evaluates the network as it stands, on all processes together.
+
+    Args:
+        learner: Whose network; its batch norms are recalibrated first if its config says so.
+        data: What to evaluate on.
+        loader: Where batches for the recalibration come from.
+        run: Where sample predictions go.
+        position: Of the training stream, where those batches begin.
+
+    Returns:
+        The confusion matrix (K, K) of all pictures, the same in every process.
+    """
+    processes = learner.processes
+    indices = evaluation_order(len(data), rank=processes.rank, world_size=processes.world_size)
+    wanted = learner.config.samples if processes.leads else 0
+    counts = np.zeros((len(data.classes),) * 2, np.int64)
+
+    def keep(outcome: Outcome) -> None:
+        if outcome.position < wanted:
+            draw_sample(run, outcome, data.palette)
+
+    with learner.evaluated() as model:
+        if learner.config.recalibration:
+            batches = islice(loader.batches(position), learner.config.recalibration)
+            recalibrate(model, (b.images.to(processes.device) for b in batches))
+            model.eval()
+        if indices:
+            counts += evaluate(model, Share(data, indices), trimap=None, on_picture=keep).confusion
+    total = processes.sum(torch.from_numpy(counts).to(processes.device))
+    return total.cpu().numpy()
+
+
+def scores_of(counts: NDArray[np.int64], classes: Sequence[str]) -> dict[str, Any]:
+    """Returns mean IoU, pixel accuracy and the IoU of each class, in JSON's types."""
+    ious = metrics.class_iou(counts)
+    return {
+        "mean_iou": float(metrics.mean_iou(counts)),
+        "pixel_accuracy": float(metrics.pixel_accuracy(counts)),
+        "class_iou": {
+            name: None if np.isnan(value) else float(value)
+            for name, value in zip(classes, ious, strict=True)
+        },
+    }
+
+
+def draw_sample(run: RunFolder, outcome: Outcome, palette: Sequence[Color]) -> None:
+    """Draws samples/NAME.png: picture, truth and prediction side by side."""
+    image = Image.fromarray(outcome.image)
+    ignored = outcome.target >= len(palette)
+    truth = overlay(image, np.where(ignored, len(palette), outcome.target), palette)
+    found = overlay(image, outcome.labels, palette)
+    sheet = Image.new("RGB", (3 * image.width + 8, image.height), "white")
+    for index, part in enumerate((image, truth, found)):
+        sheet.paste(part, (index * (image.width + 4), 0))
+    name = re.sub(r"[^\w.-]", "_", outcome.name)[-100:]
+    with atomic(run.path / "samples" / f"{outcome.position}-{name}.png") as temporary:
+        sheet.save(temporary)

@@ -1,0 +1,197 @@
+import json
+import os
+import subprocess
+import sys
+
+import click
+import pytest
+from PIL import Image
+
+from atrous import __version__, cli
+from atrous.errors import AtrousError
+from atrous.weights import zoo
+from tests.fake_engine import BrightestChannel
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the command line in this process: exit code, standard output, standard error."""
+    monkeypatch.setattr("atrous.predict.open_engine", lambda _model, **_: BrightestChannel())
+
+    def run(*arguments):
+        code = 0
+        try:
+            cli.main([str(a) for a in arguments])
+        except SystemExit as error:
+            code = error.code or 0
+        captured = capsys.readouterr()
+        return int(code), captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def photo(tmp_path):
+    Image.new("RGB", (30, 20), "red").save(tmp_path / "photo.jpg")
+    return tmp_path / "photo.jpg"
+
+
+def test_predict_prints_a_table_and_writes_three_files(run, photo, tmp_path):
+    code, out, err = run("predict", photo, "--model", "m", "--out", tmp_path / "out")
+    assert (code, err) == (0, "")
+    assert "20 x 30" in out
+    assert "red 100.0 %" in out
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "photo.json",
+        "photo.labels.png",
+        "photo.overlay.jpg",
+    ]
+
+
+def test_json_is_a_line_per_picture_and_nothing_else(run, photo, tmp_path):
+    code, out, _ = run("predict", photo, photo, "--model", "m", "--out", tmp_path / "out", "--json")
+    records = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [sorted(r) for r in records] == [["areas", "input", "labels", "overlay", "size"]]
+    assert records[0]["areas"] == {"red": 1.0}
+
+
+def test_P01_some_failed_inputs_exit_3_and_the_others_are_done(run, photo, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    code, out, err = run(
+        "predict", broken, photo, tmp_path / "none.png", "--model", "m", "--out", tmp_path / "out"
+    )
+    assert code == 3
+    assert "broken.png: " in err
+    assert "none.png: no such file" in err
+    assert "Traceback" not in err
+    assert "1 of 3 done" in out
+
+
+def test_P08_missing_paths_exit_2(run, tmp_path):
+    code, _, err = run("predict", tmp_path / "none.png", "--model", "m")
+    assert code == 2
+    assert "none.png: no such file or folder" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "suggestion"),
+    [
+        (["predcit", "x"], "Did you mean 'predict'?"),
+        (["predict", "x", "--modle", "m"], "Did you mean '--model'?"),
+    ],
+)
+def test_P06_misspelt_commands_and_options_get_the_nearest(run, arguments, suggestion):
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert suggestion in err
+
+
+def test_errors_of_ours_exit_1_without_a_traceback(run, photo, monkeypatch):
+    monkeypatch.setattr("atrous.batch.find_pictures", lambda _paths: 1 / 0)
+    code, _, err = run("predict", photo, "--model", "m")
+    assert code == 1
+    assert "this is a bug in atrous" in err
+    assert "Traceback" not in err
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["predict", str(photo), "--model", "m", "--debug"])
+
+
+def test_user_errors_exit_with_their_code(run, photo, monkeypatch):
+    def fail(_model, **_):
+        raise AtrousError("E-X", "it broke", exit_code=5)
+
+    monkeypatch.setattr("atrous.predict.open_engine", fail)
+    code, _, err = run("predict", photo, "--model", "m")
+    assert (code, err) == (5, "error: it broke [E-X]\n")
+
+
+def test_models_prints_costs(run):
+    code, out, _ = run("models", "--size", 33, 33, "--json")
+    tables = json.loads(out)
+    assert code == 0
+    assert {row["backbone"] for row in tables["networks"]} >= {
+        "xception65",
+        "resnet101",
+        "mobilenet_v2",
+    }
+    code, out, _ = run("models", "--size", 33, 33)
+    assert "mobilenet_v2" in out
+    published = {row["name"]: row for row in tables["published"]}
+    assert set(published) == set(zoo.names())
+    assert "78.79% Cityscapes val, output stride 16; 80.42%" in out
+    assert {row["measured"] for row in tables["published"]} == {"not run"}
+
+
+def commands(group=cli.atrous, words=()):
+    """Yields the words of each command, groups searched, and the command."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from commands(command, (*words, name))
+        else:
+            yield " ".join((*words, name)), command
+
+
+@pytest.mark.parametrize("words", ["", "data", *(words for words, _ in commands())])
+def test_help_shows_what_the_command_does(run, words):
+    code, out, _ = run(*words.split(), "--help")
+    assert code == 0
+    assert "Usage: atrous" in out
+    assert ("Examples:" in out) == (words not in ("", "data"))
+
+
+# Options are a promise: adding one is a decision that shows here.
+OPTIONS = """
+convert: atrous-rates classes head json map multi-grid out output-stride overwrite sha256
+data check: allow-unlabelled force json out since split strict workers
+data show: augment count crop-size out seed split
+evaluate: classes compare data flip json output-stride pad-to report scales split trimap window
+export: budget calibration int8 json out size
+models: classes json size
+predict: json model out overwrite threads
+submit: flip json names out output-stride pad-to scales to window
+train: accumulation atrous-rates average-decay backbone base-lr batch batch-norm
+    batch-norm-momentum batch-size bias-multiplier cache-megabytes class-weights clip-norm
+    compile crop-size data decoder decoder-channels depth-multiplier deterministic device
+    dry-run evaluate-every extend flip focal-gamma gradient-checkpointing head-multiplier keep
+    losses mining-steps momentum multi-grid ohem-threshold optimizer out output-stride override
+    photometric power precision recalibration resume rotation samples save-every scale-range
+    scale-step schedule seed separable slow-start-lr slow-start-steps steps timeout top-k
+    train-split val-split weight-decay weights workers
+"""
+
+
+def test_the_set_of_options_is_pinned():
+    found = {
+        words: sorted(o[2:] for p in command.params for o in p.opts if o.startswith("--"))
+        for words, command in commands()
+    }
+    pinned = (line.split(":") for line in OPTIONS.replace("\n    ", " ").strip().splitlines())
+    assert found == {name: words.split() for name, words in pinned}
+
+
+def atrous(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "atrous.cli", *map(str, arguments)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        timeout=120,
+    )
+
+
+def test_version_and_P09_a_terminal_without_utf8():
+    result = atrous("--version", LANG="C", LC_ALL="C", PYTHONUTF8="0")
+    assert result.stdout.decode().split() == ["atrous,", "version", __version__]
+    result = atrous("predict", "naïve.jpg", "--model", "m", LC_ALL="C", PYTHONIOENCODING="ascii")
+    assert result.returncode == 2
+    assert b"Traceback" not in result.stderr
+
+
+def test_P09_a_closed_pipe_is_no_traceback():
+    command = f"{sys.executable} -m atrous.cli --help | true"
+    result = subprocess.run(command, shell=True, capture_output=True, timeout=120)
+    assert b"Traceback" not in result.stderr
+    assert b"Exception" not in result.stderr

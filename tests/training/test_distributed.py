@@ -1,0 +1,150 @@
+"""Two processes on the CPU (gloo) against one."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from atrous.checkpoint import load_newest
+from atrous.config import from_json, to_json
+from atrous.errors import AtrousError
+from atrous.training.distributed import Processes, joined
+from atrous.training.learner import Learner
+from atrous.training.run_folder import RunFolder
+from atrous.training.starting import augmentation, create_network
+from atrous.training.validation import validate
+from tests.tiny import tiny, tiny_data
+
+CONFIG = tiny(batch_norm="sync", steps=4)
+
+
+def run(processes: Processes, out: Path) -> dict[str, object]:
+    """Trains four updates in float64 without dropout, and evaluates three pictures."""
+    from atrous.data.loader import TrainingLoader
+
+    torch.manual_seed(0)
+    train_data, val_data = tiny_data()
+    network = create_network(CONFIG, train_data).double()
+    network.encoder.aspp.dropout.p = 0.0
+    learner = Learner(network, CONFIG, processes)
+    loader = TrainingLoader(
+        train_data, augmentation(CONFIG), CONFIG.batch_size, CONFIG.seed,
+        rank=processes.rank, world_size=processes.world_size,
+    )  # fmt: skip
+    losses = []
+    for step, batch in zip(range(CONFIG.steps), loader.batches(), strict=False):
+        targets = batch.targets.clone()
+        targets[0, : 10 * (1 + processes.rank)] = 255  # ranks with other numbers of labels
+        if processes.world_size == 1:  # what the second rank does to its first sample
+            targets[2, :20] = 255
+        losses.append(learner.update(batch.images, targets, step).loss)
+    network.float()
+    counts = validate(learner, val_data, loader, RunFolder(out), batch.position)
+    return {"losses": losses, "pixels": int(counts.sum()), "correct": int(counts.trace())}
+
+
+def _two(module: str, *arguments: str) -> list[subprocess.Popen[str]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = {
+        **os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }  # fmt: skip
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            cwd=Path(__file__).parents[2],
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+
+
+def test_T16_two_processes_are_one(tmp_path: Path) -> None:
+    """The same losses at equal global batch to 1e-6, and every picture evaluated exactly once."""
+    pair = _two("tests.training.test_distributed", str(tmp_path))
+    alone = run(Processes(0, 1, torch.device("cpu")), tmp_path)
+    for rank, process in enumerate(pair):
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+        result = json.loads((tmp_path / f"rank-{rank}.json").read_text())
+        assert result["losses"] == pytest.approx(alone["losses"], rel=1e-6, abs=1e-6)
+        assert result["pixels"] == alone["pixels"]
+        assert result["correct"] == pytest.approx(alone["correct"], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_T14_when_one_process_is_killed_the_other_leaves(tmp_path: Path) -> None:
+    config = tiny(steps=100_000, timeout=20.0, evaluate_every=0)
+    pair = _two("tests.training.test_distributed", str(tmp_path), to_json(config))
+    last = tmp_path / "run" / "checkpoints" / "step-00000004"
+    while not last.exists():
+        assert all(process.poll() is None for process in pair)
+        time.sleep(0.1)
+    pair[1].kill()
+    pair[1].communicate()
+    output, _ = pair[0].communicate(timeout=120)
+    assert pair[0].returncode not in (0, -signal.SIGKILL), output
+    assert "E-PROCESS-LOST" in output
+    assert "rank-1 step" in output
+    assert load_newest(tmp_path / "run" / "checkpoints") is not None
+
+
+@pytest.mark.slow
+def test_T07_resume_on_another_number_of_processes_keeps_the_batches(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from atrous.training.loop import train
+
+    config = tiny(batch_norm="sync", steps=2, evaluate_every=0)
+    for process in _two("tests.training.test_distributed", str(tmp_path), to_json(config)):
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+    more = replace(config, steps=4)
+    result = train(more, tmp_path / "run", data=tiny_data(), resume=True, extend=True)
+    assert result.step == 4
+    assert "1 processes instead of 2" in caplog.text
+
+
+def test_a_device_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("needs a machine without a GPU")
+    with (
+        pytest.raises(AtrousError, match="no CUDA device"),
+        joined("cuda", 10.0, tmp_path),
+    ):
+        pass
+
+
+def _main() -> None:
+    torch.set_num_threads(1)
+    out = Path(sys.argv[1])
+    if len(sys.argv) > 2:
+        start_in_process(out, sys.argv[2])
+        return
+    with joined("cpu", 60.0, out) as processes:
+        result = run(processes, out)
+    (out / f"rank-{processes.rank}.json").write_text(json.dumps(result))
+
+
+def start_in_process(out: Path, config_json: str) -> None:
+    """Trains as the command line would."""
+    from atrous.training.loop import train
+
+    train(from_json(config_json), out / "run", data=tiny_data())
+
+
+if __name__ == "__main__":
+    _main()

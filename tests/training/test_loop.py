@@ -1,0 +1,518 @@
+import json
+import logging
+import os
+import shutil
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from atrous import checkpoint
+from atrous.checkpoint import load_newest
+from atrous.config import to_json
+from atrous.data.dataset import Dataset, Sample
+from atrous.errors import AtrousError, ExitCode
+from atrous.training import loop as training
+from atrous.training.batch_norm import batch_norms, recalibrate
+from atrous.training.distributed import Processes
+from atrous.training.guard import check_learning_rate, check_predictions
+from atrous.training.learner import Learner
+from atrous.training.loop import train
+from atrous.training.progress import Progress
+from atrous.training.run_folder import opened
+from atrous.training.starting import create_network
+from tests.tiny import start, tiny, tiny_data
+
+ALONE = Processes(0, 1, torch.device("cpu"))
+
+
+class KilledError(Exception):
+    """Ends a run as a kill would: nothing is saved."""
+
+
+def _stop_after(step: int) -> Any:
+    def on_progress(progress: Progress) -> None:
+        if progress.step == step:
+            raise KilledError
+
+    return on_progress
+
+
+def _fingerprint(out: Path) -> dict[str, Any]:
+    """Returns all that must be bit-equal between a run and its interrupted twin."""
+    snapshot = load_newest(out / "checkpoints")
+    assert snapshot is not None
+    tensors = {
+        f"{file}/{name}": value.numpy().tobytes()
+        for file, values in snapshot.tensors.items()
+        for name, value in values.items()
+    }
+    return {
+        **tensors,
+        "state": snapshot.state,
+        "step": snapshot.step,
+        "metrics": (out / "metrics.csv").read_bytes(),
+        "best": (out / "best.safetensors").read_bytes(),
+    }
+
+
+@pytest.fixture(autouse=True)
+def _without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plots take longer than these runs; the run of `finished` has them."""
+    for name in ("draw_curves", "draw_confusion"):
+        monkeypatch.setattr(training, name, lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of six updates that nothing interrupted."""
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    train(tiny(average_decay=0.9), out, data=tiny_data())
+    return out
+
+
+@pytest.mark.parametrize("killed_after", [1, 5])
+def test_T01_killed_run_goes_on_bit_for_bit(
+    tmp_path: Path, finished: Path, killed_after: int
+) -> None:
+    config = tiny(average_decay=0.9)
+    with pytest.raises(KilledError):
+        train(config, tmp_path / "run", data=tiny_data(), on_progress=_stop_after(killed_after))
+    torch.manual_seed(99)  # whatever happened to the process in between
+    train(config, tmp_path / "run", data=tiny_data(), resume=True)
+    assert _fingerprint(tmp_path / "run") == _fingerprint(finished)
+
+
+def test_the_number_of_workers_changes_nothing(tmp_path: Path, finished: Path) -> None:
+    config = tiny(average_decay=0.9)
+    with pytest.raises(KilledError):
+        train(config, tmp_path / "run", data=tiny_data(), on_progress=_stop_after(3))
+    train(replace(config, workers=1), tmp_path / "run", data=tiny_data(), resume=True)
+    assert _fingerprint(tmp_path / "run") == _fingerprint(finished)
+
+
+def test_run_folder_holds_what_is_promised(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert names >= {
+        "config.json", "environment.json", "metrics.csv", "curves.png", "confusion.png", "samples",
+        "checkpoints", "best.safetensors", "model_card.md", "log.txt",
+    }  # fmt: skip
+    header, *rows = (finished / "metrics.csv").read_text().splitlines()
+    assert header == "step,epoch,loss,mean_iou,pixel_accuracy"
+    assert [row.split(",")[0] for row in rows] == ["3", "6"]
+    assert len(list((finished / "samples").iterdir())) == 1
+    assert "| balloon |" in (finished / "model_card.md").read_text()
+
+
+def test_timing_is_written_every_ten_updates(tmp_path: Path) -> None:
+    config = tiny(steps=10, evaluate_every=0, save_every=100)
+    seen: list[Progress] = []
+    train(config, tmp_path / "run", data=tiny_data(), on_progress=seen.append)
+    header, row = (tmp_path / "run" / "timing.csv").read_text().splitlines()
+    assert header.startswith("step,seconds")
+    assert row.startswith("10,")
+    assert [progress.step for progress in seen] == list(range(1, 11))
+
+
+def test_finished_run_has_nothing_left_to_do(tmp_path: Path, finished: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    before = _fingerprint(finished)
+    result = train(tiny(average_decay=0.9), tmp_path / "run", data=tiny_data(), resume=True)
+    assert result.step == 6
+    assert _fingerprint(tmp_path / "run") == before
+
+
+def test_T08_a_changed_config_is_shown_and_refused(tmp_path: Path, finished: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    changed = tiny(average_decay=0.9, base_lr=0.1)
+    with pytest.raises(AtrousError, match=r"base_lr: 0\.05 -> 0\.1"):
+        train(changed, tmp_path / "run", data=tiny_data(), resume=True)
+    train(changed, tmp_path / "run", data=tiny_data(), resume=True, override=True)
+
+
+def test_T21_more_steps_for_a_finished_run_need_extend(tmp_path: Path, finished: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    longer = tiny(average_decay=0.9, steps=7)
+    with pytest.raises(AtrousError, match="finished"):
+        train(longer, tmp_path / "run", data=tiny_data(), resume=True)
+    result = train(longer, tmp_path / "run", data=tiny_data(), resume=True, extend=True)
+    assert result.step == 7
+
+
+def test_T05_resume_falls_back_to_the_older_checkpoint(tmp_path: Path, finished: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "step-00000006" / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+    train(tiny(average_decay=0.9), tmp_path / "run", data=tiny_data(), resume=True)
+    assert _fingerprint(tmp_path / "run") == _fingerprint(finished)
+
+
+def test_T17_a_folder_with_a_run_is_not_mixed_with_another(finished: Path) -> None:
+    with pytest.raises(AtrousError, match="holds a run already"):
+        train(tiny(), finished, data=tiny_data())
+
+
+def test_T17_two_runs_cannot_share_a_folder(tmp_path: Path) -> None:
+    with (
+        opened(tmp_path, leads=True, resume=False),
+        pytest.raises(AtrousError, match="another run"),
+        opened(tmp_path, leads=True, resume=True),
+    ):
+        pass
+
+
+def test_T18_an_unwritable_folder_is_found_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(AtrousError, match="cannot be written"):
+        train(tiny(), tmp_path / "file" / "run", data=tiny_data())
+
+
+class _Broken:
+    """Scenes of which the validation pictures cannot be read."""
+
+    def __init__(self, data: Dataset) -> None:
+        self._data = data
+        self.classes, self.palette, self.names = data.classes, data.palette, data.names
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, index: int) -> Sample:
+        raise AtrousError("E-IMAGE-BROKEN", "the picture cannot be decoded", where="x.jpg")
+
+    def fingerprint(self) -> str:
+        return "broken"
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_T18_data_that_cannot_be_read_is_found_before_the_first_update(
+    tmp_path: Path, which: int
+) -> None:
+    data = list(tiny_data())
+    data[which] = _Broken(data[which])
+    updates: list[Progress] = []
+    with pytest.raises(AtrousError, match=r"x\.jpg"):
+        train(tiny(), tmp_path / "run", data=(data[0], data[1]), on_progress=updates.append)
+    assert updates == []
+
+
+def test_D22_changed_data_is_said_aloud(
+    tmp_path: Path, finished: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    train(tiny(average_decay=0.9), tmp_path / "run", data=tiny_data(11), resume=True)
+    assert "the data changed since the checkpoint: train" in caplog.text
+
+
+def test_T03_training_goes_on_when_the_disk_is_full_and_stops_the_third_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    steps: list[int] = []
+
+    def on_progress(progress: Progress) -> None:
+        steps.append(progress.step)
+        if progress.step == 1:  # the disk fills up after the run has begun
+            monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+
+    config = tiny(steps=20, save_every=1, evaluate_every=0)
+    with pytest.raises(AtrousError, match="MB needed") as caught:
+        train(config, tmp_path / "run", data=tiny_data(), on_progress=on_progress)
+    assert caught.value.exit_code == ExitCode.RESOURCES
+    assert steps == [1, 2, 3]
+    assert "NOT SAVED (2 of 3" in caplog.text
+    snapshot = load_newest(tmp_path / "run" / "checkpoints")
+    assert snapshot is not None
+    assert snapshot.step == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_T06_a_signal_saves_and_exits_with_its_code(
+    tmp_path: Path, number: signal.Signals, code: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    def on_progress(progress: Progress) -> None:
+        if progress.step == 1:
+            os.kill(os.getpid(), number)
+
+    config = tiny(save_every=100, evaluate_every=0)
+    with pytest.raises(SystemExit) as caught:
+        train(config, tmp_path / "run", data=tiny_data(), on_progress=on_progress)
+    assert caught.value.code == code
+    assert f"atrous train --resume {tmp_path / 'run'}" in caplog.text
+    snapshot = load_newest(tmp_path / "run" / "checkpoints")
+    assert snapshot is not None
+    assert snapshot.step == 1
+
+
+@pytest.mark.slow
+def test_T06_a_second_signal_stops_at_once(tmp_path: Path) -> None:
+    process = start(to_json(tiny(steps=100_000)), tmp_path / "run")
+    while not (tmp_path / "run" / "checkpoints" / "last").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode in (-signal.SIGTERM, 143)
+
+
+def _poison(learner_update: Any, bad_steps: set[int]) -> Any:
+    def update(self: Learner, images: torch.Tensor, targets: torch.Tensor, step: int) -> Any:
+        if step in bad_steps:
+            images = images.float()
+            images[0, 0, 0, 0] = float("nan")
+        return learner_update(self, images, targets, step)
+
+    return update
+
+
+def test_T09_a_nan_never_reaches_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Learner, "update", _poison(Learner.update, {2}))
+    result = train(tiny(), tmp_path / "run", data=tiny_data())
+    assert result.step == 6
+    snapshot = load_newest(tmp_path / "run" / "checkpoints")
+    assert snapshot is not None
+    for values in snapshot.tensors.values():
+        assert all(bool(value.isfinite().all()) for value in values.values())
+    kept = tmp_path / "run" / "debug" / "nan_step_2"
+    assert {path.name for path in kept.iterdir()} == {"inputs.safetensors", "about.json"}
+    assert len(json.loads((kept / "about.json").read_text())["samples"]) == 4
+    assert "update skipped, weights as before" in caplog.text
+
+
+def test_T09_a_skipped_update_leaves_everything_as_it_was() -> None:
+    torch.manual_seed(0)
+    data, _ = tiny_data()
+    learner = Learner(create_network(tiny(), data), tiny(), ALONE)
+    images, targets = _batch(data)
+    learner.update(images, targets, 0)
+    before = {k: {n: v.clone() for n, v in f.items()} for k, f in learner.tensors().items()}
+    bad = images.float()
+    bad[0, 0, 0, 0] = float("inf")
+    assert not learner.update(bad, targets, 1).applied
+    after = learner.tensors()
+    for file, values in before.items():
+        assert all(torch.equal(value, after[file][name]) for name, value in values.items())
+
+
+def test_T09_the_third_nan_in_a_row_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Learner, "update", _poison(Learner.update, {2, 3, 4}))
+    with pytest.raises(AtrousError, match="3 updates in a row") as caught:
+        train(tiny(), tmp_path / "run", data=tiny_data())
+    assert caught.value.exit_code == ExitCode.DATA
+
+
+def _batch(data: Dataset, n: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    images = torch.stack([torch.from_numpy(data[i].image).permute(2, 0, 1) for i in range(n)])
+    return images, torch.stack([torch.from_numpy(data[i].target) for i in range(n)])
+
+
+def test_D11_an_all_ignored_batch_changes_no_weight_but_by_decay(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    torch.manual_seed(0)
+    data, _ = tiny_data()
+    config = tiny(weight_decay=0.0)
+    learner = Learner(create_network(config, data), config, ALONE)
+    before = [p.clone() for p in learner.model.parameters()]
+    images, targets = _batch(data)
+    update = learner.update(images, torch.full_like(targets, 255), 0)
+    assert update.applied
+    assert update.loss == 0
+    assert update.gradient_norm == 0
+    assert all(map(torch.equal, before, learner.model.parameters()))
+
+
+def test_accumulated_gradient_is_that_of_the_whole_batch() -> None:
+    """With frozen batch norm and no dropout the parts do not know of each other."""
+    data, _ = tiny_data()
+    images, targets = _batch(data)
+    targets[0, :20] = 255  # parts with different numbers of labelled pixels
+    weights = []
+    for accumulation in (1, 2, 4):
+        torch.manual_seed(0)
+        config = tiny(accumulation=accumulation, batch_norm="frozen")
+        network = create_network(config, data).double()
+        network.encoder.aspp.dropout.p = 0.0
+        recalibrate(network, [images])  # else activations and gradients vanish
+        learner = Learner(network, config, ALONE)
+        assert learner.update(images, targets, 0).gradient_norm > 0.1
+        weights.append(torch.cat([p.detach().flatten() for p in network.parameters()]))
+    torch.testing.assert_close(weights[1], weights[0], rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(weights[2], weights[0], rtol=1e-10, atol=1e-12)
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory() -> None:
+    data, _ = tiny_data()
+    images, targets = _batch(data)
+    states = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        config = tiny(gradient_checkpointing=checkpointing)
+        learner = Learner(create_network(config, data), config, ALONE)
+        for step in range(2):
+            torch.manual_seed(step)
+            learner.update(images, targets, step)
+        states.append(learner.model.state_dict())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_trains(precision: str) -> None:
+    torch.manual_seed(0)
+    data, _ = tiny_data()
+    config = tiny(precision=precision, base_lr=0.02)
+    learner = Learner(create_network(config, data), config, ALONE)
+    images, targets = _batch(data)
+    updates = [learner.update(images, targets, step % 6) for step in range(12)]
+    assert updates[-1].loss < updates[0].loss
+    assert next(learner.model.parameters()).dtype == torch.float32
+
+
+def test_clipping_bounds_the_update() -> None:
+    torch.manual_seed(0)
+    data, _ = tiny_data()
+    config = tiny(clip_norm=1e-3, momentum=0.0, weight_decay=0.0, bias_multiplier=1.0)
+    learner = Learner(create_network(config, data), config, ALONE)
+    before = torch.cat([p.detach().flatten() for p in learner.model.parameters()])
+    update = learner.update(*_batch(data), 0)
+    after = torch.cat([p.detach().flatten() for p in learner.model.parameters()])
+    assert update.gradient_norm > 1e-3
+    assert (after - before).norm().item() == pytest.approx(1e-3 * update.lr, rel=0.01)
+
+
+@pytest.mark.parametrize("loss", ["focal", "ohem", "dice", "lovasz", "0.5*cross_entropy,dice"])
+def test_every_loss_trains(loss: str) -> None:
+    torch.manual_seed(0)
+    data, _ = tiny_data()
+    config = tiny(losses=loss)
+    learner = Learner(create_network(config, data), config, ALONE)
+    images, targets = _batch(data)
+    values = [learner.update(images, targets, 0).loss for _ in range(6)]
+    assert values[-1] < values[0]
+
+
+def test_class_weights_must_match_the_classes() -> None:
+    data, _ = tiny_data()
+    config = tiny(class_weights=(1.0, 2.0))
+    with pytest.raises(AtrousError, match="2 class_weights for 7 classes"):
+        Learner(create_network(config, data), config, ALONE)
+
+
+def test_frozen_batch_norm_keeps_its_statistics_and_learns_its_scale() -> None:
+    data, _ = tiny_data()
+    config = tiny(batch_norm="frozen")
+    network = create_network(config, data)
+    recalibrate(network, [_batch(data)[0]])  # else activations and gradients vanish
+    learner = Learner(network, config, ALONE)
+    before = {
+        path: (m.running_mean.clone(), m.weight.clone()) for path, m in batch_norms(learner.model)
+    }
+    learner.update(*_batch(data), 0)
+    assert all(
+        torch.equal(before[path][0], m.running_mean) for path, m in batch_norms(learner.model)
+    )
+    assert any(not torch.equal(before[path][1], m.weight) for path, m in batch_norms(learner.model))
+
+
+def test_T12_a_batch_of_one_trains(tmp_path: Path) -> None:
+    result = train(tiny(batch_size=1, steps=2), tmp_path / "run", data=tiny_data())
+    assert np.isfinite(result.scores["mean_iou"])
+
+
+def test_T20_evaluation_and_training_mode_agree_after_a_short_run() -> None:
+    """With the paper's momentum .0003 a short run would be evaluated on its initial statistics."""
+    torch.manual_seed(0)
+    data, _ = tiny_data()
+    images, targets = _batch(data, 8)
+    gaps = {}
+    for momentum, recalibrated in ((None, False), (0.1, False), (None, True)):
+        torch.manual_seed(0)
+        config = tiny(batch_norm_momentum=momentum, steps=60, base_lr=0.02, batch_size=8)
+        learner = Learner(create_network(config, data), config, ALONE)
+        learner.model.encoder.aspp.dropout.p = 0.0
+        losses = [learner.update(images, targets, step).loss for step in range(60)]
+        if recalibrated:
+            recalibrate(learner.model, [images])
+        with torch.no_grad(), learner.evaluated() as model:
+            logits = model(images)
+            labelled = learner.processes.sum((targets != 255).sum())
+            loss = learner.loss(logits, targets.long(), 0, labelled).item()
+        gaps[momentum, recalibrated] = abs(loss - losses[-1])
+    assert gaps[0.1, False] < 0.3 * gaps[None, False]
+    assert gaps[None, True] < 0.3 * gaps[None, False]
+
+
+@pytest.mark.slow
+def test_overfits_two_pictures() -> None:
+    torch.manual_seed(0)
+    from atrous.metrics import confusion_matrix, mean_iou
+
+    data, _ = tiny_data()
+    config = tiny(steps=150, base_lr=0.1, weight_decay=0.0, depth_multiplier=0.5)
+    learner = Learner(create_network(config, data), config, ALONE)
+    learner.model.encoder.aspp.dropout.p = 0.0
+    images, targets = _batch(data, 2)
+    for step in range(150):
+        learner.update(images, targets, step)
+    recalibrate(learner.model, [images])
+    with torch.no_grad(), learner.evaluated() as model:
+        labels = model(images).argmax(1)
+    assert mean_iou(confusion_matrix(targets.numpy(), labels.numpy().astype(np.uint8), 7)) > 0.99
+
+
+def test_predicting_one_class_is_said_aloud(caplog: pytest.LogCaptureFixture) -> None:
+    data, _ = tiny_data()
+    learner = Learner(create_network(tiny(), data), tiny(), ALONE)
+    counts = np.zeros((7, 7), np.int64)
+    counts[:, 2] = 10
+    check_predictions(counts, data.classes, learner)
+    assert "the model predicts one class: land for 100.0 % of the pixels" in caplog.text
+    caplog.clear()
+    check_predictions(10 * np.eye(7, dtype=np.int64), data.classes, learner)
+    assert caplog.text == ""
+
+
+def test_a_strange_learning_rate_is_said_aloud(caplog: pytest.LogCaptureFixture) -> None:
+    data, _ = tiny_data()
+    config = tiny(base_lr=1e-9)
+    check_learning_rate(Learner(create_network(config, data), config, ALONE))
+    assert "base_lr 1e-09 is outside" in caplog.text
+
+
+def test_T11_out_of_memory_gives_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def update(*_: object) -> None:
+        message = (
+            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8589934592 bytes."
+        )
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(Learner, "update", update)
+    with pytest.raises(AtrousError, match="asking for 8192 MB with 4 pictures") as caught:
+        train(tiny(), tmp_path / "run", data=tiny_data())
+    assert caught.value.exit_code == ExitCode.RESOURCES
+    assert "--accumulation 2" in caught.value.fix
+
+
+def test_logging_is_left_as_it_was(tmp_path: Path) -> None:
+    package = logging.getLogger("atrous")
+    before = (package.level, list(package.handlers))
+    train(tiny(steps=1), tmp_path / "run", data=tiny_data())
+    assert (package.level, list(package.handlers)) == before
+
+
+def test_checkpoints_hold_no_more_than_asked(finished: Path) -> None:
+    names = sorted(path.name for path in (finished / "checkpoints").iterdir())
+    assert names == ["last", "step-00000004", "step-00000006"]
+    assert checkpoint.FORMAT == 1
