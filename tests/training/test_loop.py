@@ -399,7 +399,7 @@ def test_every_loss_trains(loss: str) -> None:
     config = tiny(losses=loss)
     learner = Learner(create_network(config, data), config, ALONE)
     images, targets = _batch(data)
-    values = [learner.update(images, targets, 0).loss for _ in range(6)]
+    values = [learner.update(images, targets, 0).loss for _ in range(16)]
     assert values[-1] < values[0]
 
 
@@ -442,16 +442,21 @@ def test_T20_evaluation_and_training_mode_agree_after_a_short_run() -> None:
         config = tiny(batch_norm_momentum=momentum, steps=60, base_lr=0.02, batch_size=8)
         learner = Learner(create_network(config, data), config, ALONE)
         learner.model.encoder.aspp.dropout.p = 0.0
-        losses = [learner.update(images, targets, step).loss for step in range(60)]
+        for step in range(60):
+            learner.update(images, targets, step)
         if recalibrated:
             recalibrate(learner.model, [images])
-        with torch.no_grad(), learner.evaluated() as model:
-            logits = model(images)
-            labelled = learner.processes.sum((targets != 255).sum())
-            loss = learner.loss(logits, targets.long(), 0, labelled).item()
-        gaps[momentum, recalibrated] = abs(loss - losses[-1])
-    assert gaps[0.1, False] < 0.3 * gaps[None, False]
-    assert gaps[None, True] < 0.3 * gaps[None, False]
+        labelled = learner.processes.sum((targets != 255).sum())
+
+        def loss_of(model, learner=learner, labelled=labelled):
+            return learner.loss(model(images), targets.long(), 0, labelled).item()
+
+        with torch.no_grad():
+            with learner.evaluated() as model:
+                evaluated = loss_of(model)
+            gaps[momentum, recalibrated] = abs(evaluated - loss_of(learner.model.train()))
+    assert gaps[0.1, False] < 0.5 * gaps[None, False]  # a running mean still lags behind
+    assert gaps[None, True] < 0.15 * gaps[None, False]
 
 
 @pytest.mark.slow
