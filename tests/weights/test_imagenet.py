@@ -6,11 +6,11 @@ import torchvision
 from ai_edge_litert.interpreter import Interpreter
 from safetensors.torch import save_file
 
-from atrous.training.batch_norm import restore_folded, statistics_untouched
 from atrous.build import create_model
 from atrous.encoder.mobilenet_v2 import MobileNetV2
 from atrous.errors import AtrousError
 from atrous.images import read_image
+from atrous.training.batch_norm import restore_folded, statistics_untouched
 from atrous.weights import imagenet, tf_names, tflite
 from tests.networks import random_network
 from tests.weights.tensorflow_files import write_checkpoint
