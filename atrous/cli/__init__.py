@@ -9,7 +9,7 @@ from importlib import import_module
 import click
 
 from atrous import __version__
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, ExitCode, missing_extra
 
 COMMANDS = ("predict", "models", "convert", "export", "data", "train", "evaluate", "submit")
 
@@ -77,6 +77,8 @@ def _report(error: Exception) -> int:
     if isinstance(error, BrokenPipeError):  # the reader of our output left: not our failure
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  # or Python complains at exit
         return 141
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] != "atrous":
+        error = missing_extra("this command", error)
     if isinstance(error, AtrousError):
         click.echo(f"error: {error}", err=True)
         return error.exit_code

@@ -182,6 +182,17 @@ def atrous(*arguments, **environment):
     )
 
 
+@pytest.mark.parametrize("words", ["train scenes --out run", "models", "evaluate m --data d"])
+def test_P07_commands_of_the_training_half_name_what_to_install(words):
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        f"from atrous.cli import main; main({words.split()!r})"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
+    assert result.returncode == 2
+    assert b"pip install 'atrous[train]'" in result.stderr
+
+
 def test_version_and_P09_a_terminal_without_utf8():
     result = atrous("--version", LANG="C", LC_ALL="C", PYTHONUTF8="0")
     assert result.stdout.decode().split() == ["atrous,", "version", __version__]

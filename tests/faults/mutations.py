@@ -12,6 +12,7 @@ import argparse
 import io
 import json
 import multiprocessing
+import platform
 import signal
 import sys
 import time
@@ -24,6 +25,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
+import PIL
 from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
@@ -267,7 +269,10 @@ def main() -> None:
     arguments = parser.parse_args()
     started = time.monotonic()
     outcomes = run(arguments.count, first_seed=arguments.seed, workers=arguments.workers)
-    result = summary(outcomes) | {"seconds": round(time.monotonic() - started, 1)}
+    result = summary(outcomes) | {
+        "seconds": round(time.monotonic() - started, 1),
+        "versions": {"python": platform.python_version(), "pillow": PIL.__version__},
+    }
     json.dump(result, sys.stdout, indent=1)
     sys.exit(bool(result["bad"]))
 
