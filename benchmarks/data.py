@@ -39,6 +39,7 @@ from atrous.classes import VOC
 from atrous.data.dataset import FileDataset, Item, Target
 from atrous.data.loader import Batch, TrainingLoader
 from atrous.data.order import Draw, training_order
+from atrous.data.resize import Window, resized_image
 from atrous.data.transforms import Augmentation, choose_window, sample_generator
 
 BATCH_SIZE = 16
@@ -145,6 +146,29 @@ def seconds(start: Callable[[], Iterator[object]]) -> float:
     return time.perf_counter() - began
 
 
+def resize_milliseconds(repeats: int = 15) -> dict[str, dict[str, float]]:
+    """The middle crop of a picture at twice its size: only what it needs, and all of it."""
+    torch.set_num_threads(1)
+    result = {}
+    for (height, width), crop in (((375, 500), 513), ((1024, 2048), 769)):
+        image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        size = (2 * height, 2 * width)
+        top, left = (size[0] - crop) // 2, (size[1] - crop) // 2
+        times: dict[str, list[float]] = {"window": [], "whole": []}
+        for _ in range(repeats):
+            for name, window in (
+                ("window", Window(size, top, left, crop, crop)),
+                ("whole", Window(size, 0, 0, *size)),
+            ):
+                began = time.perf_counter()
+                resized_image(image, window)
+                times[name].append(time.perf_counter() - began)
+        result[f"{height}x{width}, crop {crop}"] = {
+            name: round(1000 * statistics.median(values), 2) for name, values in times.items()
+        }
+    return result
+
+
 def cpu_model() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     found = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -205,6 +229,7 @@ def main() -> None:
             }
             for name, t in times.items()
         },
+        "resize_milliseconds": resize_milliseconds(),
         "median_of_ratios": {
             f"{ours} / {plain}": round(
                 statistics.median(p / o for p, o in zip(times[plain], times[ours], strict=True)), 2
