@@ -23,6 +23,8 @@ class TrainConfig:
         val_split: Split to evaluate on.
         weights: What to start from: a model file, a built-in name or a run folder; ``imagenet``
             for the backbone's published ImageNet weights; None for random weights.
+        graft: Take of `weights` what fits a network of this config's shape, and start the rest
+            anew, instead of going on with the network as it is.
         backbone: As `atrous.create_model`, like the next fields.
         output_stride: In training; a trained model can be evaluated at any other.
         atrous_rates: Rates of ASPP at this stride; None: (6, 12, 18) at 16, in proportion.
@@ -86,6 +88,7 @@ class TrainConfig:
     train_split: str = "train"
     val_split: str = "val"
     weights: str | None = None
+    graft: bool = False
     backbone: str = "xception65"
     output_stride: int = 16
     atrous_rates: tuple[int, ...] | None = None

@@ -71,7 +71,7 @@ evaluation.multiscale
 evaluation.evaluator
 evaluation.gallery evaluation.charts evaluation.submission
 evaluation.report
-loss optim checkpoint training.randomness training.distributed
+loss optim checkpoint training.allocation training.randomness training.distributed
 training.learner
 training.guard training.interruption training.run_folder training.starting
 training.progress training.planning training.validation

@@ -17,6 +17,7 @@ from atrous.data.loader import TrainingLoader
 from atrous.data.order import START, Position
 from atrous.errors import AtrousError
 from atrous.training import randomness
+from atrous.training.allocation import keep_freed_memory
 from atrous.training.batch_norm import restore_folded
 from atrous.training.distributed import beat, joined
 from atrous.training.guard import Guard, check_learning_rate, check_predictions
@@ -105,6 +106,7 @@ def train(
         SystemExit: Stopped by a signal, after a checkpoint: 130 for SIGINT, 143 for SIGTERM.
     """
     out = Path(out)
+    keep_freed_memory()
     resume = resume or (_restarted_by_torchrun() and (out / "config.json").exists())
     with (
         joined(config.device, config.timeout, out / "heartbeats") as processes,

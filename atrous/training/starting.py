@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from atrous.build import create_model
 from atrous.classes import ClassTable
@@ -12,8 +13,8 @@ from atrous.data.procedural import scenes
 from atrous.data.transforms import Augmentation
 from atrous.errors import AtrousError, ExitCode
 from atrous.loading import load
-from atrous.model import DeepLabV3Plus
-from atrous.surgery import change_classes
+from atrous.model import Architecture, DeepLabV3Plus
+from atrous.surgery import change_classes, graft
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +62,8 @@ def augmentation(config: TrainConfig) -> Augmentation:
 def create_network(config: TrainConfig, data: Dataset) -> DeepLabV3Plus:
     """Builds the network of a run, for the classes of its data.
 
-    With `config.weights` a whole model, that is taken as it is, at the config's output stride; its
-    classifier keeps the classes the data has too, by name.
+    With `config.weights` a whole model, that is taken as it is, at the config's output stride, or
+    what fits of it with `config.graft`; its classifier keeps the classes the data has too, by name.
 
     Raises:
         AtrousError: No such weights, or of another backbone than the config's.
@@ -71,19 +72,24 @@ def create_network(config: TrainConfig, data: Dataset) -> DeepLabV3Plus:
     if config.weights not in (None, "imagenet"):
         return _continued(config, str(config.weights), table)
     model = create_model(
-        config.backbone,
-        num_classes=len(table.classes),
-        output_stride=config.output_stride,
-        atrous_rates=config.atrous_rates,
-        multi_grid=config.multi_grid,
-        separable=config.separable,
-        decoder=config.decoder,
-        refine=((3, config.decoder_channels),) * 2,
-        depth_multiplier=config.depth_multiplier,
-        pretrained=config.weights,
+        num_classes=len(table.classes), pretrained=config.weights, **_shape(config)
     )
     model.name_classes(table)
     return model
+
+
+def _shape(config: TrainConfig) -> dict[str, Any]:
+    """Returns what the config says of the network, as `atrous.create_model` takes it."""
+    return {
+        "backbone": config.backbone,
+        "output_stride": config.output_stride,
+        "atrous_rates": config.atrous_rates,
+        "multi_grid": config.multi_grid,
+        "separable": config.separable,
+        "decoder": config.decoder,
+        "refine": ((3, config.decoder_channels),) * 2,
+        "depth_multiplier": config.depth_multiplier,
+    }
 
 
 def _continued(config: TrainConfig, source: str, table: ClassTable) -> DeepLabV3Plus:
@@ -96,7 +102,12 @@ def _continued(config: TrainConfig, source: str, table: ClassTable) -> DeepLabV3
             where=source,
             fix=f"--backbone {model.architecture.backbone}, or other weights",
         )
-    model.set_output_stride(config.output_stride)
+    if config.graft:
+        shape = Architecture(num_classes=len(table.classes), **_shape(config))
+        model, new = graft(model, shape)
+        logger.info("%d weights start anew: %s", len(new), ", ".join(new) or "none")
+    else:
+        model.set_output_stride(config.output_stride)
     if model.classes == table.classes:
         model.name_classes(table)
     else:
