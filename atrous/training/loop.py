@@ -217,6 +217,13 @@ def _record(run: RunFolder, learner: Learner, state: State, counts: Any) -> None
     draw_curves(run)
     draw_confusion(run, counts, classes)
     if better:
+        config, origin = learner.config, learner.model.provenance
+        if origin.training is not None:
+            origin.training = replace(
+                origin.training,
+                mean_iou=state.best["mean_iou"],
+                evaluated_on=f"{Path(config.data).name} {config.val_split}, step {state.step}",
+            )
         with learner.evaluated() as model:
             save_model(model, run.best)
         write_model_card(run, learner.config, scores=state.best, palette=learner.model.palette)

@@ -1,4 +1,4 @@
-"""What a run starts from: data sets, augmentation and network of a config."""
+"""What a run starts from: data sets, augmentation and network of a config, and its origin."""
 
 import logging
 from pathlib import Path
@@ -13,7 +13,7 @@ from atrous.data.procedural import scenes
 from atrous.data.transforms import Augmentation
 from atrous.errors import AtrousError, ExitCode
 from atrous.loading import load
-from atrous.model import Architecture, DeepLabV3Plus
+from atrous.model import Architecture, DeepLabV3Plus, Provenance, Training
 from atrous.surgery import change_classes, graft
 
 logger = logging.getLogger(__name__)
@@ -70,12 +70,36 @@ def create_network(config: TrainConfig, data: Dataset) -> DeepLabV3Plus:
     """
     table = ClassTable(Path(config.data).stem, tuple(data.classes), tuple(data.palette))
     if config.weights not in (None, "imagenet"):
-        return _continued(config, str(config.weights), table)
-    model = create_model(
-        num_classes=len(table.classes), pretrained=config.weights, **_shape(config)
-    )
-    model.name_classes(table)
+        model = _continued(config, str(config.weights), table)
+    else:
+        model = create_model(
+            num_classes=len(table.classes), pretrained=config.weights, **_shape(config)
+        )
+        model.name_classes(table)
+    model.provenance = _origin(config, model.provenance)
     return model
+
+
+def _origin(config: TrainConfig, start: Provenance) -> Provenance:
+    """Returns where the weights of a run come from; licence and notes of its start stay."""
+    start_weights = start.source
+    if start.sha256:
+        start_weights += f" (SHA-256 {start.sha256})"
+    training = Training(
+        recipe=config.recipe,
+        data=Path(config.data).name,
+        initial_weights=start_weights,
+        steps=config.steps,
+        batch_size=config.batch_size,
+        crop_size=config.crop_size,
+        output_stride=config.output_stride,
+        base_lr=config.base_lr,
+        weight_decay=config.weight_decay,
+        batch_norm=config.batch_norm,
+        seed=config.seed,
+    )
+    source = f"atrous train {config.recipe}".rstrip()
+    return Provenance(source, licence=start.licence, notes=start.notes, training=training)
 
 
 def _shape(config: TrainConfig) -> dict[str, Any]:

@@ -1,3 +1,4 @@
+import csv
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ from atrous.checkpoint import load_newest
 from atrous.config import to_json
 from atrous.data.dataset import Dataset, Sample
 from atrous.errors import AtrousError, ExitCode
+from atrous.loading import load
 from atrous.training import loop as training
 from atrous.training.batch_norm import batch_norms, recalibrate
 from atrous.training.distributed import Processes
@@ -74,6 +76,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "finished"
     train(tiny(average_decay=0.9), out, data=tiny_data())
     return out
+
+
+def test_the_kept_model_says_how_it_was_trained(finished: Path) -> None:
+    provenance = load(finished / "best.safetensors").provenance
+    assert provenance.source.startswith("atrous train")
+    assert provenance.training is not None
+    assert provenance.training.steps == 6
+    assert provenance.training.initial_weights == "random initialisation"
+    rows = list(csv.DictReader((finished / "metrics.csv").read_text().splitlines()))
+    best = max(float(row["mean_iou"]) for row in rows)
+    assert provenance.training.mean_iou == pytest.approx(best)
+    assert "step" in provenance.training.evaluated_on
 
 
 @pytest.mark.parametrize("killed_after", [1, 5])
