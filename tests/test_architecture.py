@@ -13,7 +13,7 @@ errors
 classes
 images
 upsample onnx_file visualize
-engines
+built_in engines
 sources
 predict
 batch

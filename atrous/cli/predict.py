@@ -12,7 +12,7 @@ from atrous.errors import AtrousError, ExitCode, printable
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, type=ANY_PATH, metavar="PATHS...")
-@click.option("--model", required=True, metavar="MODEL", help="A model file.")
+@click.option("--model", metavar="MODEL", help="A model file or built-in name [default: animals].")
 @click.option(
     "--out", type=FOLDER, default=Path("masks"), show_default=True, help="Folder of the output."
 )
@@ -23,7 +23,7 @@ from atrous.errors import AtrousError, ExitCode, printable
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON per picture.")
 def predict(
     paths: tuple[Path, ...],
-    model: str,
+    model: str | None,
     out: Path,
     threads: int | None,
     overwrite: bool,
@@ -38,7 +38,8 @@ def predict(
 
     \b
     Examples:
-      atrous predict photo.jpg --model model.onnx
+      atrous predict photo.jpg
+      atrous predict street.jpg --model street
       atrous predict holiday/ --model model.onnx --out masks --json
     """
     from atrous.batch import find_pictures, segment_files

@@ -33,7 +33,7 @@ from atrous.training.run_folder import (
     to_json,
     write_model_card,
 )
-from atrous.training.starting import augmentation, create_network, open_data
+from atrous.training.starting import augmentation, balanced, create_network, open_data
 from atrous.training.validation import scores_of, validate
 from atrous.weights.store import save as save_model
 
@@ -116,6 +116,7 @@ def train(
     ):
         torch.use_deterministic_algorithms(config.deterministic)
         train_data, val_data = data or open_data(config)
+        config = balanced(config, train_data)
         facts = {"train": train_data.fingerprint(), "val": val_data.fingerprint()}
         randomness.seed(config.seed)
         learner = Learner(create_network(config, train_data), config, processes)

@@ -1,8 +1,11 @@
 """What a run starts from: data sets, augmentation and network of a config, and its origin."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from atrous.build import create_model
 from atrous.classes import ClassTable
@@ -21,6 +24,7 @@ logger = logging.getLogger(__name__)
 # Painted scenes: seeds no run shares between training and validation, whatever its own seed.
 _SCENES_TRAIN = 1_000_000
 _SCENES_VAL = 2_000_000
+_COUNTED = 1000  # pictures whose classes are counted, at most
 _NUM_SCENES = {"train": 1000, "val": 100}
 
 
@@ -59,6 +63,25 @@ def augmentation(config: TrainConfig) -> Augmentation:
     )
 
 
+def balanced(config: TrainConfig, data: Dataset) -> TrainConfig:
+    """Returns the config with the class weights its `class_balance` asks for.
+
+    They are normalised so that a pixel weighs 1 on average; a class that no picture shows weighs 1.
+    Of large data sets, evenly spaced pictures are counted.
+    """
+    if not config.class_balance or config.class_weights:
+        return config
+    counts = np.zeros(len(data.classes), np.int64)
+    for index in range(0, len(data), -(-len(data) // _COUNTED)):
+        found = np.bincount(data[index].target.ravel(), minlength=len(counts))
+        counts += found[: len(counts)]
+    shares = counts / max(1, counts.sum())
+    weights = np.ones(len(counts))
+    weights[counts > 0] = shares[counts > 0] ** -config.class_balance
+    weights[counts > 0] /= (weights * shares).sum()
+    return replace(config, class_weights=tuple(weights.round(4).tolist()))
+
+
 def create_network(config: TrainConfig, data: Dataset) -> DeepLabV3Plus:
     """Builds the network of a run, for the classes of its data.
 
@@ -76,11 +99,11 @@ def create_network(config: TrainConfig, data: Dataset) -> DeepLabV3Plus:
             num_classes=len(table.classes), pretrained=config.weights, **_shape(config)
         )
         model.name_classes(table)
-    model.provenance = _origin(config, model.provenance)
+    model.provenance = origin(config, model.provenance)
     return model
 
 
-def _origin(config: TrainConfig, start: Provenance) -> Provenance:
+def origin(config: TrainConfig, start: Provenance) -> Provenance:
     """Returns where the weights of a run come from; licence and notes of its start stay."""
     start_weights = start.source
     if start.sha256:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from atrous import __version__
@@ -95,7 +95,7 @@ def save(model: DeepLabV3Plus, path: str | Path, *, half: bool = False) -> str:
     description = describe(model, tensors)
     metadata = {_KEY: json.dumps(to_json(description), sort_keys=True)}
     with atomic(path) as temporary:
-        save_file(tensors, temporary, metadata)
+        temporary.write_bytes(serialize(tensors, metadata))
     return description.tensors_sha256
 
 

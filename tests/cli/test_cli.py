@@ -121,7 +121,9 @@ def test_models_prints_costs(run):
     published = {row["name"]: row for row in tables["published"]}
     assert set(published) == set(zoo.names())
     assert "78.79% Cityscapes val, output stride 16; 80.42%" in out
-    assert {row["measured"] for row in tables["published"]} == {"not run"}
+    for row in tables["published"]:  # nothing is claimed without the page that shows it
+        assert row["measured"] == "not run" or "docs/results.md" in row["measured"]
+    assert any(row["measured"] != "not run" for row in tables["published"])
 
 
 def commands(group=cli.atrous, words=()):

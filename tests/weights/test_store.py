@@ -123,6 +123,12 @@ def test_a_model_of_half_precision_keeps_its_values(tmp_path):
     )
 
 
+def test_a_saved_file_can_be_read_by_whoever_may_read_new_files(saved):
+    beside = saved.with_name("new")
+    beside.touch()
+    assert saved.stat().st_mode == beside.stat().st_mode
+
+
 def test_half_of_the_bits_are_enough_for_the_same_labels(model, tmp_path):
     save(model, tmp_path / "whole.safetensors")
     save(model, tmp_path / "half.safetensors", half=True)
@@ -152,7 +158,7 @@ def test_saving_is_whole_or_not_at_all(model, saved, monkeypatch):
     def fail(*_arguments):
         raise OSError("no space left")
 
-    monkeypatch.setattr("atrous.weights.store.save_file", fail)
+    monkeypatch.setattr("atrous.weights.store.serialize", fail)
     with pytest.raises(OSError, match="no space"):
         save(model, saved)
     assert saved.read_bytes() == before
