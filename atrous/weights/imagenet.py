@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, ExitCode, unknown_name
 from atrous.model import DeepLabV3Plus, Provenance
 from atrous.weights import foreign, hub, tf_names, tflite, torch_names, zoo
 from atrous.weights.differences import check_finite, compare
@@ -82,7 +82,14 @@ def _locate(source: str, backbone: str) -> tuple[Path, str]:
         return hub.download(hub.parse(source)), source
     if source in zoo.names():
         return zoo.download(source), source
-    return Path(source), Path(source).name
+    path = Path(source)
+    if path.name == source and not path.suffix and not (path.exists() or _is_checkpoint(path)):
+        raise unknown_name("weights", source, ("imagenet", *zoo.names()))
+    return path, path.name
+
+
+def _is_checkpoint(prefix: Path) -> bool:
+    return prefix.with_name(f"{prefix.name}.index").exists()
 
 
 def _advice(backbone: str) -> str:

@@ -149,6 +149,13 @@ def timm_file(tmp_path, name, **options):
     return network, tmp_path / "timm.safetensors"
 
 
+@pytest.mark.parametrize("name", ["imagnet", "mobilenetv2_imagenet_quantt"])
+def test_P06_misspelt_weights_get_the_nearest(name):
+    with pytest.raises(AtrousError, match="unknown weights") as caught:
+        create_model("mobilenet_v2", num_classes=3, pretrained=name)
+    assert "did you mean" in caught.value.fix
+
+
 def test_timm_backbones_take_a_file_of_timms_weights(tmp_path):
     theirs, file = timm_file(tmp_path, "resnet18")
     ours = create_model("timm/resnet18", num_classes=2, pretrained=file)
