@@ -16,7 +16,7 @@ from atrous.model import Architecture, DeepLabV3Plus, Provenance, as_tuple
 from atrous.weights import foreign, hub, store, tensorflow, tf_names, tflite, zoo
 from atrous.weights.differences import check_finite
 from atrous.weights.tf_files import ARCHIVES, read_tensorflow
-from atrous.weights.torch_files import PICKLES, read_tensors
+from atrous.weights.torch_files import is_pickle, read_tensors
 from atrous.weights.transfer import file_digest
 
 # The label sets of Google's released models, by number of classes.
@@ -48,7 +48,7 @@ def load(source: str | Path) -> DeepLabV3Plus:
         return _load_store(path)
     if path.suffix == ".tflite" and path.exists():
         return from_tflite(path)
-    if path.suffix in PICKLES and path.is_file():
+    if is_pickle(path) and path.is_file():
         raise AtrousError(
             "E-WEIGHTS-PICKLE",
             "a pickle can run code when it is opened, so models are not loaded from it",
@@ -160,7 +160,7 @@ def convert(source: str | Path, **options: Any) -> DeepLabV3Plus:
         AtrousError: As `load`; for other people's checkpoints with the list of differences.
     """
     path = Path(source)
-    if path.is_file() and path.suffix in (".safetensors", *PICKLES):
+    if path.is_file() and (path.suffix == ".safetensors" or is_pickle(path)):
         try:
             return load(path)
         except AtrousError as error:

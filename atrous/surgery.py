@@ -1,13 +1,12 @@
 """A model for other classes or of another shape: what it knows is copied, the rest starts anew."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from atrous.build import build
-from atrous.classes import ClassTable, pascal_palette
+from atrous.classes import ClassTable, pascal_palette, plain_name
 from atrous.decoder import classifier
 from atrous.errors import AtrousError, unknown_name
 from atrous.model import Architecture, DeepLabV3Plus
@@ -151,24 +150,20 @@ def _table(names: Sequence[str]) -> ClassTable:
 def _plan(
     old: Sequence[str], new: Sequence[str], mapping: Sources, reinit: bool
 ) -> tuple[Row, ...]:
-    by_name = {_plain(name): name for name in old}
+    by_name = {plain_name(name): name for name in old}
     chosen = {name: _as_names(sources) for name, sources in mapping.items()}
     for name in chosen:
         if name not in new:
             raise unknown_name("new class", name, new)
     rows = []
     for name in new:
-        sources = chosen.get(name, (name,) if _plain(name) in by_name else ())
+        sources = chosen.get(name, (name,) if plain_name(name) in by_name else ())
         for source in sources:
-            if _plain(source) not in by_name:
+            if plain_name(source) not in by_name:
                 raise unknown_name("class of the model", source, old)
-        rows.append(Row(name, () if reinit else tuple(by_name[_plain(s)] for s in sources)))
+        rows.append(Row(name, () if reinit else tuple(by_name[plain_name(s)] for s in sources)))
     return tuple(rows)
 
 
 def _as_names(sources: str | Sequence[str]) -> tuple[str, ...]:
     return (sources,) if isinstance(sources, str) else tuple(sources)
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\W_]+", "", name.casefold())

@@ -65,7 +65,7 @@ data.doctor.diagnosis
 data.show
 data.doctor.report
 metrics
-evaluation.boundary evaluation.uncertainty
+evaluation.boundary evaluation.uncertainty evaluation.class_matching
 evaluation.scores evaluation.networks
 evaluation.multiscale
 evaluation.evaluator

@@ -55,8 +55,9 @@ def evaluate(
     """Scores a model on labelled pictures, each compared at its own size.
 
     DATA is a data set's folder (VOC, Cityscapes, ADE20K, CamVid ...) or a dataset YAML. Classes
-    in neither labels nor predictions are left out of the mean. Nothing is skipped: a picture that
-    cannot be read ends the evaluation.
+    in neither labels nor predictions are left out of the mean. Where the data has a class that
+    the model lacks, whatever it predicts is an error. Nothing is skipped: a picture that cannot
+    be read ends the evaluation.
 
     \b
     Examples:
@@ -120,7 +121,9 @@ def _results(evaluated: Sequence["Evaluated"], data: Path, split: str) -> dict[s
     if len(evaluated) == 1:
         return results[0]
     first, second = (part.scores for part in evaluated)
-    return {**results[0], "compared": results[1], "difference": asdict(second.minus(first))}
+    over = list(second.common_mean_over(first))
+    difference = {**asdict(second.minus(first)), "mean_over": over}
+    return {**results[0], "compared": results[1], "difference": difference}
 
 
 def _write(evaluated: Sequence["Evaluated"], results: dict[str, Any], folder: Path) -> None:
@@ -163,6 +166,9 @@ def _print(name: str, scores: "Scores") -> None:
         f"{protocol['absent_classes']}"
     )
     click.echo(f"  interval: {protocol['interval']}")
+    if scores.lacking:
+        click.echo(f"  the model lacks {', '.join(map(printable, scores.lacking))}:")
+        click.echo(f"    {protocol['lacking_classes']}")
     padded = "x".join(map(str, protocol["pad_to"])) if protocol["pad_to"] else "no"
     click.echo(
         f"  protocol: {protocol['pictures']} pictures, scales {protocol['scales']}, flip "
@@ -173,9 +179,10 @@ def _print(name: str, scores: "Scores") -> None:
 
 
 def _print_difference(first: "Scores", second: "Scores") -> None:
-    gain = second.minus(first)
+    gain, over = second.minus(first), second.common_mean_over(first)
+    which = "" if over == first.mean_over == second.mean_over else f" over {', '.join(over)}"
     click.echo(
-        f"\nsecond minus first: {100 * gain.mean_iou:+.2f} points of mean IoU "
+        f"\nsecond minus first: {100 * gain.mean_iou:+.2f} points of mean IoU{which} "
         f"({100 * gain.low:+.2f} to {100 * gain.high:+.2f}); "
         f"better in {gain.better:.0%} of resampled sets"
     )

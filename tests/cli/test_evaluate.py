@@ -36,6 +36,20 @@ class Painter:
         return logits
 
 
+class Few(Painter):
+    """One that does not know all classes, and takes the others for the nearest it knows."""
+
+    classes = ("background", "bird", "cow", "diningtable", "person")
+    palette = VOC.palette[: len(classes)]
+    fingerprint = "few"
+
+    def __init__(self):
+        self.known = [VOC.classes.index(name) for name in self.classes]
+
+    def coarse_logits(self, image):
+        return -np.abs(image[..., :1].astype(np.float32) / 12 - np.float32(self.known))
+
+
 @pytest.fixture(scope="module")
 def devkit(tmp_path_factory):
     root = tmp_path_factory.mktemp("devkit") / "<b>VOC"
@@ -63,7 +77,7 @@ def devkit(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def engines(monkeypatch):
     """Two models by name, without weights."""
-    models = {"good": Painter(), "blind": Painter(8)}
+    models = {"good": Painter(), "blind": Painter(8), "few": Few()}
     monkeypatch.setattr("atrous.evaluation.networks.open_engine", models.__getitem__)
 
 
@@ -137,6 +151,18 @@ def test_report_is_one_file_that_loads_nothing(devkit, tmp_path):
     assert "<b>VOC" not in page  # names are escaped
     saved = json.loads((tmp_path / "scores.json").read_text())
     assert saved["difference"]["better"] == 0
+
+
+def test_report_of_models_with_different_classes_names_what_one_lacks(devkit, tmp_path):
+    run(evaluate, "few", "--compare", "good", "--data", devkit, "--report", tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert re.search(r"few lacks .*cat", page)
+    assert re.search(r"</i>\s+cat<td>n/a", page)  # a row for the class only the second has
+    assert "points of mean IoU over the 5 classes that both average over" in page
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["difference"]["mean_over"] == list(Few.classes)
+    assert 0 < scores["mean_iou"] < scores["compared"]["mean_iou"] == 1
+    assert "cat" not in scores["class_iou"]
 
 
 def test_worst_picture_of_a_missed_class_is_in_the_report(devkit, tmp_path):
