@@ -8,6 +8,7 @@ gathered from the tiles before any of them is labelled.
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -109,8 +110,8 @@ def plan(engine: Engine, size: Size, memory: int) -> Grid:
         if grid is not None and grid.pixels <= MOST_WORK * size[0] * size[1]:
             return grid
     if grid is None:
-        side = _SMALLEST_STEP + 2 * ALIGNMENT + RAMP + ALIGNMENT
-        needed = fixed + side**2 * engine.bytes_per_pixel
+        height, width = (min(axis.length for axis in _axes(side, ALIGNMENT)) for side in size)
+        needed = fixed + height * width * engine.bytes_per_pixel
         raise AtrousError(
             "E-MEMORY",
             f"{memory / 1e6:.0f} MB are too few for this model and a picture of {size[0]} x "
@@ -212,7 +213,7 @@ def pooled_features(engine: Engine, picture: Windows, grid: Grid) -> NDArray[np.
 
 def _owned(axis: Axis) -> Iterator[tuple[int, slice]]:
     """Yields where each tile starts, and the part of it that becomes part of the result."""
-    for start, first, last in zip(axis.starts, axis.cuts, axis.cuts[1:], strict=True):
+    for start, (first, last) in zip(axis.starts, pairwise(axis.cuts), strict=True):
         yield start, slice(first - start, last - start)
 
 
