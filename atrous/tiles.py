@@ -8,7 +8,7 @@ gathered from the tiles before any of them is labelled.
 """
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,14 +32,29 @@ class Axis(NamedTuple):
     """How one side of a picture is cut.
 
     Attributes:
-        length: Of every tile, in pixels.
-        starts: Where tiles start.
-        cuts: Where the part of each tile starts that becomes part of the result, then the end.
+        side: Of the picture, in pixels.
+        number: Of tiles.
+        length: Of every tile.
+        margin: Pixels at an inner end of a tile that are seen, but not part of the result.
     """
 
+    side: int
+    number: int
     length: int
-    starts: tuple[int, ...]
-    cuts: tuple[int, ...]
+    margin: int
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """Where tiles start."""
+        if self.number == 1:
+            return (0,)
+        last, steps = (self.side - self.length) // ALIGNMENT, self.number - 1
+        return tuple(index * last // steps * ALIGNMENT for index in range(self.number))
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """Where the part of each tile starts that becomes part of the result, then the end."""
+        return (0, *(start + self.margin for start in self.starts[1:]), self.side)
 
 
 class Grid(NamedTuple):
@@ -58,8 +73,8 @@ class Grid(NamedTuple):
     @property
     def pixels(self) -> int:
         """Pixels the network sees, overlaps counted each time."""
-        count = len(self.rows.starts) * len(self.columns.starts)
-        return count * self.rows.length * self.columns.length
+        rows, columns = self.rows, self.columns
+        return rows.number * rows.length * columns.number * columns.length
 
 
 class Part(NamedTuple):
@@ -125,30 +140,28 @@ def plan(engine: Engine, size: Size, memory: int) -> Grid:
 def cheapest_grid(size: Size, margin: int, pixels: int) -> Grid | None:
     """Returns the grid of tiles of at most `pixels` that sees the fewest; None if there is none."""
     best = None
-    columns = list(_axes(size[1], margin))
+    columns = list(_axes(size[1], margin))  # from the longest to the shortest tiles
+    at = len(columns) - 1
     for rows in _axes(size[0], margin):
-        for axis in columns:  # from the longest to the shortest tiles
-            if rows.length * axis.length <= pixels:
-                grid = Grid(rows, axis, margin)
-                best = grid if best is None or grid.pixels < best.pixels else best
-                break
+        while at > 0 and rows.length * columns[at - 1].length <= pixels:
+            at -= 1
+        grid = Grid(rows, columns[at], margin)
+        if rows.length * columns[at].length <= pixels and (not best or grid.pixels < best.pixels):
+            best = grid
     return best
 
 
 def _axes(side: int, margin: int) -> Iterator[Axis]:
     """Yields the ways to cut a side, from one tile on."""
-    yield Axis(side, (0,), (0, side))
+    yield Axis(side, 1, side, margin)
     overlap = 2 * margin + RAMP
-    count = 2
-    while (step := _aligned(-(-(side - overlap) // count))) >= _SMALLEST_STEP:
-        # Every tile ends where it may: the last at the border, which the network must see.
+    for number in count(2):
+        step = _aligned(-(-(side - overlap) // number))
+        if step < _SMALLEST_STEP:
+            return
+        # The last tile ends at the border, where the network must see it.
         length = step + overlap + (side - step - overlap) % ALIGNMENT
-        starts = tuple(
-            index * (side - length) // ((count - 1) * ALIGNMENT) * ALIGNMENT
-            for index in range(count)
-        )
-        yield Axis(length, starts, (0, *(start + margin for start in starts[1:]), side))
-        count += 1
+        yield Axis(side, number, length, margin)
 
 
 def _aligned(length: int) -> int:

@@ -5,8 +5,10 @@ so each block is handed to it as a small TIFF of its own: the same decoders, no 
 """
 
 import io
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -80,13 +82,18 @@ class TiffWindows:
     Args:
         path: The file.
         tags: Of its first picture.
+
+    Attributes:
+        size: Height and width.
+        blocks: Tiles or strips, row by row.
     """
 
     def __init__(self, path: Path, tags: ImageFileDirectory_v2) -> None:
         self.path = path
         self.size = int(tags[_HEIGHT]), int(tags[_WIDTH])
         self._tags = tags
-        self._blocks = list(_tiles(tags) if _TILE_OFFSETS in tags else _strips(tags))
+        self.blocks = list(_tiles(tags) if _TILE_OFFSETS in tags else _strips(tags))
+        self._bottoms = [block.top + block.height for block in self.blocks]
         self._cache: OrderedDict[_Block, NDArray[np.uint8]] = OrderedDict()
         self._cached = 0
 
@@ -97,10 +104,12 @@ class TiffWindows:
             AtrousError: The file is truncated or damaged there.
         """
         window = np.empty((height, width, 3), np.uint8)
-        for block in self._blocks:
+        for block in islice(self.blocks, bisect_right(self._bottoms, top), None):
+            if block.top >= top + height:
+                break
             first, last = max(top, block.top), min(top + height, block.top + block.height)
             start, end = max(left, block.left), min(left + width, block.left + block.width)
-            if first < last and start < end:
+            if start < end:
                 window[first - top : last - top, start - left : end - left] = self._pixels(block)[
                     first - block.top : last - block.top, start - block.left : end - block.left
                 ]
@@ -121,14 +130,6 @@ class TiffWindows:
         with self.path.open("rb") as file:
             file.seek(block.offset)
             data = file.read(block.length)
-        if len(data) < block.length:
-            raise AtrousError(
-                "E-IMAGE-BROKEN",
-                f"the picture ends within the block at row {block.top}, column {block.left}",
-                where=self.path,
-                fix="the file is truncated or damaged; copy it again from its source",
-                exit_code=ExitCode.SOME_FAILED,
-            )
         tags = ImageFileDirectory_v2(prefix=self._tags.prefix)
         for tag in _DECODING:
             if tag in self._tags:
@@ -167,9 +168,18 @@ def open_tiff(path: Path) -> TiffWindows | None:
         if not isinstance(image, TiffImageFile) or not _has_windows(image.tag_v2):
             return None
         windows = TiffWindows(path, image.tag_v2)
-    return (
-        windows if all(b.height * b.width <= MOST_BLOCK_PIXELS for b in windows._blocks) else None
-    )
+    blocks = windows.blocks
+    if max(block.height * block.width for block in blocks) > MOST_BLOCK_PIXELS:
+        return None
+    if max(block.offset + block.length for block in blocks) > path.stat().st_size:
+        raise AtrousError(
+            "E-IMAGE-BROKEN",
+            "the picture ends before its last tile or strip",
+            where=path,
+            fix="the file is truncated or damaged; copy it again from its source",
+            exit_code=ExitCode.SOME_FAILED,
+        )
+    return windows
 
 
 def _has_windows(tags: ImageFileDirectory_v2) -> bool:
@@ -187,11 +197,8 @@ def _has_windows(tags: ImageFileDirectory_v2) -> bool:
 
 def _tiles(tags: ImageFileDirectory_v2) -> Iterator[_Block]:
     height, width = int(tags[_TILE_HEIGHT]), int(tags[_TILE_WIDTH])
-    places = [
-        (top, left)
-        for top in range(0, int(tags[_HEIGHT]), height)
-        for left in range(0, int(tags[_WIDTH]), width)
-    ]
+    tops, lefts = range(0, int(tags[_HEIGHT]), height), range(0, int(tags[_WIDTH]), width)
+    places = ((top, left) for top in tops for left in lefts)
     for (top, left), *data in zip(places, tags[_TILE_OFFSETS], tags[_TILE_BYTES], strict=True):
         yield _Block(top, left, height, width, *data)
 

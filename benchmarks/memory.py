@@ -82,7 +82,7 @@ def run(case: Case, folder: Path) -> dict[str, Any]:
         "memory_megabytes": case.memory // 10**6,
         "peak_megabytes": round(usage.ru_maxrss * 1024 / 1e6),
         "seconds": round(time.perf_counter() - start),
-        "tiles": f"{len(grid.rows.starts)} x {len(grid.columns.starts)} of "
+        "tiles": f"{grid.rows.number} x {grid.columns.number} of "
         f"{grid.rows.length} x {grid.columns.length}",
         "megapixels": round(case.side**2 / 1e6, 1),
         "megapixels_seen": round(grid.pixels / 1e6, 1),

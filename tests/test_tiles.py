@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from atrous import tiles
+from atrous import from_tflite, tiles
 from atrous.engines import Engine, ExportedEngine
 from atrous.errors import AtrousError
 from atrous.export import as_file, describe
@@ -56,6 +56,7 @@ def joined(engine: Engine, picture: np.ndarray, grid: tiles.Grid) -> np.ndarray:
 @pytest.mark.parametrize("margin", [32, 320, 576])
 def test_tiles_cover_a_side_and_overlap_by_margins_and_ramp(side: int, margin: int) -> None:
     for axis in tiles._axes(side, margin):
+        assert len(axis.starts) == axis.number
         assert axis.starts[0] == axis.cuts[0] == 0
         assert axis.starts[-1] + axis.length == axis.cuts[-1] == side
         assert all(start % tiles.ALIGNMENT == 0 for start in axis.starts + axis.cuts[:-1])
@@ -143,7 +144,7 @@ def test_logits_of_tiles_are_those_of_the_whole_picture(
     size = (990, 67) if axis == 0 else (67, 1003)
     margin = tiles._aligned(engine.reach)
     rows, columns = (list(tiles._axes(side, margin))[-1] for side in size)
-    assert len((rows, columns)[axis].starts) > 1
+    assert (rows, columns)[axis].number > 1
     whole = engine.coarse_logits(scenery(*size))
     found = joined(engine, scenery(*size), tiles.Grid(rows, columns, margin))
     # Image pooling sums in another order.
@@ -203,7 +204,7 @@ def tiled() -> TiledSegmentation:
     engine = Forgetful(reach=0, bytes_per_pixel=300)
     found = Predictor(engine, memory=120_000_000)(scenery(700, 900))
     assert isinstance(found, TiledSegmentation)
-    assert len(found._grid.rows.starts) * len(found._grid.columns.starts) > 1
+    assert found._grid.rows.number * found._grid.columns.number > 1
     return found
 
 
@@ -233,24 +234,110 @@ def test_overlay_of_a_large_picture_is_reduced(tmp_path: Path) -> None:
     assert found.overlay().size == (1250, 150)
 
 
+def peak_memory(code: str, *arguments: object) -> int:
+    """Runs Python code in a process of its own; returns the most bytes it had."""
+    code += "\nimport resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    return 1024 * int(result.stdout.split()[-1])
+
+
+FIRST_ROW_OF_TILES = """
+import sys
+from pathlib import Path
+from atrous.predict import Predictor
+from tests.fake_engine import BrightestChannel
+
+engine = BrightestChannel()
+engine.reach, engine.bytes_per_pixel = 64, 500
+rows = Predictor(engine, memory=500_000_000)(Path(sys.argv[1]))._rows_of_labels()
+assert 100 < len(next(rows)) < 1000
+"""
+
+
 def test_P03_a_picture_of_900_megapixels_takes_no_more_memory_than_one_of_25(
     tmp_path: Path,
 ) -> None:
-    """Reads and labels the first row of tiles, in a process of its own."""
     picture = np.zeros((512, 512, 3), np.uint8)
     picture[:, :200] = 200, 0, 0
     peaks = []
     for side in (5_000, 30_000):
         write_tiled(tmp_path / "p.tif", (side, side), lambda *_: picture, side=512)
-        code = (
-            "import resource, sys; from pathlib import Path;"
-            "from atrous.predict import Predictor; from tests.test_tiles import Forgetful;"
-            "engine = Forgetful(reach=64, bytes_per_pixel=500);"
-            "rows = Predictor(engine, memory=500_000_000)(Path(sys.argv[1]))._rows_of_labels();"
-            "assert 100 < len(next(rows)) < 1000;"
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-        )
-        command = [sys.executable, "-c", code, str(tmp_path / "p.tif")]
-        result = subprocess.run(command, capture_output=True, text=True, check=True)
-        peaks.append(int(result.stdout) * 1024)
+        peaks.append(peak_memory(FIRST_ROW_OF_TILES, tmp_path / "p.tif"))
     assert peaks[1] < peaks[0] + 150_000_000
+
+
+MANY_CLASSES = """
+import sys
+import numpy as np
+from atrous.predict import Predictor
+from tests.fake_engine import BrightestChannel
+
+class Many(BrightestChannel):
+    classes = tuple(map(str, range(150)))
+    palette = ((1, 2, 3),) * 150
+    bytes_per_pixel = 150
+    def coarse_logits(self, image):
+        logits = np.zeros((*image[::4, ::4].shape[:2], 150), np.float32)
+        logits[..., 7] = image[::4, ::4, 0]
+        return logits
+
+found = Predictor(Many(), memory=300_000_000)(np.zeros((2048, 4096, 3), np.uint8) + 9)
+assert found.save(sys.argv[1])["areas"] == {"7": 1.0}
+"""
+
+
+def test_P04_many_classes_of_a_large_picture_stay_within_the_memory(tmp_path: Path) -> None:
+    """All logits would be 5 GB, the coarse ones of the whole picture 315 MB."""
+    assert peak_memory(MANY_CLASSES, tmp_path) < 300_000_000
+
+
+PREDICT = """
+import sys
+from atrous.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as error:
+    assert not error.code
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("id_", "side", "memory", "options"),
+    [
+        ("P03", 20_000, 10**9, {"num_classes": 21, "decoder": False}),
+        ("P04", 4_096, 2 * 10**9, {"num_classes": 150, "depth_multiplier": 1.0, "refine": None}),
+    ],
+)
+def test_P03_P04_real_networks_stay_within_the_memory(
+    id_: str, side: int, memory: int, options: dict[str, object], tmp_path: Path
+) -> None:
+    if options.get("refine", ()) is None:
+        options = {**options, "refine": ((3, 256), (3, 256))}
+    exported(network(**options), tmp_path)
+    picture = scenery(512, 512)
+    write_tiled(tmp_path / "p.tif", (side, side), lambda *_: picture, side=512)
+    arguments = ("--model", tmp_path / "model.onnx", "--out", tmp_path / "out")
+    peak = peak_memory(PREDICT, "predict", tmp_path / "p.tif", *arguments, "--memory", str(memory))
+    assert peak < memory
+    with Image.open(tmp_path / "out" / "p.labels.png") as labels:
+        assert labels.size == (side, side)
+
+
+@pytest.mark.slow
+def test_a_trained_network_labels_tiles_as_the_whole_photograph(
+    shared: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tiles, "CACHE_BYTES", 0)
+    engine = exported(
+        from_tflite(shared / "weights" / "deeplabv3_mnv2_pascal_quant.tflite"), tmp_path
+    )
+    photo = Image.open(shared / "photos" / "pets.jpg").convert("RGB").resize((2048, 1024))
+    whole = Predictor(engine, memory=10**10)(photo).labels
+    for pixels in (900_000, 500_000, 150_000):
+        memory = engine.bytes_fixed + 2048 * 10_000 + engine.bytes_per_pixel * pixels
+        found = Predictor(engine, memory=memory)(photo)
+        assert isinstance(found, TiledSegmentation)
+        share = (found.labels == whole).mean()
+        assert share == 1 if found._grid.margin >= engine.reach else share > 0.99

@@ -1,5 +1,6 @@
 """Windows of a TIFF are what decoding it whole gives."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 from atrous import windows
 from atrous.errors import AtrousError
 from atrous.images import read_image
-from atrous.windows import DecodedPicture, TiffWindows, open_tiff
+from atrous.windows import DecodedPicture, open_tiff
 from tests.tiffs import write_tiled
 
 PLACES = ((0, 0, 150, 211), (3, 50, 97, 100), (149, 210, 1, 1), (60, 0, 70, 211))
@@ -97,41 +98,60 @@ def test_missing_files_are_left_to_the_decoder(tmp_path: Path) -> None:
     assert open_tiff(tmp_path / "none.tif") is None
 
 
-@pytest.mark.parametrize("compression", [1, 8])
-def test_truncated_tiles_are_an_error_where_they_are_read(compression: int, tmp_path: Path) -> None:
-    image = texture(128, 128)
-    path = write_tiled(
-        tmp_path / "p.tif",
-        (128, 128),
+def tiled(path: Path, image: np.ndarray) -> Path:
+    return write_tiled(
+        path,
+        (image.shape[0], image.shape[1]),
         lambda top, left: image[top : top + 64, left : left + 64],
         side=64,
-        compression=compression,
     )
+
+
+def test_damaged_tiles_are_an_error_where_they_are_read(tmp_path: Path) -> None:
+    path = tiled(tmp_path / "p.tif", texture(128, 128))
+    found = open_tiff(path)
+    assert found is not None
+    last = found.blocks[-1]
     data = bytearray(path.read_bytes())
-    whole = TiffWindows(path, open_tiff(path)._tags)  # type: ignore[union-attr]
-    last = whole._blocks[-1]
-    if compression == 8:
-        data[last.offset : last.offset + last.length] = bytes(last.length)
-    else:
-        whole._blocks[-1] = last._replace(offset=len(data) - 100)
+    data[last.offset : last.offset + last.length] = bytes(last.length)
     path.write_bytes(data)
-    assert whole.read(0, 0, 64, 128).shape == (64, 128, 3)
+    assert found.read(0, 0, 64, 128).shape == (64, 128, 3)
     with pytest.raises(AtrousError) as caught:
-        whole.read(0, 0, 128, 128)
+        found.read(0, 0, 128, 128)
     assert caught.value.code == "E-IMAGE-BROKEN"
     assert caught.value.where == str(path)
+
+
+def test_a_truncated_file_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "p.tif"
+    Image.fromarray(texture(128, 128)).save(path, compression="raw")
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(AtrousError, match="ends before its last tile or strip"):
+        open_tiff(path)
+
+
+@pytest.mark.parametrize("tag", [256, 257, 322, 323])
+@pytest.mark.parametrize("value", [0, 1, 2**31])
+def test_D04_sizes_that_the_file_does_not_hold_are_refused(
+    tag: int, value: int, tmp_path: Path
+) -> None:
+    path = tiled(tmp_path / "p.tif", texture(128, 128))
+    data = path.read_bytes()
+    entries = [struct.pack("<HHII", tag, kind, 1, side) for kind in (3, 4) for side in (64, 128)]
+    assert sum(data.count(entry) for entry in entries) == 1
+    for entry in entries:
+        data = data.replace(entry, struct.pack("<HHII", tag, 4, 1, value))
+    path.write_bytes(data)
+    with pytest.raises(AtrousError) as caught:
+        open_tiff(path)
+    assert caught.value.code in ("E-IMAGE-BROKEN", "E-IMAGE-FORMAT")
 
 
 def test_decoded_blocks_are_kept_up_to_a_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = texture(256, 256)
-    path = write_tiled(
-        tmp_path / "p.tif",
-        (256, 256),
-        lambda top, left: image[top : top + 64, left : left + 64],
-        side=64,
-    )
+    path = tiled(tmp_path / "p.tif", image)
     monkeypatch.setattr(windows, "CACHE_BYTES", 5 * 64 * 64 * 3)
     found = open_tiff(path)
     assert found is not None
