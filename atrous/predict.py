@@ -297,7 +297,7 @@ class Predictor:
         return size[0] * size[1] > MAX_PIXELS or not tiles.fits(self.engine, size, self.memory)
 
     def _tiled(self, picture: Windows) -> TiledSegmentation:
-        grid = tiles.plan(self.engine, picture.size, self.memory)
+        grid = tiles.plan(self.engine, picture, self.memory)
         return TiledSegmentation(self.engine, picture, grid)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from atrous.engines import Engine
 from atrous.errors import AtrousError, ExitCode
-from atrous.windows import CACHE_BYTES, Windows
+from atrous.windows import Windows
 
 Size = tuple[int, int]  # (height, width)
 
@@ -101,7 +101,7 @@ def fits(engine: Engine, size: Size, memory: int) -> bool:
     return engine.bytes_fixed + pixels * engine.bytes_per_pixel <= memory
 
 
-def plan(engine: Engine, size: Size, memory: int) -> Grid:
+def plan(engine: Engine, picture: Windows, memory: int) -> Grid:
     """Chooses the tiles of a picture.
 
     Of all grids whose tiles fit into the memory, the one that makes the network see the fewest
@@ -110,14 +110,15 @@ def plan(engine: Engine, size: Size, memory: int) -> Grid:
 
     Args:
         engine: What will see them.
-        size: Height and width of the picture.
+        picture: What will be cut.
         memory: Bytes the process may take.
 
     Raises:
         AtrousError: The memory is too small for any tile.
     """
+    size = picture.size
     rows_in_progress = 4 * RAMP * len(engine.classes) // engine.logits_stride**2 + _BAND_BYTES
-    fixed = engine.bytes_fixed + CACHE_BYTES + size[1] * rows_in_progress
+    fixed = engine.bytes_fixed + picture.bytes_held + size[1] * rows_in_progress
     pixels = (memory - fixed) // max(1, engine.bytes_per_pixel)
     grid = None
     for margin in range(_aligned(max(1, engine.reach)), 0, -ALIGNMENT):

@@ -48,6 +48,11 @@ class Windows(Protocol):
         """Height and width."""
         ...
 
+    @property
+    def bytes_held(self) -> int:
+        """Memory it takes, at most."""
+        ...
+
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
         """Returns a window inside the picture, (height, width, 3) RGB."""
         ...
@@ -58,6 +63,7 @@ class DecodedPicture:
 
     def __init__(self, image: Image.Image) -> None:
         self.size = image.height, image.width
+        self.bytes_held = 6 * image.height * image.width  # once more while it was decoded
         self._image = image
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
@@ -85,12 +91,14 @@ class TiffWindows:
 
     Attributes:
         size: Height and width.
+        bytes_held: Memory it takes, at most.
         blocks: Tiles or strips, row by row.
     """
 
     def __init__(self, path: Path, tags: ImageFileDirectory_v2) -> None:
         self.path = path
         self.size = int(tags[_HEIGHT]), int(tags[_WIDTH])
+        self.bytes_held = CACHE_BYTES
         self._tags = tags
         self.blocks = list(_tiles(tags) if _TILE_OFFSETS in tags else _strips(tags))
         self._bottoms = [block.top + block.height for block in self.blocks]

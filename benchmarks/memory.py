@@ -9,6 +9,7 @@ saw, overlaps counted each time, and whether tiles overlap by the whole reach of
 
 import argparse
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from atrous import create_model, tiles
 from atrous.engines import ExportedEngine
 from atrous.export import export
+from atrous.windows import DecodedPicture, open_tiff
 from tests.tiffs import write_tiled
 
 
@@ -36,6 +38,15 @@ class Case(NamedTuple):
     memory: int
 
 
+PREDICT = """
+import sys
+from atrous.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as error:
+    assert not error.code
+print(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0])
+"""
 SMALL = {"num_classes": 21, "depth_multiplier": 0.25, "decoder": False, "atrous_rates": ()}
 CASES = {
     "150 classes, 4096": Case(4096, ".tif", "mobilenet_v2", {"num_classes": 150}, 2 * 10**9),
@@ -65,22 +76,19 @@ def run(case: Case, folder: Path) -> dict[str, Any]:
         Image.fromarray(pixels(0, 0, case.side)).save(picture)
     export(create_model(case.backbone, **case.options), model)
     engine = ExportedEngine(model)
-    grid = tiles.plan(engine, (case.side, case.side), case.memory)
-    command = [sys.executable, "-m", "atrous.cli", "predict", str(picture), "--model", str(model)]
+    windows = open_tiff(picture) or DecodedPicture(Image.open(picture))
+    grid = tiles.plan(engine, windows, case.memory)
+    command = [sys.executable, "-c", PREDICT, "predict", str(picture), "--model", str(model)]
     command += ["--out", f"{folder}/out", "--memory", str(case.memory)]
+    environment = {**os.environ, "ATROUS_CACHE": f"{folder}/cache"}
     start = time.perf_counter()
-    process = os.posix_spawn(
-        sys.executable, command, {**os.environ, "ATROUS_CACHE": f"{folder}/cache"}
-    )
-    _, status, usage = os.wait4(process, 0)
-    if status:
-        raise SystemExit(f"failed: {command}")
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return {
         "picture": f"{case.side} x {case.side} {case.suffix}",
         "network": case.backbone,
         "options": case.options,
         "memory_megabytes": case.memory // 10**6,
-        "peak_megabytes": round(usage.ru_maxrss * 1024 / 1e6),
+        "peak_megabytes": round(int(result.stdout.split()[-1]) * 1024 / 1e6),
         "seconds": round(time.perf_counter() - start),
         "tiles": f"{grid.rows.number} x {grid.columns.number} of "
         f"{grid.rows.length} x {grid.columns.length}",
@@ -94,12 +102,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}")
     results = {}
+    what = "peak resident memory of atrous predict, picture to files"
     for name in parser.parse_args().cases or CASES:
         with tempfile.TemporaryDirectory() as folder:
             results[name] = run(CASES[name], Path(folder))
-            print(name, results[name], flush=True)
-    what = "peak resident memory of atrous predict, picture to files"
-    save("memory", {"what": what, "cases": results, "machine": machine("openvino", "pillow")})
+        save("memory", {"what": what, "cases": results, "machine": machine("openvino", "pillow")})
 
 
 if __name__ == "__main__":
