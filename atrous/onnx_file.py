@@ -17,6 +17,10 @@ from atrous.errors import AtrousError, ExitCode
 FORMAT = 1  # of our metadata
 NEWEST_OPSET = 20
 
+# Values inside the graph that tiles of a large picture need, where the network has image pooling.
+HIGH_LEVEL = "high_level"  # the backbone's last features, (1, C, H/OS, W/OS)
+POOLED = "pooled"  # their mean, (1, C, 1, 1): tiles are given the whole picture's
+
 # Field numbers of onnx.proto.
 _MODEL_GRAPH, _MODEL_OPSET, _MODEL_METADATA, _MODEL_FUNCTIONS = 7, 8, 14, 25
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
