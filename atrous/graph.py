@@ -84,9 +84,9 @@ def write_graph(model: DeepLabV3Plus) -> Graph:
 def _normalized(writer: GraphWriter, model: DeepLabV3Plus) -> str:
     """Adds everything of the normalisation but its division."""
     values = writer.add("Cast", ["image"], "values", to=TensorProto.FLOAT)
-    values = writer.add("Transpose", [values], "channels_first", perm=[0, 3, 1, 2])
-    mean = writer.constant("mean", array(model.normalize.mean))
-    return writer.add("Sub", [values, mean], "centred")
+    mean = writer.constant("mean", array(model.normalize.mean).reshape(-1))
+    values = writer.add("Sub", [values, mean], "centred")  # before it: engines keep channels last
+    return writer.add("Transpose", [values], "channels_first", perm=[0, 3, 1, 2])
 
 
 _LEAVES = (
