@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,8 @@ def train(
         batches = loader.batches(state.position)
         while state.step < config.steps:
             beat(run.heartbeats, processes, state.step)
-            images, targets, names, state.position = next(batches)
+            with saver.saving_first(state):
+                images, targets, names, state.position = next(batches)
             with memory_errors(config, first=state.step == clock.first_step):
                 update = learner.update(images, targets, state.step)
             guard.check(update, state.step, images, targets, names)
@@ -267,6 +269,19 @@ class _Saver:
                 "NOT SAVED (%d of %d failures before the run stops): %s",
                 self.failures, SAVE_ATTEMPTS, error,
             )  # fmt: skip
+
+    @contextmanager
+    def saving_first(self, state: State) -> Iterator[None]:
+        """Lets an error of the data through only once what was learnt so far is saved.
+
+        Where several processes train this would need them all: their last checkpoint must do.
+        """
+        try:
+            yield
+        except AtrousError:
+            if self.learner.processes.world_size == 1:
+                self.save(state)
+            raise
 
     def restore(self, *, override: bool, extend: bool) -> State:
         """Reads the newest valid checkpoint into the learner, and returns where the run was.
