@@ -1,8 +1,9 @@
 """From pictures to masks: the Predictor and what it returns."""
 
 import json
+import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from atrous.model import DeepLabV3Plus
 
 MEMORY = 2_000_000_000  # bytes of the process, beyond which pictures are seen in tiles
+UNKNOWN = "unknown"  # what the highest label is called where the network is not sure enough
 _OVERLAY_SIDE = 2048  # of pictures in tiles, at most
 
 
@@ -34,9 +36,11 @@ class Segmentation:
 
     Attributes:
         image: The picture as it was segmented, upright RGB.
-        labels: (H, W) uint8, or uint16 for more than 256 classes.
+        labels: (H, W) uint8, or uint16 for more than 256 classes. 255 (65535) where no class
+            reaches `unknown_below`.
         classes: Names in the order of the label values.
         palette: Their colours.
+        unknown_below: The probability below which a pixel's class is unknown.
     """
 
     image: Image.Image = field(repr=False)
@@ -45,12 +49,12 @@ class Segmentation:
     palette: tuple[Color, ...] = field(repr=False)
     _coarse: NDArray[np.float32] = field(repr=False)
     _stride: int = field(repr=False)
+    unknown_below: float = 0.0
 
     @cached_property
     def areas(self) -> dict[str, float]:
         """Share of the picture of each class that occurs, largest first; they sum to 1."""
-        counts = np.bincount(self.labels.ravel(), minlength=len(self.classes))
-        return _areas(self.classes, counts)
+        return _areas(self.classes, np.bincount(self.labels.ravel()))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -70,7 +74,8 @@ class Segmentation:
         picture = self._tinted
         if not legend:
             return picture
-        colors = [self.palette[self.classes.index(name)] for name in self.areas]
+        known = dict(zip(self.classes, self.palette, strict=True))
+        colors = [known.get(name, (0, 0, 0)) for name in self.areas]
         strip = visualize.legend(
             list(self.areas), colors, list(self.areas.values()), width=picture.width
         )
@@ -88,24 +93,44 @@ class Segmentation:
     def _tinted(self) -> Image.Image:
         return visualize.overlay(self.image, self.labels, self.palette)
 
+    @property
+    def _stored_palette(self) -> tuple[Color, ...]:
+        """Colours of all label values: white for the unknown, after the classes and blacks."""
+        if not self.unknown_below or len(self.palette) >= 256:
+            return self.palette
+        return (*self.palette, *((0, 0, 0),) * (255 - len(self.palette)), (255, 255, 255))
+
     def _save_labels(self, path: Path) -> None:
-        visualize.palette_image(self.labels, self.palette).save(path, "PNG")
+        visualize.palette_image(self.labels, self._stored_palette).save(path, "PNG")
 
     def save(
-        self, out: str | Path, stem: str = "picture", *, facts: dict[str, Any] | None = None
+        self,
+        out: str | Path,
+        stem: str = "picture",
+        *,
+        probabilities: Sequence[str] = (),
+        exif: bytes = b"",
+        facts: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Writes ``STEM.labels.png``, ``STEM.overlay.jpg`` and ``STEM.json`` into a folder.
 
-        Each file is whole or absent, the JSON last: it vouches for the other two. None of them
-        carries metadata of the picture (EXIF may hold a position).
+        Each file is whole or absent, the JSON last: it vouches for the others. None of them
+        carries metadata of the picture (EXIF may hold a position) unless asked for.
 
         Args:
             out: The folder, made if need be.
             stem: Start of the file names; may contain folders.
+            probabilities: Classes whose probability is written too, as ``STEM.CLASS.png``: 8-bit
+                grey, 255 is certain.
+            exif: Written into the overlay.
             facts: Added to the JSON.
 
         Returns:
-            What the JSON holds: paths of labels and overlay, size (height, width), areas.
+            What the JSON holds: paths of labels, overlay and probabilities, size (height, width),
+            areas.
+
+        Raises:
+            AtrousError: The model has no such class.
         """
         out = Path(out)
         labels, overlay, summary = (
@@ -114,7 +139,12 @@ class Segmentation:
         with atomic(labels) as temporary:
             self._save_labels(temporary)
         with atomic(overlay) as temporary:
-            self.overlay().save(temporary, "JPEG", quality=90)
+            self.overlay().save(temporary, "JPEG", quality=90, exif=exif)
+        grey = {name: out / f"{stem}.{_file_name(name)}.png" for name in probabilities}
+        for name, path in grey.items():
+            with atomic(path) as temporary:
+                values = np.rint(255 * self.probability(name)).astype(np.uint8)
+                Image.fromarray(values).save(temporary, "PNG")
         record = {
             **(facts or {}),
             "labels": str(labels),
@@ -122,6 +152,8 @@ class Segmentation:
             "size": list(self.size),
             "areas": self.areas,
         }
+        if grey:
+            record["probabilities"] = {name: str(path) for name, path in grey.items()}
         with atomic(summary) as temporary:
             temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         return record
@@ -138,9 +170,12 @@ class TiledSegmentation(Segmentation):
     _picture: Windows
     _grid: tiles.Grid
 
-    def __init__(self, engine: Engine, picture: Windows, grid: tiles.Grid) -> None:
-        values = {"classes": engine.classes, "palette": engine.palette}
-        self.__dict__.update(values, _engine=engine, _picture=picture, _grid=grid)
+    def __init__(
+        self, engine: Engine, picture: Windows, grid: tiles.Grid, unknown_below: float = 0.0
+    ) -> None:
+        values: dict[str, Any] = {"classes": engine.classes, "palette": engine.palette}
+        values |= {"_engine": engine, "_picture": picture, "_grid": grid}
+        self.__dict__.update(values, unknown_below=unknown_below)
 
     @cached_property
     def image(self) -> Image.Image:
@@ -180,10 +215,10 @@ class TiledSegmentation(Segmentation):
     def _rows_of_labels(self) -> Iterator[visualize.Labels]:
         """Yields the labels of each row of tiles; after the last, areas and overlay are known."""
         width, stride = self.size[1], self._engine.logits_stride
-        counts = np.zeros(len(self.classes), np.int64)
+        counts = np.zeros(2**16, np.int64)
         reduced = _Reduced(self.size)
         for part in tiles.parts(self._engine, self._picture, self._grid):
-            labels = upsample.labels(part.coarse, stride, part.image.shape[:2])
+            labels = _labels(part.coarse, stride, part.image.shape[:2], self.unknown_below)
             if part.left == 0:
                 rows = np.empty((len(labels), width), labels.dtype)
             rows[:, part.left : part.left + labels.shape[1]] = labels
@@ -200,7 +235,7 @@ class TiledSegmentation(Segmentation):
         return self._tinted
 
     def _save_labels(self, path: Path) -> None:
-        with IndexPng(path, self.size, self.palette) as png:
+        with IndexPng(path, self.size, self._stored_palette) as png:
             for rows in self._rows_of_labels():
                 png.write(rows)
 
@@ -227,9 +262,28 @@ class _Reduced:
         return visualize.overlay(Image.fromarray(self.image), self.labels, palette)
 
 
+def _file_name(text: str) -> str:
+    return re.sub(r"[^\w-]", "_", text)
+
+
 def _areas(classes: tuple[str, ...], counts: NDArray[np.int64]) -> dict[str, float]:
     order = sorted(np.flatnonzero(counts), key=lambda index: -counts[index])
-    return {classes[index]: float(counts[index] / counts.sum()) for index in order}
+    return {
+        classes[index] if index < len(classes) else UNKNOWN: float(counts[index] / counts.sum())
+        for index in order
+    }
+
+
+def _labels(
+    coarse: NDArray[np.float32], stride: int, size: tuple[int, int], unknown_below: float
+) -> visualize.Labels:
+    labels = upsample.labels(coarse, stride, size)
+    if unknown_below:
+        if coarse.shape[2] == 256:  # 255 is a class
+            labels = labels.astype(np.uint16)
+        unsure = upsample.confidence(coarse, stride, size) < unknown_below
+        labels[unsure] = np.iinfo(labels.dtype).max
+    return labels
 
 
 class Predictor:
@@ -240,9 +294,11 @@ class Predictor:
         threads: Threads to use; None: one for each processor this process may run on.
         memory: Bytes the process may take: larger pictures are seen in overlapping tiles. An
             estimate, kept for exported files.
+        unknown_below: Probability in 0..1 that a pixel's class must reach; others get the highest
+            label, and are "unknown" in the areas.
 
     Raises:
-        AtrousError: No such model, or what it needs is not installed.
+        AtrousError: No such model, what it needs is not installed, or no probability.
     """
 
     def __init__(
@@ -251,8 +307,11 @@ class Predictor:
         *,
         threads: int | None = None,
         memory: int = MEMORY,
+        unknown_below: float = 0.0,
     ) -> None:
-        self.memory = memory
+        if not 0 <= unknown_below <= 1:
+            raise AtrousError("E-OPTIONS", f"unknown_below must be in 0..1, not {unknown_below}")
+        self.memory, self.unknown_below = memory, unknown_below
         if _is_engine(model):
             self.engine: Engine = model  # type: ignore[assignment]
         else:
@@ -290,15 +349,17 @@ class Predictor:
             return self._tiled(DecodedPicture(picture))
         coarse = self.engine.coarse_logits(np.asarray(picture))
         stride = self.engine.logits_stride
-        labels = upsample.labels(coarse, stride, (picture.height, picture.width))
-        return Segmentation(picture, labels, self.classes, self.palette, coarse, stride)
+        labels = _labels(coarse, stride, (picture.height, picture.width), self.unknown_below)
+        return Segmentation(
+            picture, labels, self.classes, self.palette, coarse, stride, self.unknown_below
+        )
 
     def _too_large(self, size: tuple[int, int]) -> bool:
         return size[0] * size[1] > MAX_PIXELS or not tiles.fits(self.engine, size, self.memory)
 
     def _tiled(self, picture: Windows) -> TiledSegmentation:
         grid = tiles.plan(self.engine, picture, self.memory)
-        return TiledSegmentation(self.engine, picture, grid)
+        return TiledSegmentation(self.engine, picture, grid, self.unknown_below)
 
 
 def _is_engine(model: object) -> bool:

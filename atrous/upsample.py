@@ -203,6 +203,22 @@ def probability(
     return result
 
 
+def confidence(
+    coarse: NDArray[np.float32], stride: int, size: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Returns the largest softmax at every pixel, (H, W) in 1/K..1, row by row as `labels`."""
+    height, width = size
+    result = np.empty(size, np.float32)
+    rows = max(1, CHUNK_BYTES // max(1, 4 * width * coarse.shape[2]))
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        logits = upsampled_rows(coarse, stride, top, bottom, width)
+        logits -= logits.max(axis=2, keepdims=True)
+        np.exp(logits, out=logits)
+        result[top:bottom] = 1 / logits.sum(axis=2)
+    return result
+
+
 def upsampled_rows(
     coarse: NDArray[np.float32], stride: int, top: int, bottom: int, width: int
 ) -> NDArray[np.float32]:

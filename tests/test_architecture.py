@@ -12,7 +12,7 @@ LAYERS = """
 errors
 classes
 images
-upsample onnx_file visualize windows png
+upsample onnx_file visualize windows png outlines
 built_in exported_graph
 engines
 sources tiles

@@ -165,14 +165,14 @@ convert: atrous-rates classes head json map multi-grid out output-stride overwri
 data check: allow-unlabelled force json out since split strict workers
 data show: augment count crop-size out seed split
 evaluate: classes compare data flip json output-stride pad-to report scales split trimap window
-export: budget calibration int8 json out size
+export: budget calibration fp16 int8 json out size
 models: classes json size
-predict: json memory model out overwrite threads
+predict: coco json keep-exif memory model on-error out overwrite probability shard threads unknown
 submit: flip json names out output-stride pad-to scales to window
 train: accumulation atrous-rates average-decay backbone base-lr batch batch-norm
-    batch-norm-momentum batch-size bias-multiplier cache-megabytes class-weights clip-norm
-    compile crop-size data decoder decoder-channels depth-multiplier deterministic device
-    dry-run evaluate-every extend flip focal-gamma gradient-checkpointing head-multiplier keep
+    batch-norm-momentum batch-size bias-multiplier cache-megabytes class-balance class-weights
+    clip-norm compile crop-size data decoder decoder-channels depth-multiplier deterministic device
+    dry-run evaluate-every extend flip focal-gamma gradient-checkpointing graft head-multiplier keep
     losses mining-steps momentum multi-grid ohem-threshold optimizer out output-stride override
     photometric power precision recalibration resume rotation samples save-every scale-range
     scale-step schedule seed separable slow-start-lr slow-start-steps steps timeout top-k
