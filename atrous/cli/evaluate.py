@@ -72,14 +72,14 @@ def evaluate(
         raise missing_extra("evaluating", error) from error
     from atrous.data.opening import open_dataset
 
-    dataset = open_dataset(data, split)
+    open_dataset(data, split)  # what is wrong with the data comes before a model is loaded
     options = {
         **views,
         "classes": classes.split(",") if classes else None,
         "trimap": None if trimap == "none" else trimap,
     }
     evaluated = [
-        _run(name, dataset, options, gallery=report is not None)
+        _run(name, _labelled(data, split, name), options, gallery=report is not None)
         for name in (model, compare)
         if name is not None
     ]
@@ -95,6 +95,19 @@ def evaluate(
         _print_difference(*(part.scores for part in evaluated))
     if report is not None:
         click.echo(f"\nreport: {printable(report / 'report.html')}")
+
+
+def _labelled(data: Path, split: str, model: str) -> "Dataset":
+    """Opens the data in the convention of a model, where there are several (ADE20K)."""
+    from atrous.data.opening import CONVENTIONS, open_dataset, recognise
+
+    conventions = CONVENTIONS.get(recognise(data).kind, ())
+    if not conventions:
+        return open_dataset(data, split)
+    from atrous.sources import open_engine
+
+    classes = len(open_engine(model).classes)
+    return open_dataset(data, split, num_classes=classes if classes in conventions else None)
 
 
 def _run(name: str, dataset: "Dataset", options: dict[str, Any], *, gallery: bool) -> "Evaluated":

@@ -35,6 +35,9 @@ _FORMATS: tuple[tuple[str, Callable[[Path], Layout | ShardLayout | None]], ...] 
     (folders.LOOKS_FOR, folders.recognise),
 )
 
+# Numbers of classes of data sets that are used with several.
+CONVENTIONS = {"ADE20K": (150, 151, 32)}
+
 _SHOWN = 10  # names in a message
 
 
