@@ -28,11 +28,10 @@ from atrous.encoder.dense_prediction_cell import BRANCHES, DensePredictionCell
 from atrous.errors import AtrousError
 from atrous.layers import AtrousSeparableConv, ConvBN
 from atrous.model import DeepLabV3Plus
+from atrous.onnx_file import HIGH_LEVEL, POOLED
 from atrous.onnx_writer import Array, GraphWriter, array, folded, scale_and_offset, unsupported
 
 OPSET = 17
-HIGH_LEVEL = "high_level"  # the backbone's last features, (1, C, H/OS, W/OS)
-POOLED = "pooled"  # their mean, (1, C, 1, 1): tiles are given the whole picture's
 
 
 class Graph(NamedTuple):
@@ -85,9 +84,9 @@ def write_graph(model: DeepLabV3Plus) -> Graph:
 def _normalized(writer: GraphWriter, model: DeepLabV3Plus) -> str:
     """Adds everything of the normalisation but its division."""
     values = writer.add("Cast", ["image"], "values", to=TensorProto.FLOAT)
-    values = writer.add("Transpose", [values], "channels_first", perm=[0, 3, 1, 2])
-    mean = writer.constant("mean", array(model.normalize.mean))
-    return writer.add("Sub", [values, mean], "centred")
+    mean = writer.constant("mean", array(model.normalize.mean).reshape(-1))
+    values = writer.add("Sub", [values, mean], "centred")  # before it: engines keep channels last
+    return writer.add("Transpose", [values], "channels_first", perm=[0, 3, 1, 2])
 
 
 _LEAVES = (

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from atrous import built_in
 from atrous.build import build_blank
 from atrous.classes import ADE20K_31, ADE20K_151, CITYSCAPES, VOC, ClassTable
 from atrous.errors import AtrousError, ExitCode
@@ -81,6 +82,8 @@ def _is_tensorflow(path: Path) -> bool:
 
 def _not_found(text: str) -> AtrousError:
     path = Path(text)
+    if built_in.find(text) is not None:
+        return built_in.exported_already(text)
     if path.exists():
         return AtrousError(
             "E-MODEL-KIND",
@@ -88,13 +91,15 @@ def _not_found(text: str) -> AtrousError:
             where=path,
             fix="name a .safetensors, .tflite or TensorFlow source, or a run folder",
         )
-    near = get_close_matches(text, zoo.names(), n=1, cutoff=0.6)
+    near = get_close_matches(text, (*built_in.names(), *zoo.names()), n=1, cutoff=0.6)
     beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     near += [str(path.with_name(n)) for n in get_close_matches(path.name, beside, n=1)]
     return AtrousError(
         "E-MODEL-MISSING",
         f"no such model: {text!r}",
-        fix=f"did you mean {' or '.join(near)}?" if near else "atrous models lists published ones",
+        fix=f"did you mean {' or '.join(near)}?"
+        if near
+        else "atrous models lists those with a name",
     )
 
 

@@ -1,14 +1,15 @@
-"""A model for other classes: what it knows of them is copied by name, the rest starts anew."""
+"""A model for other classes or of another shape: what it knows is copied, the rest starts anew."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
+from atrous.build import build
 from atrous.classes import ClassTable, pascal_palette, plain_name
 from atrous.decoder import classifier
 from atrous.errors import AtrousError, unknown_name
-from atrous.model import DeepLabV3Plus
+from atrous.model import Architecture, DeepLabV3Plus
 
 Sources = Mapping[str, str | Sequence[str]]
 
@@ -76,6 +77,68 @@ def change_classes(
     model.name_classes(table)
     model.provenance.notes.append("classes changed: " + "; ".join(map(str, rows)))
     return rows
+
+
+def graft(source: DeepLabV3Plus, architecture: Architecture) -> tuple[DeepLabV3Plus, list[str]]:
+    """Builds a network of another shape that starts from what fits of a trained one.
+
+    Tensors of the same name and shape are copied. ASPP's projection is copied branch by branch and
+    zero for branches the source lacks, so that they join in without disturbing what is there. The
+    source's classes, preprocessing, padding and epsilon come along.
+
+    Args:
+        source: The trained network.
+        architecture: The shape of the new one; its backbone must be the source's.
+
+    Returns:
+        The new network, and the names of its weights that are randomly initialised.
+
+    Raises:
+        AtrousError: The backbones differ.
+    """
+    old, new = source.architecture, architecture
+    if (old.backbone, old.depth_multiplier) != (new.backbone, new.depth_multiplier):
+        raise AtrousError(
+            "E-GRAFT",
+            f"the weights are of {old.backbone} (depth multiplier {old.depth_multiplier}), the new "
+            f"network's backbone is {new.backbone} ({new.depth_multiplier})",
+        )
+    model = build(
+        replace(
+            new,
+            num_classes=old.num_classes,
+            mean=old.mean,
+            std=old.std,
+            one_sided_padding=old.one_sided_padding,
+            epsilon=old.epsilon,
+        )
+    )
+    model.classes, model.palette = source.classes, source.palette
+    model.provenance = replace(source.provenance, notes=list(source.provenance.notes))
+    theirs = dict(source.state_dict())
+    if old.decoder != new.decoder:  # the classifier saw other features
+        theirs = {name: t for name, t in theirs.items() if not name.startswith("decoder.")}
+    ours = model.state_dict()
+    projection = "encoder.aspp.project.conv.weight"
+    fitting = {n: t for n, t in theirs.items() if n in ours and ours[n].shape == t.shape}
+    if projection not in fitting and projection in theirs and _same_branches(old, new):
+        fitting[projection] = _wider(theirs[projection], ours[projection])
+    model.load_state_dict({**ours, **fitting})
+    parameters = {name for name, _ in model.named_parameters()}
+    return model, sorted(parameters - fitting.keys())
+
+
+def _same_branches(old: Architecture, new: Architecture) -> bool:
+    """Says whether the new ASPP begins with the old one's branches, in their order."""
+    kinds = [(a.head, a.image_pooling, a.separable) for a in (old, new)]
+    return kinds[0] == kinds[1]
+
+
+def _wider(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    """Returns a projection of the new width whose first columns are the old one."""
+    wider = torch.zeros_like(new)
+    wider[:, : old.shape[1]] = old[:, : new.shape[1]]
+    return wider
 
 
 def _table(names: Sequence[str]) -> ClassTable:

@@ -8,26 +8,32 @@ from numpy.typing import NDArray
 from atrous.errors import AtrousError
 
 CHUNK_BYTES = 16 << 20  # of full-resolution logits alive at a time
+LARGEST = 2.0**100  # logits beyond it could overflow, where the proof does not hold
+CACHE_BYTES = 1 << 20  # of what is worked on at a time
+CELLS_AT_A_TIME = 1024
+
+Labels = NDArray[np.uint8] | NDArray[np.uint16]
 
 
-def labels(
-    coarse: NDArray[np.float32], stride: int, size: tuple[int, int]
-) -> NDArray[np.uint8] | NDArray[np.uint16]:
+def labels(coarse: NDArray[np.float32], stride: int, size: tuple[int, int]) -> Labels:
     """Returns the class of the largest bilinearly upsampled logit at every pixel.
 
     Pixel i takes its logits from coarse position i / stride, clamped at the border. Of equal
     logits the lowest class wins. The result is that of `plain_labels`, bit for bit, at a fraction
     of the cost: a cell of stride x stride pixels whose four corners agree on the winner by a
-    margin is filled with it, and only the others are interpolated.
+    margin is filled with it. In most others two classes, or the mean of the two, lead all the
+    rest by that margin at every corner: only those two are interpolated.
 
     Why that is exact: a pixel's logits are convex combinations of the corners', the same one for
-    all classes, so a winner that leads by m at each corner leads by at least m inside, in exact
-    arithmetic. With u = 2**-24 and no logit beyond M in magnitude, the float32
-    ``a + (b - a) * w``, 0 <= w < 1, errs by at most 2M(2u + u**2) in the product (|b - a| <= 2M)
-    and by u(M + 4.1uM) in the sum: below 5.1uM. The second interpolation, across, inherits at
-    most that from its inputs (it is convex), and adds as much again, of inputs below
-    M(1 + 5.1u): together below 10.3uM, for each of two classes below 20.6uM. Underflow adds less
-    than 2**-147. So a margin above 24uM + 2**-140 cannot be lost to rounding.
+    all classes, so what leads by m at each corner leads by at least m inside, in exact
+    arithmetic; and the larger of two classes is at least their mean. With u = 2**-24 and no logit
+    beyond M in magnitude, the float32 ``a + (b - a) * w``, 0 <= w < 1, errs by at most
+    2M(2u + u**2) in the product (|b - a| <= 2M) and by u(M + 4.1uM) in the sum: below 5.1uM. The
+    second interpolation, across, inherits at most that from its inputs (it is convex), and adds
+    as much again, of inputs below M(1 + 5.1u): together below 10.3uM, for each of two classes
+    below 20.6uM. The margin itself is computed with an error below 4uM: a mean errs by uM, a
+    difference by 2uM, the threshold by uM. Underflow adds less than 2**-147. So a margin above
+    32uM + 2**-140 cannot be lost to rounding.
 
     Args:
         coarse: (h, w, K) logits; (i, j) belongs to pixel (i * stride, j * stride).
@@ -37,109 +43,141 @@ def labels(
     Returns:
         (H, W) uint8, or uint16 for more than 256 classes.
     """
-    if not np.isfinite(coarse).all():
+    if not max(float(coarse.max()), -float(coarse.min())) < LARGEST:  # NaN is not, either
         return plain_labels(coarse, stride, size)
     beyond = [(0, max(0, -(-size[axis] // stride) - coarse.shape[axis])) for axis in (0, 1)]
     if beyond != [(0, 0), (0, 0)]:
         coarse = np.pad(coarse, (*beyond, (0, 0)), mode="edge")
-    result = np.empty(size, np.uint8 if coarse.shape[2] <= 256 else np.uint16)
+    result = np.empty(size, _label_type(coarse.shape[2]))
     cell_rows, cell_columns = -(-size[0] // stride), -(-size[1] // stride)
     block = max(1, CHUNK_BYTES // (8 * coarse.shape[1] * coarse.shape[2]))
     for top in range(0, cell_rows, block):
         bottom = min(top + block, cell_rows)
-        winners, decided = _decided_cells(coarse[top : bottom + 1])
+        corners = _Corners(coarse[top : bottom + 1, : cell_columns + 1])
+        pixels = _pixels(corners, stride, (bottom - top, cell_columns))
         part = result[top * stride : bottom * stride]
-        winners = winners[: bottom - top, :cell_columns]
-        part[:] = winners.repeat(stride, 0).repeat(stride, 1)[: part.shape[0], : part.shape[1]]
-        undecided = np.nonzero(~decided[: bottom - top, :cell_columns])
-        _interpolate(part, coarse[top : bottom + 1], stride, *undecided)
+        part[:] = pixels[: part.shape[0], : part.shape[1]]
     return result
 
 
 def undecided_share(coarse: NDArray[np.float32]) -> float:
     """Returns the share of cells that `labels` has to interpolate, 0..1."""
-    return float(1 - _decided_cells(coarse)[1].mean())
+    return float(1 - _Corners(coarse).agree().mean())
 
 
-def _decided_cells(coarse: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Returns the winner at each cell's first corner, and whether it wins the whole cell."""
-    planes = np.ascontiguousarray(np.moveaxis(coarse, 2, 0))  # (K, h, w): K is short to reduce
-    best = planes[0].copy()
-    second = np.full_like(best, -np.inf)
-    winner = np.zeros(best.shape, np.uint8 if len(planes) <= 256 else np.uint16)
-    scratch, better = np.empty_like(best), np.empty(best.shape, bool)
-    for index, plane in enumerate(planes[1:], start=1):
-        np.greater(plane, best, out=better)
-        np.copyto(winner, index, where=better)
-        np.minimum(plane, best, out=scratch)
-        np.maximum(second, scratch, out=second)
-        np.maximum(best, plane, out=best)
-    largest = max(float(planes.max()), -float(planes.min()))
-    decided = best - second > 24 * 2.0**-24 * largest + 2.0**-140
-    for axis in (0, 1):  # the neighbours below and to the right; at the border, oneself
-        after = np.minimum(np.arange(1, winner.shape[axis] + 1), winner.shape[axis] - 1)
-        decided &= decided.take(after, axis)
-        decided &= winner == winner.take(after, axis)
-    return winner, decided
+def _label_type(num_classes: int) -> Any:
+    return np.uint8 if num_classes <= 256 else np.uint16
 
 
-def _interpolate(
-    result: NDArray[Any],
-    coarse: NDArray[np.float32],
-    stride: int,
-    rows: NDArray[np.int64],
-    columns: NDArray[np.int64],
-) -> None:
-    """Labels the pixels of some cells with the arithmetic of `upsampled_rows`."""
-    at_a_time = max(1, CHUNK_BYTES // (32 * stride**2 + 16 * coarse.shape[2]))
-    for start in range(0, len(rows), at_a_time):
-        some = rows[start : start + at_a_time], columns[start : start + at_a_time]
-        winners = _winners_within(coarse, stride, *some).astype(result.dtype)
-        y = some[0] * stride + np.arange(stride)[:, None, None]  # (stride, 1, n)
-        x = some[1] * stride + np.arange(stride)[:, None]  # (stride, n)
-        y, x = np.broadcast_arrays(y, x)
-        if y[-1].max() < result.shape[0] and x[:, -1].max() < result.shape[1]:
-            result[y, x] = winners
-        else:  # some cells reach over the border
-            inside = (y < result.shape[0]) & (x < result.shape[1])
-            result[y[inside], x[inside]] = winners[inside]
+class _Corners:
+    """Logits where cells meet, (h, w, K), and who wins there.
+
+    Attributes:
+        planes: The logits as (K, h * w): K is short to reduce.
+        margin: What a lead must exceed to survive rounding.
+        winner: (h, w), a class that no other leads by the margin.
+        alone: (h, w), whether it leads all others by the margin.
+    """
+
+    def __init__(self, coarse: NDArray[np.float32]) -> None:
+        height, width, num_classes = coarse.shape
+        pixels = coarse.reshape(height * width, num_classes)
+        self.planes = np.empty((num_classes, height * width), np.float32)
+        for start in range(0, height * width, 256):  # in steps that the cache holds: twice as fast
+            self.planes[:, start : start + 256] = pixels[start : start + 256].T
+        best = self.planes.max(axis=0)
+        largest = max(float(best.max()), -float(self.planes.min()))
+        self.margin = np.float32(32 * 2.0**-24 * largest + 2.0**-140)
+        close = (self.planes >= best - self.margin).view(np.uint8)
+        kind = _label_type(num_classes)
+        self.alone = (close.sum(axis=0, dtype=kind) == 1).reshape(height, width)
+        indices = np.arange(num_classes, dtype=kind)[:, None]
+        self.winner: NDArray[Any] = (close * indices).max(axis=0).reshape(height, width)
+
+    def agree(self) -> NDArray[np.bool_]:
+        """Returns (h, w), whether a cell's corners have the same winner, alone at each.
+
+        Cell (i, j) lies between (i, j) and (i + 1, j + 1); at the border, the last repeats.
+        """
+        result, winner = self.alone.copy(), self.winner
+        result[:, :-1] &= self.alone[:, 1:] & (winner[:, :-1] == winner[:, 1:])
+        result[:-1] &= result[1:] & (winner[:-1] == winner[1:])
+        return result
 
 
-def _winners_within(
-    coarse: NDArray[np.float32],
-    stride: int,
-    rows: NDArray[np.int64],
-    columns: NDArray[np.int64],
-) -> NDArray[np.uint16]:
-    """Returns the winner at each pixel of n cells, (stride, stride, n)."""
-    across = (np.arange(stride) / np.float32(stride)).astype(np.float32)[:, None]
-    down = across[:, None]
-    below = np.minimum(rows + 1, coarse.shape[0] - 1)
-    right = np.minimum(columns + 1, coarse.shape[1] - 1)
-    corners = [
-        np.ascontiguousarray(coarse[i, j].T)  # (K, n)
-        for i, j in ((rows, columns), (below, columns), (rows, right), (below, right))
-    ]
-    winners = np.zeros((stride, stride, len(rows)), np.uint16)
-    best: NDArray[np.float32] | None = None
-    for index, (a, b, c, d) in enumerate(zip(*corners, strict=True)):
-        left = a + (b - a) * down  # (stride, 1, n)
-        logits = left + ((c + (d - c) * down) - left) * across
-        if best is None:
-            best = logits
-        else:
-            np.copyto(winners, index, where=logits > best)
-            np.maximum(best, logits, out=best)
+def _pixels(corners: _Corners, stride: int, cells: tuple[int, int]) -> NDArray[Any]:
+    """Returns the labels of the pixels of so many rows and columns of cells."""
+    height, width = cells
+    winner = corners.winner[:height, :width]
+    pixels = np.empty((height, stride, width, stride), winner.dtype)
+    pixels.reshape(height, stride, -1)[:] = winner.repeat(stride, axis=1)[:, None]
+    by_cell = pixels.transpose(1, 3, 0, 2)
+    undecided = np.flatnonzero(~corners.agree()[:height, :width])
+    for start in range(0, len(undecided), CELLS_AT_A_TIME):
+        some = np.divmod(undecided[start : start + CELLS_AT_A_TIME], width)
+        by_cell[:, :, *some] = _interpolated(corners, stride, *some)
+    return pixels.reshape(height * stride, width * stride)
+
+
+def _interpolated(
+    corners: _Corners, stride: int, rows: NDArray[np.int64], columns: NDArray[np.int64]
+) -> NDArray[Any]:
+    """Returns the labels of the pixels of n cells, (stride, stride, n)."""
+    height, width = corners.winner.shape
+    below = np.where(rows < height - 1, width, 0)
+    right = np.where(columns < width - 1, 1, 0)
+    first = rows * width + columns
+    places = np.stack([first, first + below, first + right, first + below + right])  # (4, n)
+    logits = corners.planes.take(places, axis=1)  # (K, 4, n)
+    winners = corners.winner.ravel()[places]
+    low, high = winners.min(axis=0), winners.max(axis=0)
+    each = np.arange(len(rows))
+    of_low, of_high = corners.planes[low, places], corners.planes[high, places]  # (4, n)
+    lead = (logits - (of_low + of_high) * np.float32(0.5)).max(axis=1)  # (K, n)
+    lead[low, each] = lead[high, each] = -np.inf  # what is left are the others'
+    only_two = ((winners == low) | (winners == high)).all(axis=0)
+    only_two &= lead.max(axis=0) < -corners.margin
+    result = np.where(_bilinear(of_high, stride) > _bilinear(of_low, stride), high, low)
+    more = np.flatnonzero(~only_two)
+    if len(more):
+        result[..., more] = _winners(logits.take(more, axis=2), stride)
+    return result
+
+
+def _winners(logits: NDArray[np.float32], stride: int) -> NDArray[np.uint16]:
+    """Returns the winner at each pixel of n cells, (stride, stride, n), from (K, 4, n) corners."""
+    num_classes, _, count = logits.shape
+    winners = np.empty((stride, stride, count), np.uint16)
+    # The lowest index wins ties.
+    preference = np.arange(num_classes, 0, -1, dtype=np.uint16)[:, None, None, None]
+    at_a_time = max(1, CACHE_BYTES // (4 * num_classes * stride**2))
+    for start in range(0, count, at_a_time):
+        some = slice(start, start + at_a_time)
+        values = _bilinear(logits[..., some].swapaxes(0, 1), stride)  # (K, stride, stride, n)
+        best = (values == values.max(axis=0)) * preference
+        winners[..., some] = num_classes - best.max(axis=0)
     return winners
 
 
-def plain_labels(
-    coarse: NDArray[np.float32], stride: int, size: tuple[int, int]
-) -> NDArray[np.uint8] | NDArray[np.uint16]:
+def _bilinear(corners: NDArray[np.float32], stride: int) -> NDArray[np.float32]:
+    """Interpolates cells with the arithmetic of `upsampled_rows`: (4, ..., n) corners, n cells.
+
+    Returns:
+        (..., stride, stride, n).
+    """
+    across = (np.arange(stride) / np.float32(stride)).astype(np.float32)[:, None]
+    down = across[:, None]
+    above, below, above_right, below_right = corners[..., None, None, :]
+    left = above + (below - above) * down  # (..., stride, 1, n)
+    right = above_right + (below_right - above_right) * down
+    return left + (right - left) * across
+
+
+def plain_labels(coarse: NDArray[np.float32], stride: int, size: tuple[int, int]) -> Labels:
     """Does what `labels` does by interpolating everything, in chunks: what it is tested against."""
     height, width = size
     num_classes = coarse.shape[2]
-    result = np.empty(size, np.uint8 if num_classes <= 256 else np.uint16)
+    result = np.empty(size, _label_type(num_classes))
     rows = max(1, CHUNK_BYTES // max(1, 4 * width * num_classes))
     for top in range(0, height, rows):
         bottom = min(top + rows, height)

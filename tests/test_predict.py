@@ -96,7 +96,11 @@ def test_arrays_that_are_no_pictures_are_refused(predictor, array):
 
 
 @pytest.mark.parametrize(
-    ("name", "problem"), [(None, "no model named"), ("none.tflite", "no such model")]
+    ("name", "problem"),
+    [
+        ("none.tflite", "no such model"),
+        ("mobilenetv2_voc_quan", "did you mean mobilenetv2_voc_quant"),
+    ],
 )
 def test_missing_models_are_refused(name, problem):
     with pytest.raises(AtrousError, match=problem):

@@ -71,6 +71,27 @@ def test_a_lead_of_one_unit_can_be_lost_to_rounding() -> None:
     assert lost > 0
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    units=st.integers(0, 80),
+    magnitude=st.sampled_from([1e-42, 1e-3, 1.0, 1e6, 1e29]),
+    stride=st.sampled_from([2, 4, 16]),
+)
+def test_a_third_class_near_the_mean_of_two_is_not_overlooked(
+    seed: int, units: int, magnitude: float, stride: int
+) -> None:
+    """Two classes swap the lead; a third is a few units in the last place around their mean."""
+    random = np.random.default_rng(seed)
+    swing = random.normal(0, magnitude, (5, 6))
+    middle = random.normal(0, magnitude, (5, 6))
+    planes = [middle + swing, middle - swing, middle, middle]
+    coarse = np.stack(planes, axis=-1).astype(np.float32)[..., random.permutation(4)]
+    coarse += random.integers(-units, units + 1, coarse.shape) * np.spacing(np.abs(coarse).max())
+    size = (5 * stride - 1, 6 * stride - 2)
+    assert (labels(coarse, stride, size) == plain_labels(coarse, stride, size)).all()
+
+
 def test_equal_logits_give_the_lowest_class() -> None:
     coarse = np.ones((3, 3, 5), np.float32)
     assert (labels(coarse, 4, (9, 9)) == 0).all()
@@ -81,11 +102,12 @@ def test_most_cells_of_smooth_logits_are_decided() -> None:
     assert 0 < undecided_share(coarse) < 0.2
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_logits_that_are_not_finite_are_labelled_as_the_plain_ones(value: float) -> None:
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+def test_logits_that_are_not_finite_or_huge_are_labelled_as_the_plain_ones(value: float) -> None:
     coarse = np.random.default_rng(0).normal(0, 1, (5, 5, 4)).astype(np.float32)
     coarse[2, 2, 1] = value
-    with np.errstate(invalid="ignore"):
+    coarse[2, 3, 2] = -value
+    with np.errstate(invalid="ignore", over="ignore"):
         assert (labels(coarse, 4, (17, 17)) == plain_labels(coarse, 4, (17, 17))).all()
 
 
