@@ -14,6 +14,7 @@ from atrous.classes import ADE20K, ADE20K_31, ADE20K_151, VOC
 from atrous.cli import evaluate as cli_evaluate
 from atrous.cli.evaluate import evaluate
 from atrous.cli.submit import submit
+from atrous.data import procedural
 from atrous.errors import AtrousError
 from atrous.evaluation import charts
 
@@ -30,7 +31,7 @@ class Painter:
 
     def coarse_logits(self, image):
         red = image[..., :1].astype(np.float32) / 12
-        logits = -np.abs(red - np.arange(21, dtype=np.float32))
+        logits = -np.abs(red - np.arange(len(self.classes), dtype=np.float32))
         if self.blind is not None:
             logits[..., self.blind] = -99
         return logits
@@ -190,6 +191,17 @@ def test_ade20k_is_read_in_the_convention_of_the_model(tmp_path, monkeypatch, ta
     assert scores["protocol"]["labelled_pixels"] == (
         40 * 60 if table is ADE20K_31 else np.count_nonzero(values)
     )
+
+
+def test_scenes_are_data_by_name(monkeypatch):
+    class Sky(Painter):
+        classes, palette = procedural.Scenes.classes, procedural.Scenes.palette
+
+    monkeypatch.setattr("atrous.evaluation.networks.open_engine", lambda name: Sky())
+    monkeypatch.setitem(procedural._SPLITS, "val", (2_000_000, 2))
+    scores = json.loads(run(evaluate, "any", "--data", "scenes", "--json").stdout)
+    assert scores["protocol"]["pictures"] == 2
+    assert scores["protocol"]["trimap_pictures"] == {"void": 0, "borders": 2}
 
 
 def test_worst_picture_of_a_missed_class_is_in_the_report(devkit, tmp_path):
