@@ -76,7 +76,7 @@ def evaluate(
     opened = open_dataset(data, split)  # what is wrong with it comes before a model is loaded
     options = {
         **views,
-        "classes": classes.split(",") if classes else None,
+        "classes": [name.strip() for name in classes.split(",")] if classes else None,
         "trimap": None if trimap == "none" else trimap,
     }
     evaluated = [

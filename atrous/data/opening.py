@@ -135,7 +135,8 @@ def check_problems(problems: Sequence[Problem], root: Path, *, allow_unlabelled:
         "E-DATA-PAIRS",
         f"{kinds}\n{names}{more}",
         where=root,
-        fix="complete or remove them; --allow-unlabelled goes on with the others",
+        fix="complete or remove them (atrous data check lists all); in Python, "
+        "allow_unlabelled=True goes on with the others",
         exit_code=ExitCode.DATA,
     )
 

@@ -99,7 +99,7 @@ def test_json_is_the_contract_and_nothing_else(devkit):
 def test_options_reach_the_protocol(devkit):
     result = run(
         evaluate, "good", "--data", devkit, "--json", "--scales", "0.5,1", "--flip", "--pad-to",
-        "65x97", "--split", "train", "--classes", "bird,cat", "--trimap", "--window", "33",
+        "65x97", "--split", "train", "--classes", "bird, cat", "--trimap", "--window", "33",
     )  # fmt: skip
     protocol = json.loads(result.stdout)["protocol"]
     assert protocol["scales"] == [0.5, 1]
