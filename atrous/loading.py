@@ -10,7 +10,7 @@ from typing import Any
 
 from atrous import built_in
 from atrous.build import build_blank
-from atrous.classes import ADE20K_31, CITYSCAPES, VOC, ClassTable
+from atrous.classes import ADE20K_31, ADE20K_151, CITYSCAPES, VOC, ClassTable
 from atrous.errors import AtrousError, ExitCode
 from atrous.model import Architecture, DeepLabV3Plus, Provenance, as_tuple
 from atrous.weights import foreign, hub, store, tensorflow, tf_names, tflite, zoo
@@ -20,7 +20,7 @@ from atrous.weights.torch_files import is_pickle, read_tensors
 from atrous.weights.transfer import file_digest
 
 # The label sets of Google's released models, by number of classes.
-_TABLES: dict[int, ClassTable] = {21: VOC, 19: CITYSCAPES}
+_TABLES: dict[int, ClassTable] = {21: VOC, 19: CITYSCAPES, 151: ADE20K_151}
 
 
 def load(source: str | Path) -> DeepLabV3Plus:
@@ -194,8 +194,8 @@ def from_tensorflow(
         multi_grid: As in `create_model`; None: (1, 1, 1), the default of the authors' code.
 
     Returns:
-        The model in evaluation mode; 21 and 19 classes carry the names of VOC and Cityscapes,
-        the label sets of the released models.
+        The model in evaluation mode; 21, 19 and 151 classes carry the names of VOC, Cityscapes
+        and ADE20K, the label sets of the released models.
 
     Raises:
         AtrousError: Variables missing, misshapen, not finite, or of another network; a file that

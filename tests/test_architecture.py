@@ -52,10 +52,10 @@ data.formats.voc data.formats.cityscapes data.formats.ade20k data.formats.camvid
 data.formats.folders data.formats.labelme data.formats.cvat data.formats.shards
 data.formats.coco_files data.formats.dataset_yaml
 data.formats.coco data.formats.ultralytics
-data.opening
 data.resize data.painting data.order
 data.scenery data.transforms
 data.procedural
+data.opening
 data.cache
 data.loader
 data.doctor.jpeg data.doctor.findings data.doctor.proposals

@@ -64,6 +64,7 @@ def evaluate(
       atrous evaluate model.onnx --data VOCdevkit/VOC2012
       atrous evaluate model.tflite --data VOCdevkit/VOC2012 --pad-to 513 --report out
       atrous evaluate a.safetensors --compare b.safetensors --data mine.yaml --report out
+      atrous evaluate runs/scenes --data scenes
       atrous evaluate runs/x --data CITYSCAPES --scales 0.75,1,1.25 --flip --output-stride 8
     """  # noqa: D301  # click needs the backspace itself
     try:
@@ -72,14 +73,14 @@ def evaluate(
         raise missing_extra("evaluating", error) from error
     from atrous.data.opening import open_dataset
 
-    dataset = open_dataset(data, split)
+    opened = open_dataset(data, split)  # what is wrong with it comes before a model is loaded
     options = {
         **views,
-        "classes": classes.split(",") if classes else None,
+        "classes": [name.strip() for name in classes.split(",")] if classes else None,
         "trimap": None if trimap == "none" else trimap,
     }
     evaluated = [
-        _run(name, dataset, options, gallery=report is not None)
+        _run(name, _labelled(opened, data, split, name), options, gallery=report is not None)
         for name in (model, compare)
         if name is not None
     ]
@@ -95,6 +96,19 @@ def evaluate(
         _print_difference(*(part.scores for part in evaluated))
     if report is not None:
         click.echo(f"\nreport: {printable(report / 'report.html')}")
+
+
+def _labelled(opened: "Dataset", data: Path, split: str, model: str) -> "Dataset":
+    """Returns the data in the convention of a model, where there are several (ADE20K)."""
+    from atrous.data.opening import CONVENTIONS, open_dataset, recognise
+
+    conventions = CONVENTIONS.get(recognise(data).kind, ()) if data.exists() else ()
+    if not conventions:
+        return opened
+    from atrous.sources import open_engine
+
+    classes = len(open_engine(model).classes)
+    return open_dataset(data, split, num_classes=classes if classes in conventions else None)
 
 
 def _run(name: str, dataset: "Dataset", options: dict[str, Any], *, gallery: bool) -> "Evaluated":

@@ -12,7 +12,7 @@ from atrous.classes import ClassTable
 from atrous.config import TrainConfig
 from atrous.data.dataset import Dataset
 from atrous.data.opening import open_dataset
-from atrous.data.procedural import scenes
+from atrous.data.procedural import scenes_split
 from atrous.data.transforms import Augmentation
 from atrous.errors import AtrousError, ExitCode
 from atrous.loading import load
@@ -21,11 +21,7 @@ from atrous.surgery import change_classes, graft
 
 logger = logging.getLogger(__name__)
 
-# Painted scenes: seeds no run shares between training and validation, whatever its own seed.
-_SCENES_TRAIN = 1_000_000
-_SCENES_VAL = 2_000_000
 _COUNTED = 1000  # pictures whose classes are counted, at most
-_NUM_SCENES = {"train": 1000, "val": 100}
 
 
 def open_data(config: TrainConfig) -> tuple[Dataset, Dataset]:
@@ -35,10 +31,7 @@ def open_data(config: TrainConfig) -> tuple[Dataset, Dataset]:
         AtrousError: Not recognised, empty, or the two have other classes.
     """
     if config.data == "scenes":
-        return (
-            scenes(_SCENES_TRAIN + config.seed, _NUM_SCENES["train"]),
-            scenes(_SCENES_VAL, _NUM_SCENES["val"]),
-        )
+        return scenes_split("train", config.seed), scenes_split("val")
     train_data = open_dataset(config.data, config.train_split)
     val_data = open_dataset(config.data, config.val_split)
     if train_data.classes != val_data.classes:
