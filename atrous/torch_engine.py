@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from atrous.encoder.aspp import ASPP
+from atrous.errors import AtrousError
 from atrous.model import DeepLabV3Plus
 
 _BYTES_OF_PROCESS = 500_000_000  # Python, torch and what else importing it brings
@@ -41,7 +42,15 @@ class TorchEngine:
         """
         from atrous.graph import write_graph
 
-        return write_graph(self.model).reach
+        try:
+            return write_graph(self.model).reach
+        except AtrousError as error:
+            raise AtrousError(
+                "E-TILES",
+                f"this network cannot see a picture in tiles: {error.what}",
+                where=error.where,
+                fix="allow more memory, so that the picture is seen whole",
+            ) from error
 
     @property
     def bytes_fixed(self) -> int:

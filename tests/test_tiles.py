@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from atrous import from_tflite, tiles
+from atrous.batch import segment_files
 from atrous.engines import Engine, ExportedEngine
 from atrous.errors import AtrousError
 from atrous.export import as_file, describe
@@ -21,7 +22,7 @@ from atrous.graph import write_graph
 from atrous.model import DeepLabV3Plus
 from atrous.predict import Predictor, TiledSegmentation
 from atrous.torch_engine import TorchEngine
-from atrous.windows import DecodedPicture
+from atrous.windows import DecodedPicture, open_tiff
 from tests.fake_engine import BrightestChannel
 from tests.networks import random_network
 from tests.tiffs import write_tiled
@@ -134,6 +135,12 @@ def network(**options: object) -> DeepLabV3Plus:
     return random_network("mobilenet_v2", **options)
 
 
+def test_networks_that_cannot_be_followed_are_refused() -> None:
+    with pytest.raises(AtrousError, match="cannot see a picture in tiles") as caught:
+        _ = TorchEngine(network(in_channels=4)).reach
+    assert caught.value.code == "E-TILES"
+
+
 ENGINES: dict[str, Callable[[DeepLabV3Plus, Path], Engine]] = {
     "exported": exported,
     "torch": lambda model, _: TorchEngine(model),
@@ -242,6 +249,19 @@ def test_overlay_of_a_large_picture_is_reduced(tmp_path: Path) -> None:
     found = Predictor(Forgetful(reach=0, bytes_per_pixel=100), memory=170_000_000)(path)
     assert isinstance(found, TiledSegmentation)
     assert found.overlay().size == (1250, 150)
+
+
+def test_P01_a_picture_damaged_in_the_middle_leaves_no_files(tmp_path: Path) -> None:
+    path = write_tiled(tmp_path / "p.tif", (1024, 1024), lambda *_: scenery(256, 256).copy())
+    block = open_tiff(path).blocks[-1]  # type: ignore[union-attr]
+    data = bytearray(path.read_bytes())
+    data[block.offset : block.offset + block.length] = bytes(block.length)
+    path.write_bytes(data)
+    predictor = Predictor(Forgetful(reach=0, bytes_per_pixel=300), memory=180_000_000)
+    (outcome,) = segment_files(predictor, [path], tmp_path / "out")
+    assert outcome.error is not None
+    assert outcome.error.code == "E-IMAGE-BROKEN"
+    assert not list((tmp_path / "out").iterdir())
 
 
 def peak_memory(code: str, *arguments: object) -> int:
