@@ -148,7 +148,9 @@ def _winners(logits: NDArray[np.float32], stride: int) -> NDArray[np.uint16]:
     """Returns the winner at each pixel of n cells, (stride, stride, n), from (K, 4, n) corners."""
     num_classes, _, count = logits.shape
     winners = np.empty((stride, stride, count), np.uint16)
-    preference = np.arange(num_classes, 0, -1, dtype=np.uint16)[:, None, None, None]  # the lowest first
+    preference = np.arange(num_classes, 0, -1, dtype=np.uint16)[
+        :, None, None, None
+    ]  # the lowest first
     at_a_time = max(1, CACHE_BYTES // (4 * num_classes * stride**2))
     for start in range(0, count, at_a_time):
         some = slice(start, start + at_a_time)

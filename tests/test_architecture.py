@@ -40,6 +40,7 @@ onnx_writer
 graph
 export
 quantize
+bench
 loading surgery
 data.dataset
 data.colors data.rle data.shapes
@@ -77,7 +78,7 @@ training.guard training.interruption training.run_folder training.starting
 training.progress training.planning training.validation
 training.loop
 cli.options
-cli.predict cli.models cli.convert cli.export cli.data cli.train cli.evaluate cli.submit
+cli.predict cli.models cli.convert cli.export cli.data cli.train cli.evaluate cli.submit cli.bench
 cli.__main__
 """.strip().splitlines()
 
