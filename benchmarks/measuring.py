@@ -15,16 +15,29 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def interleave(
-    candidates: Mapping[str, Callable[[], Any]], *, rounds: int, warm_up: int = 1
+    candidates: Mapping[str, Callable[[], Any]],
+    *,
+    rounds: int,
+    warm_up: int = 1,
+    untimed: int = 0,
 ) -> dict[str, dict[str, float]]:
     """Times each candidate once a round, so that other load on the machine hits all alike.
 
+    Args:
+        candidates: What to run, by name.
+        rounds: Samples of each.
+        warm_up: Rounds before the first that counts.
+        untimed: Runs of a candidate before each of its samples: the one before it may leave cold
+            caches, and threads that spin.
+
     Returns:
-        Milliseconds: median, fastest and number of samples by candidate.
+        Milliseconds: median, fastest, between the quartiles, and number of samples by candidate.
     """
     samples: dict[str, list[float]] = {name: [] for name in candidates}
     for round_ in range(rounds + warm_up):
         for name, run in candidates.items():
+            for _ in range(untimed):
+                run()
             start = time.perf_counter()
             run()
             if round_ >= warm_up:
@@ -33,10 +46,19 @@ def interleave(
         name: {
             "median_ms": round(statistics.median(values), 2),
             "fastest_ms": round(min(values), 2),
+            "spread_ms": round(_spread(values), 2),
             "samples": len(values),
         }
         for name, values in samples.items()
     }
+
+
+def _spread(values: list[float]) -> float:
+    """Returns what lies between the first and the third quartile."""
+    if len(values) < 2:
+        return 0.0
+    first, _, third = statistics.quantiles(values, n=4)
+    return third - first
 
 
 def machine(*packages: str) -> dict[str, Any]:

@@ -41,6 +41,7 @@ graph
 torch_engine
 export
 quantize
+bench
 loading surgery
 data.dataset
 data.colors data.rle data.shapes
@@ -78,7 +79,7 @@ training.guard training.interruption training.run_folder training.starting
 training.progress training.planning training.validation
 training.loop
 cli.options
-cli.predict cli.models cli.convert cli.export cli.data cli.train cli.evaluate cli.submit
+cli.predict cli.models cli.convert cli.export cli.data cli.train cli.evaluate cli.submit cli.bench
 cli.__main__
 """.strip().splitlines()
 

@@ -51,6 +51,12 @@ def test_public_predictor_runs_in_python(model: Path) -> None:
     subprocess.run([sys.executable, "-c", code, str(model)], check=True)
 
 
+def test_bench_measures_an_exported_file(model: Path) -> None:
+    done = run("bench", model, "--size", "9", "13", "--samples", "1", "--threads", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    assert [cost["engine"] for cost in json.loads(done.stdout)["engines"]] == ["OpenVINO"]
+
+
 @pytest.mark.parametrize("command", ["export", "models"])
 def test_P07_what_needs_torch_says_what_to_install(
     command: str, model: Path, tmp_path: Path

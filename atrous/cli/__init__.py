@@ -11,7 +11,17 @@ import click
 from atrous import __version__
 from atrous.errors import AtrousError, ExitCode, missing_extra
 
-COMMANDS = ("predict", "models", "convert", "export", "data", "train", "evaluate", "submit")
+COMMANDS = (
+    "predict",
+    "models",
+    "convert",
+    "export",
+    "data",
+    "train",
+    "evaluate",
+    "submit",
+    "bench",
+)
 
 
 class Group(click.Group):

@@ -1,0 +1,74 @@
+"""``atrous bench``: what a model costs on this machine."""
+
+import json
+from typing import Any
+
+import click
+
+from atrous.errors import printable
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "--size", type=(click.IntRange(1), click.IntRange(1)), metavar="H W",
+    help="Size of the picture [default: 513 513, or what the file is fixed to].",
+)  # fmt: skip
+@click.option(
+    "--threads", type=click.IntRange(1), help="Threads to use [default: the usable processors]."
+)
+@click.option(
+    "--samples", type=click.IntRange(1), default=9, show_default=True,
+    help="Timed runs of each engine.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def bench(
+    model: str, size: tuple[int, int] | None, threads: int | None, samples: int, as_json: bool
+) -> None:
+    r"""Measures a model in every engine that is installed.
+
+    An exported file is run by OpenVINO, and by ONNX Runtime where that is installed; any other
+    model by PyTorch, and exported for the two. Times are from picture to coarse logits, the
+    engines in turns. The share is of the machine's peak, measured in the same turns by a large
+    convolution. Start-up (to the first labels) and memory are of processes of their own; the
+    second start finds what the first one compiled.
+
+    \b
+    Examples:
+      atrous bench model.onnx
+      atrous bench model.onnx --size 1024 2048 --threads 1 --json
+    """
+    from atrous.bench import bench as measure
+
+    report = measure(model, size=size, threads=threads, samples=samples)
+    if as_json:
+        click.echo(json.dumps(report.as_json()))
+    else:
+        _show(report)
+
+
+def _show(report: Any) -> None:
+    height, width = report.size
+    click.echo(
+        f"{printable(report.model)}: {report.precision}, {height} x {width}, "
+        f"{report.multiply_adds / 1e9:.2f} G multiply-adds, {report.threads} threads"
+    )
+    click.echo(f"{report.processor}: peak {report.peak / 1e9:.0f} G multiply-adds a second\n")
+    row = "{:<13} {:>9} {:>9} {:>9} {:>8} {:>9} {:>12} {:>9}"
+    click.echo(row.format("engine", "median", "fastest", "spread", "of peak", "1st start", "start",
+                          "memory"))  # fmt: skip
+    for cost in report.engines:
+        click.echo(
+            row.format(
+                cost.engine,
+                *(f"{v:.1f} ms" for v in (cost.median_ms, cost.fastest_ms, cost.spread_ms)),
+                f"{100 * cost.share_of_peak:.0f} %",
+                f"{cost.first_start_s:.2f} s",
+                f"{cost.start_s:.2f} s",
+                f"{cost.peak_memory_mb:.0f} MB",
+            )
+        )
+    click.echo(
+        f"\nlabels from coarse logits: {report.labels_ms:.2f} ms, "
+        f"{100 * report.undecided_cells:.1f} % of the cells undecided"
+    )
