@@ -136,7 +136,9 @@ def _results(evaluated: Sequence["Evaluated"], data: Path, split: str) -> dict[s
         return results[0]
     first, second = (part.scores for part in evaluated)
     over = list(second.common_mean_over(first))
-    difference = {**asdict(second.minus(first)), "mean_over": over}
+    difference: dict[str, Any] = {**asdict(second.minus(first)), "mean_over": over}
+    if first.boundaries is not None:
+        difference["trimap_1"] = asdict(second.minus_at_borders(first))
     return {**results[0], "compared": results[1], "difference": difference}
 
 
@@ -200,6 +202,12 @@ def _print_difference(first: "Scores", second: "Scores") -> None:
         f"({100 * gain.low:+.2f} to {100 * gain.high:+.2f}); "
         f"better in {gain.better:.0%} of resampled sets"
     )
+    if first.boundaries is not None:
+        near = second.minus_at_borders(first)
+        click.echo(
+            f"within 1 px of borders: {100 * near.mean_iou:+.2f} points "
+            f"({100 * near.low:+.2f} to {100 * near.high:+.2f})"
+        )
 
 
 def _share(value: float | None) -> str:

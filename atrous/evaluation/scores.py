@@ -112,10 +112,26 @@ class Scores:
             AtrousError: The other scores are not of the same pictures and labels, or have no
                 class in common.
         """
+        return self._difference(other, self.per_picture, other.per_picture)
+
+    def minus_at_borders(self, other: "Scores") -> Difference:
+        """Returns how much higher mean IoU is within one pixel of the borders, as `minus` does.
+
+        Raises:
+            AtrousError: As `minus`; or boundaries were not asked for.
+        """
+        if self.boundaries is None or other.boundaries is None:
+            raise AtrousError("E-COMPARE", "boundaries were not measured: evaluate with trimap")
+        return self._difference(other, self.boundaries.narrowest, other.boundaries.narrowest)
+
+    def _difference(self, other: "Scores", mine: Counts, theirs: Counts) -> Difference:
         names = self.classes + tuple(name for name in other.classes if name not in self.classes)
         common = [names.index(name) for name in self.common_mean_over(other)]
-        first, second = other._counts_of(names), self._counts_of(names)
-        return uncertainty.difference(first, second, classes=common)
+        return uncertainty.difference(
+            _spread(theirs, other.classes, names),
+            _spread(mine, self.classes, names),
+            classes=common,
+        )
 
     def common_mean_over(self, other: "Scores") -> tuple[str, ...]:
         """Returns the classes that this mean and another are both over."""
@@ -123,12 +139,6 @@ class Scores:
         if not common:
             raise AtrousError("E-COMPARE", "the two results have no class in common")
         return common
-
-    def _counts_of(self, names: Sequence[str]) -> Counts:
-        """Returns `per_picture` for classes in another order; those not counted have no pixels."""
-        counts = np.zeros((*self.per_picture.shape[:2], len(names)), np.int64)
-        counts[:, :, [names.index(name) for name in self.classes]] = self.per_picture
-        return counts
 
     def as_dict(self) -> dict[str, Any]:
         """Returns everything as plain values for JSON; undefined scores are None."""
@@ -157,6 +167,13 @@ class Scores:
     def _by_class(self, values: NDArray[np.float64]) -> dict[str, float | None]:
         own = self.own_classes
         return dict(zip(own, map(number, values[: len(own)].tolist()), strict=True))
+
+
+def _spread(counts: Counts, classes: Sequence[str], names: Sequence[str]) -> Counts:
+    """Returns (N, 3, K) counts for classes in another order; those not counted have no pixels."""
+    result = np.zeros((*counts.shape[:2], len(names)), np.int64)
+    result[:, :, [names.index(name) for name in classes]] = counts
+    return result
 
 
 def number(value: float) -> float | None:
