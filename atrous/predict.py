@@ -372,6 +372,11 @@ def _as_picture(image: str | Path | Image.Image | NDArray[np.uint8]) -> Image.Im
         return read_image(image)
     if isinstance(image, Image.Image):
         return to_rgb(upright(image))
+    if not isinstance(image, np.ndarray):
+        raise AtrousError(
+            "E-IMAGE-ARRAY",
+            f"expected a path, a PIL image or an array, got {type(image).__name__}",
+        )
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise AtrousError(
             "E-IMAGE-ARRAY",
