@@ -185,7 +185,12 @@ class TiledSegmentation(Segmentation):
     @cached_property
     def labels(self) -> visualize.Labels:
         """(H, W) uint8, or uint16 for more than 256 classes."""
-        return np.concatenate(list(self._rows_of_labels()))
+        dtype = np.uint8 if len(self.classes) <= 256 else np.uint16
+        result, top = np.empty(self.size, dtype), 0
+        for rows in self._rows_of_labels():
+            result[top : top + len(rows)] = rows
+            top += len(rows)
+        return result
 
     @cached_property
     def areas(self) -> dict[str, float]:
