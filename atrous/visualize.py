@@ -39,7 +39,9 @@ def overlay(
     mask = np.where(colors.any(axis=1), round(255 * opacity), 0).astype(np.uint8)[labels]
     mask[borders(labels)] = 255
     tint.paste("white", mask=Image.fromarray(borders(labels)))
-    return Image.composite(tint, image.convert("RGB"), Image.fromarray(mask))
+    result = Image.composite(tint, image.convert("RGB"), Image.fromarray(mask))
+    result.info.clear()  # of the picture: comments and positions are not for whoever gets this
+    return result
 
 
 def brightened(palette: Sequence[Color]) -> NDArray[np.uint8]:

@@ -41,6 +41,7 @@ def main() -> None:
             files["int8"],
             [picture(arguments.voc, name) for name in chosen],
             targets=[target(arguments.voc, name) for name in chosen],
+            budget=0.005,
         )
         megabytes = {kind: round(path.stat().st_size / 1e6, 2) for kind, path in files.items()}
         engines = {kind: ExportedEngine(path, keep_compiled=False) for kind, path in files.items()}

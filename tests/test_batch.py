@@ -1,5 +1,7 @@
 import io
 import json
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -85,6 +87,43 @@ def test_P02_a_rerun_does_only_the_rest(pictures, tmp_path):
     assert engine.calls == 3
     list(segment_files(Predictor(engine), found, out))
     assert engine.calls == 5
+
+
+KILLED_WHILE_WRITING = """
+import os, signal, sys
+from pathlib import Path
+from PIL import Image
+from atrous.batch import find_pictures, segment_files
+from atrous.predict import Predictor
+from tests.fake_engine import BrightestChannel
+save, saved = Image.Image.save, []
+def half(image, path, *arguments, **options):
+    saved.append(path)
+    save(image, path, *arguments, **options)
+    if len(saved) == int(sys.argv[3]):
+        Path(path).write_bytes(Path(path).read_bytes()[:20])
+        os.kill(os.getpid(), signal.SIGKILL)
+Image.Image.save = half
+found = find_pictures([Path(sys.argv[1])])
+list(segment_files(Predictor(BrightestChannel()), found, Path(sys.argv[2])))
+"""
+
+
+@pytest.mark.parametrize("save", [3, 4])  # of the second picture: labels, overlay
+def test_P02_a_kill_leaves_no_part_of_a_file_and_a_rerun_does_the_rest(pictures, tmp_path, save):
+    (pictures / "b" / "broken.jpg").unlink()
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", KILLED_WHILE_WRITING, str(pictures), str(out), str(save)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    for path in out.rglob("*"):
+        if path.suffix in (".png", ".jpg") and not path.name.startswith(".tmp-"):
+            Image.open(path).load()  # whole
+    assert (out / "a" / "x.json").is_file()
+    engine = BrightestChannel()
+    outcomes = list(segment_files(Predictor(engine), find_pictures([pictures]), out))
+    assert engine.calls == 2
+    assert not any(outcome.error for outcome in outcomes)
 
 
 def test_P08_other_pictures_models_or_overwrite_redo_finished_output(pictures, tmp_path):

@@ -68,7 +68,7 @@ def test_an_engine_that_fails_on_its_own_is_named(tmp_path: Path) -> None:
         benching._start_up("OpenVINO", str(tmp_path / "none.onnx"), SIZE, 1)
 
 
-def test_peak_memory_is_of_this_process() -> None:
+def test_P04_peak_memory_is_of_this_process() -> None:
     before = peak_megabytes()
     block = bytearray(64 << 20)
     block[:: 1 << 12] = b"1" * len(block[:: 1 << 12])

@@ -68,8 +68,13 @@ def test_saved_files_hold_what_the_result_says(predictor, tmp_path):
 def test_P12_outputs_carry_no_metadata_of_the_picture(predictor, tmp_path):
     exif = Image.Exif()
     exif[0x010F] = "camera"
-    picture().save(tmp_path / "private.jpg", exif=exif)
+    exif.get_ifd(0x8825)[29] = "2026:01:01"  # the date in the position
+    picture().save(tmp_path / "private.jpg", exif=exif, comment=b"at home")
     record = predictor(tmp_path / "private.jpg").save(tmp_path / "out")
+    for path in (tmp_path / "out").iterdir():
+        for private in (b"camera", b"2026:01:01", b"at home"):
+            assert private in (tmp_path / "private.jpg").read_bytes()
+            assert private not in path.read_bytes()
     for key in ("labels", "overlay"):
         with Image.open(record[key]) as image:
             assert not image.getexif()

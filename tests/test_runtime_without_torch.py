@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from atrous.cli import COMMANDS
 from tests.test_engines import tiny
 
 # Runs the command line with the packages of the training half made unimportable.
@@ -30,6 +31,16 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ATROUS_CACHE", str(tmp_path / "cache"))
     return tiny(tmp_path / "tiny.onnx")
+
+
+def test_every_module_of_the_runtime_half_is_imported() -> None:
+    modules = "errors classes images upsample onnx_file visualize engines sources predict batch"
+    modules += " bench cli.options " + " ".join(f"cli.{command}" for command in COMMANDS)
+    code = WITHOUT.split("from atrous")[0] + (
+        "from importlib import import_module\n"
+        f"for name in {modules.split()}: import_module('atrous.' + name)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_predict_runs_from_file_to_files(model: Path, tmp_path: Path) -> None:

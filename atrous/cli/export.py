@@ -25,8 +25,8 @@ from atrous.errors import AtrousError, missing_extra, printable
     help="Pictures, or folders of them, to quantise and to measure with; may be repeated.",
 )  # fmt: skip
 @click.option(
-    "--budget", type=click.FloatRange(0, 100), default=0.5, show_default=True, metavar="POINTS",
-    help="Largest loss of mean IoU by quantising, in points; 100 allows any.",
+    "--budget", type=click.FloatRange(0, 100), default=1, show_default=True, metavar="PERCENT",
+    help="Largest share of pixels that quantising may label otherwise; 100 allows any.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print what the file says about itself.")
 def export(
@@ -44,9 +44,9 @@ def export(
     The file takes RGB bytes and holds the classes, their colours and where the weights come
     from. It is run and compared with the model before it appears under its name.
 
-    With --int8, every other calibration picture sets the ranges, the rest measures how the labels
-    change against those of the float model; layers that cost too much stay in float. A model
-    that loses more than --budget is not written.
+    With --int8, every other calibration picture sets ranges and biases, the rest measures how the
+    labels change against those of the float model; layers that cost too much stay in float. A
+    model that changes more than --budget is not written.
 
     \b
     Examples:

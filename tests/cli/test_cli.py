@@ -83,6 +83,30 @@ def test_P01_some_failed_inputs_exit_3_and_the_others_are_done(run, photo, tmp_p
     assert "1 of 3 done" in out
 
 
+def test_P02_an_interrupted_run_exits_130_without_a_traceback(run, photo, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(BrightestChannel, "coarse_logits", interrupt)
+    code, _, err = run("predict", photo, "--model", "m", "--out", tmp_path / "out")
+    assert code == 130
+    assert "Traceback" not in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_threads_reach_the_engine(run, photo, tmp_path, monkeypatch):
+    asked = []
+
+    def open_engine(_model, *, threads):
+        asked.append(threads)
+        return BrightestChannel()
+
+    monkeypatch.setattr("atrous.predict.open_engine", open_engine)
+    for options in ([], ["--threads", 1]):
+        run("predict", photo, "--model", "m", "--out", tmp_path / "out", *options)
+    assert asked == [None, 1]
+
+
 def test_P08_missing_paths_exit_2(run, tmp_path):
     code, _, err = run("predict", tmp_path / "none.png", "--model", "m")
     assert code == 2
@@ -216,6 +240,14 @@ def test_version_and_P09_a_terminal_without_utf8():
     result = atrous("predict", "naïve.jpg", "--model", "m", LC_ALL="C", PYTHONIOENCODING="ascii")
     assert result.returncode == 2
     assert b"Traceback" not in result.stderr
+
+
+def test_P09_a_narrow_terminal_is_no_traceback(run, photo, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    assert run("predict", "--help")[0] == 0
+    code, out, err = run("predict", photo, "--model", "m", "--out", tmp_path / "out")
+    assert (code, err) == (0, "")
+    assert "1 of 1 done" in out
 
 
 def test_P09_a_closed_pipe_is_no_traceback():

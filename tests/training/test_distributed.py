@@ -167,14 +167,18 @@ def test_T07_resume_on_another_number_of_processes_keeps_the_batches(
     assert "1 processes instead of 2" in caplog.text
 
 
-def test_a_device_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("needs a machine without a GPU")
+def test_P05_cuda_that_is_not_there_is_refused_and_auto_does_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with (
-        pytest.raises(AtrousError, match="no CUDA device"),
+        pytest.raises(AtrousError, match="no CUDA device is available") as caught,
         joined("cuda", 10.0, tmp_path),
     ):
         pass
+    assert "--device cpu" in caught.value.fix
+    with joined("auto", 10.0, tmp_path) as processes:
+        assert processes.device.type == "cpu"
 
 
 def _main() -> None:
