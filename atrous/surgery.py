@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 
 from atrous.build import build
 from atrous.classes import ClassTable, pascal_palette, plain_name
@@ -83,8 +84,10 @@ def graft(source: DeepLabV3Plus, architecture: Architecture) -> tuple[DeepLabV3P
     """Builds a network of another shape that starts from what fits of a trained one.
 
     Tensors of the same name and shape are copied. ASPP's projection is copied branch by branch and
-    zero for branches the source lacks, so that they join in without disturbing what is there. The
-    source's classes, preprocessing, padding and epsilon come along.
+    zero for branches the source lacks, so that they join in without disturbing what is there. A
+    decoder the source lacks at first passes on what the encoder says (if it has as many filters):
+    the new network then computes what the source did, and learns from there. The source's classes,
+    preprocessing, padding and epsilon come along.
 
     Args:
         source: The trained network.
@@ -116,7 +119,8 @@ def graft(source: DeepLabV3Plus, architecture: Architecture) -> tuple[DeepLabV3P
     model.classes, model.palette = source.classes, source.palette
     model.provenance = replace(source.provenance, notes=list(source.provenance.notes))
     theirs = dict(source.state_dict())
-    if old.decoder != new.decoder:  # the classifier saw other features
+    if old.decoder != new.decoder and not (new.decoder and _pass_on(model)):
+        # The classifier saw other features.
         theirs = {name: t for name, t in theirs.items() if not name.startswith("decoder.")}
     ours = model.state_dict()
     projection = "encoder.aspp.project.conv.weight"
@@ -126,6 +130,26 @@ def graft(source: DeepLabV3Plus, architecture: Architecture) -> tuple[DeepLabV3P
     model.load_state_dict({**ours, **fitting})
     parameters = {name for name, _ in model.named_parameters()}
     return model, sorted(parameters - fitting.keys())
+
+
+@torch.no_grad()
+def _pass_on(model: DeepLabV3Plus) -> bool:
+    """Makes a decoder's refinements pass on their first inputs, the encoder's; says if it can."""
+    channels, refine = model.encoder.aspp.channels, model.architecture.refine
+    if not refine or any(filters != channels for _, filters in refine):
+        return False
+    for name, module in model.decoder.named_modules():
+        if ".refine." not in name:
+            continue
+        if isinstance(module, nn.BatchNorm2d):  # exactly the identity, as where it was folded
+            assert module.running_var is not None
+            module.running_var.fill_(1 - module.eps)
+        elif isinstance(module, nn.Conv2d):
+            middle = module.kernel_size[0] // 2
+            module.weight.zero_()
+            taps = module.weight[:, :, middle, middle]
+            taps.fill_diagonal_(1) if module.groups == 1 else taps.fill_(1)
+    return True
 
 
 def _same_branches(old: Architecture, new: Architecture) -> bool:

@@ -21,7 +21,7 @@ import numpy as np
 
 import atrous
 from atrous.classes import ClassTable
-from atrous.config import read_config
+from atrous.config import read_config, to_json
 from atrous.data.dataset import Dataset
 from atrous.data.opening import open_dataset
 from atrous.export import export
@@ -97,8 +97,9 @@ def main() -> None:
     out = ROOT / "atrous" / "trained" / f"{asked.name}.onnx"
     out.parent.mkdir(exist_ok=True)
     if asked.int8:
-        pictures = [train_data[i].image for i in range(0, len(train_data), len(train_data) // 64)]
-        header = quantize(model, out, pictures, budget=0.005).header
+        samples = [train_data[i] for i in range(0, len(train_data), len(train_data) // 64)]
+        images, targets = [s.image for s in samples], [s.target for s in samples]
+        header = quantize(model, out, images, targets=targets).header
     else:
         header = export(model, out, half=True)
     atrous.save(model, ROOT / "weights" / f"{asked.name}.safetensors", half=True)
@@ -145,7 +146,9 @@ def write_card(name: str, header: Header, path: Path, run: Path, measured: dict[
     folder.mkdir(exist_ok=True)
     shutil.copy(run / "curves.png", folder / f"{name}_curves.png")
     shutil.copy(run / "metrics.csv", folder / f"{name}_metrics.csv")
-    shutil.copy(run / "config.json", folder / f"{name}_config.json")
+    config = read_config(run / "config.json")
+    named = replace(config, data=Path(config.data).name, weights=Path(str(config.weights)).name)
+    (folder / f"{name}_config.json").write_text(to_json(named) + "\n")
     whole, file = measured["float"], measured["file"]
     training = header.training
     rows = [

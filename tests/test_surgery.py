@@ -111,14 +111,32 @@ def test_a_graft_with_atrous_branches_computes_what_the_source_did():
     assert len(fresh) == 3 * 6
 
 
-def test_a_graft_with_a_decoder_keeps_the_encoder(model):
-    new, fresh = graft(model, replace(model.architecture, decoder=True))
+@pytest.mark.parametrize("refine", [((3, 256), (3, 256)), ((1, 256),)])
+def test_a_graft_with_a_decoder_computes_what_the_source_did(model, refine):
+    new, fresh = graft(model, replace(model.architecture, decoder=True, refine=refine))
+    assert new.logits_stride == 4
+    torch.testing.assert_close(logits_of(new), logits_of(model), rtol=0, atol=1e-4)
+    assert "decoder.classifier.weight" not in fresh
+    assert any("stages.0.reduce" in name for name in fresh)
+
+
+def test_a_graft_lets_the_low_level_features_learn(model):
+    """They join in with weights of zero, which have gradients."""
+    new, _ = graft(model, replace(model.architecture, decoder=True))
+    images = torch.arange(3 * 33 * 49, dtype=torch.float32).view(1, 3, 33, 49) % 256
+    new(images).square().mean().backward()
+    pointwise = new.decoder.stages[0].refine[0].pointwise.conv.weight
+    assert not pointwise[:, 256:].any()
+    assert pointwise.grad[:, 256:].abs().sum() > 0
+
+
+def test_a_graft_with_a_decoder_of_other_width_keeps_the_encoder(model):
+    new, fresh = graft(model, replace(model.architecture, decoder=True, refine=((3, 64), (3, 64))))
     images = torch.rand(1, 3, 33, 49) * 255
     encoded, _ = new.eval().encoder(new.normalize(images))
     expected, _ = model.encoder(model.normalize(images))
     torch.testing.assert_close(encoded, expected, rtol=0, atol=0)
     assert {name.split(".")[0] for name in fresh} == {"decoder"}
-    # The bilinear decoder's classifier has the shape of the new one, but saw other features.
     assert "decoder.classifier.weight" in fresh
 
 
