@@ -1,7 +1,10 @@
 """Many pictures: found, named, segmented one by one, and not twice."""
 
+import glob
 import hashlib
+import io
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -9,19 +12,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from atrous.errors import AtrousError
-from atrous.images import SUFFIXES
+from atrous.images import SUFFIXES, atomic, open_image, read_image
+from atrous.outlines import coco_annotation, outlines, polygon_area
 from atrous.predict import Predictor
+
+_ORIENTATION = 274  # of EXIF
+STDIN = Path("-")  # a picture on standard input
 
 
 def find_pictures(paths: Sequence[Path]) -> list[Path]:
     """Returns the named files, and the pictures in the named folders, each once, in order.
 
+    A name that is no file may be a pattern (``*.jpg``, ``**/*.png``): shells leave patterns alone
+    that are quoted or match nothing. ``-`` is a picture on standard input.
+
     Raises:
-        AtrousError: A folder without pictures.
+        AtrousError: A folder without pictures, a pattern without matches, or names of nothing.
     """
     found: dict[Path, None] = {}
     for path in paths:
+        if not path.exists() and glob.has_magic(str(path)):
+            # Path.glob knows no absolute patterns.
+            matches = sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207
+            if not matches:
+                raise AtrousError("E-NO-PICTURES", "no file matches this pattern", where=path)
+            found.update(dict.fromkeys(match for match in matches if match.is_file()))
+            continue
         if not path.is_dir():
             found[path] = None
             continue
@@ -34,6 +54,8 @@ def find_pictures(paths: Sequence[Path]) -> list[Path]:
                 fix=f"looked for {' '.join(sorted(SUFFIXES))}",
             )
         found.update(dict.fromkeys(inside))
+    if not any(path.exists() or path == STDIN for path in found):
+        raise AtrousError("E-FILE-MISSING", "no such file or folder", where=next(iter(found)))
     return list(found)
 
 
@@ -46,7 +68,7 @@ def output_stems(paths: Sequence[Path]) -> list[str]:
     >>> output_stems([Path("a/x.jpg"), Path("b/x.jpg"), Path("b/y.jpg"), Path("b/y.png")])
     ['a/x', 'b/x', 'b/y.jpg', 'b/y.png']
     """
-    absolute = [path.absolute() for path in paths]
+    absolute = [Path("stdin").absolute() if path == STDIN else path.absolute() for path in paths]
     common = _common_folder(absolute)
     below = [path.relative_to(common) for path in absolute]
     names = [path.stem for path in below]
@@ -83,8 +105,27 @@ class Outcome:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Extras:
+    """What is written beside labels, overlay and JSON.
+
+    Attributes:
+        probabilities: Classes whose probability becomes a grey picture.
+        keep_exif: Whether the overlay keeps the picture's EXIF, its position maybe.
+    """
+
+    probabilities: tuple[str, ...] = ()
+    keep_exif: bool = False
+
+
 def segment_files(
-    predictor: Predictor, paths: Sequence[Path], out: Path, *, overwrite: bool = False
+    predictor: Predictor,
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    overwrite: bool = False,
+    extras: Extras = Extras(),
+    shard: tuple[int, int] = (1, 1),
 ) -> Iterator[Outcome]:
     """Segments pictures into a folder, one at a time; a bad one does not stop the others.
 
@@ -96,33 +137,104 @@ def segment_files(
         paths: The pictures.
         out: The folder of the output; see `Segmentation.save`.
         overwrite: Do everything anew.
+        extras: What else to write.
+        shard: (i, n): do the i-th of n equal shares, i from 1. Names are those of the whole.
 
     Raises:
         AtrousError: The output folder cannot be one.
     """
     if out.exists() and not out.is_dir():
         raise AtrousError("E-OUT", "the output folder is a file", where=out, fix="name another")
-    for path, stem in zip(paths, output_stems(paths), strict=True):
+    first, shares = shard
+    jobs = list(zip(paths, output_stems(paths), strict=True))[first - 1 :: shares]
+    for path, stem in jobs:
         start = time.perf_counter()
         try:
-            made_from = {"input": str(path), "made_from": _made_from(path, predictor)}
+            picture: Path | Image.Image = path
+            content = None
+            if path == STDIN and not path.exists():
+                content = sys.stdin.buffer.read()
+                picture = read_image(io.BytesIO(content))
+            made_from = {
+                "input": str(path),
+                "made_from": _made_from(path, content, predictor, extras),
+            }
             record = None if overwrite else _finished(out / f"{stem}.json", made_from)
             if record is not None:
                 yield Outcome(path, record, None, 0.0)
                 continue
-            record = predictor(path).save(out, stem, facts=made_from)
+            record = predictor(picture).save(
+                out,
+                stem,
+                probabilities=extras.probabilities,
+                exif=_exif(path if content is None else io.BytesIO(content))
+                if extras.keep_exif
+                else b"",
+                facts=made_from,
+            )
             yield Outcome(path, record, None, time.perf_counter() - start)
         except AtrousError as error:
             yield Outcome(path, None, error, time.perf_counter() - start)
 
 
-def _made_from(path: Path, predictor: Predictor) -> dict[str, str]:
-    """Identifies picture and model, whatever they are called."""
+def _made_from(
+    path: Path, content: bytes | None, predictor: Predictor, extras: Extras
+) -> dict[str, Any]:
+    """Identifies picture, model and options, whatever they are called."""
     picture = ""
-    if path.is_file():  # what is not, the Predictor explains
+    if content is not None:
+        picture = hashlib.sha256(content).hexdigest()
+    elif path.is_file():  # what is not, the Predictor explains
         with path.open("rb") as file:
             picture = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"picture": picture, "model": predictor.engine.fingerprint}
+    options = {
+        "unknown_below": predictor.unknown_below,
+        "probabilities": list(extras.probabilities),
+        "keep_exif": extras.keep_exif,
+    }
+    used = {name: value for name, value in options.items() if value}
+    made_from = {"picture": picture, "model": predictor.engine.fingerprint}
+    return {**made_from, "options": used} if used else made_from
+
+
+def _exif(source: Path | io.BytesIO) -> bytes:
+    """Returns a picture's EXIF without its orientation: output is upright."""
+    with open_image(source, decode=False) as image:
+        exif = image.getexif()
+    exif.pop(_ORIENTATION, None)
+    return exif.tobytes() if exif else b""
+
+
+def write_coco(path: Path, records: Sequence[dict[str, Any]], classes: Sequence[str]) -> int:
+    """Writes the regions of finished pictures as polygons: one JSON in COCO's instance format.
+
+    Category ids are label values plus 1; regions of the unknown are left out.
+
+    Args:
+        path: The file.
+        records: What `segment_files` returned for each picture.
+        classes: Names in the order of the label values.
+
+    Returns:
+        The number of regions.
+    """
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image_id, record in enumerate(records, start=1):
+        height, width = record["size"]
+        name = Path(record["input"]).name
+        images.append({"id": image_id, "file_name": name, "height": height, "width": width})
+        with open_image(record["labels"], max_pixels=height * width) as picture:
+            labels = np.asarray(picture)
+        for label in np.unique(labels[labels < len(classes)]).tolist():
+            for ring in outlines(labels == label):
+                ids = {"id": len(annotations) + 1, "image_id": image_id, "category_id": label + 1}
+                annotations.append(coco_annotation(ring, polygon_area(ring), **ids))
+    categories = [{"id": index, "name": name} for index, name in enumerate(classes, start=1)]
+    content = {"images": images, "categories": categories, "annotations": annotations}
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(content), encoding="utf-8")
+    return len(annotations)
 
 
 def _finished(summary: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:
@@ -133,6 +245,6 @@ def _finished(summary: Path, made_from: dict[str, Any]) -> dict[str, Any] | None
         return None
     if not isinstance(record, dict) or any(record.get(k) != v for k, v in made_from.items()):
         return None
-    if all(Path(str(record.get(key))).is_file() for key in ("labels", "overlay")):
-        return record
-    return None
+    files = [record.get("labels"), record.get("overlay")]
+    files += (record.get("probabilities") or {}).values()
+    return record if all(Path(str(file)).is_file() for file in files) else None

@@ -1,12 +1,12 @@
 """The composition root: from a few words to a DeepLabv3+."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from atrous.decoder import BilinearDecoder, Decoder, Refinement
 from atrous.encoder import mobilenet_v3
@@ -111,17 +111,19 @@ def create_model(
         return build(architecture)
     _check(architecture)
     weights = imagenet.find(pretrained, backbone)
-    model = build(replace(architecture, **weights.architecture), timm_weights=weights.timm_file)
+    model = build(replace(architecture, **weights.architecture), timm_weights=weights.timm)
     weights.assign(model)
     return model
 
 
-def build(architecture: Architecture, *, timm_weights: Path | None = None) -> DeepLabV3Plus:
+def build(
+    architecture: Architecture, *, timm_weights: Mapping[str, Tensor] | None = None
+) -> DeepLabV3Plus:
     """Builds the network an `Architecture` describes, with random weights.
 
     Args:
         architecture: The network.
-        timm_weights: A file that timm loads into its backbone.
+        timm_weights: Tensors that timm loads into its backbone, by its names.
     """
     _check(architecture)
     a = architecture
@@ -167,7 +169,7 @@ def build_blank(architecture: Architecture) -> DeepLabV3Plus:
     return model
 
 
-def _build_backbone(a: Architecture, timm_weights: Path | None) -> Backbone:
+def _build_backbone(a: Architecture, timm_weights: Mapping[str, Tensor] | None) -> Backbone:
     if a.backbone in VARIANTS:
         return Xception(
             a.backbone,

@@ -1,5 +1,6 @@
 """Class tables and palettes of the data sets this project knows."""
 
+import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,6 +26,15 @@ def pascal_palette(num_classes: int) -> tuple[Color, ...]:
                 channels[channel] |= (index >> (3 * j + channel) & 1) << (7 - j)
         colors.append((channels[0], channels[1], channels[2]))
     return tuple(colors)
+
+
+def plain_name(name: str) -> str:
+    """Returns what two spellings of a class's name have in common.
+
+    >>> plain_name("Traffic light"), plain_name("traffic_light")
+    ('trafficlight', 'trafficlight')
+    """
+    return re.sub(r"[\W_]+", "", name.casefold())
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ class TrainConfig:
         val_split: Split to evaluate on.
         weights: What to start from: a model file, a built-in name or a run folder; ``imagenet``
             for the backbone's published ImageNet weights; None for random weights.
+        graft: Take of `weights` what fits a network of this config's shape, and start the rest
+            anew, instead of going on with the network as it is.
         backbone: As `atrous.create_model`, like the next fields.
         output_stride: In training; a trained model can be evaluated at any other.
         atrous_rates: Rates of ASPP at this stride; None: (6, 12, 18) at 16, in proportion.
@@ -52,7 +54,9 @@ class TrainConfig:
         bias_multiplier: Learning rate of biases relative to weights.
         losses: Losses to add up, comma-separated: cross_entropy, focal, ohem, dice, lovasz; each
             may have a factor: ``cross_entropy,0.5*dice``.
-        class_weights: A factor a class; empty: all 1.
+        class_weights: A factor a class; empty: all 1, or what `class_balance` says.
+        class_balance: Exponent b: classes weigh as their share of the training pixels to the
+            power of -b, so 0: all alike, 1: rare classes as much in all as frequent ones.
         focal_gamma: Exponent of the focal loss.
         top_k: Share of hardest pixels cross_entropy keeps; 1: all.
         mining_steps: Updates over which that share falls from 1 to `top_k`.
@@ -86,6 +90,7 @@ class TrainConfig:
     train_split: str = "train"
     val_split: str = "val"
     weights: str | None = None
+    graft: bool = False
     backbone: str = "xception65"
     output_stride: int = 16
     atrous_rates: tuple[int, ...] | None = None
@@ -115,6 +120,7 @@ class TrainConfig:
     bias_multiplier: float = 2.0
     losses: str = "cross_entropy"
     class_weights: tuple[float, ...] = ()
+    class_balance: float = 0.0
     focal_gamma: float = 2.0
     top_k: float = 1.0
     mining_steps: int = 0
@@ -153,6 +159,7 @@ class TrainConfig:
             != 0,
             "base_lr must be positive": self.base_lr <= 0,
             "top_k must be above 0 and at most 1": not 0 < self.top_k <= 1,
+            "class_balance must be between 0 and 1": not 0 <= self.class_balance <= 1,
             "average_decay must be at least 0 and below 1": not 0 <= self.average_decay < 1,
             "slow_start_steps must be below steps": not 0 <= self.slow_start_steps < self.steps,
             "top_k is for cross_entropy": self.top_k < 1

@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 from collections import Counter
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,9 +17,14 @@ from numpy.typing import NDArray
 
 from atrous.classes import Color
 from atrous.errors import AtrousError
+from atrous.exported_graph import bytes_per_pixel, give_pooled, up_to_high_level
 from atrous.onnx_file import read_header
 
 REPEATS_WORTH_COMPILING = 16  # of a size: what its own compiled model saves, it has then cost
+
+_LARGE = 12 << 20  # bytes of a picture whose working memory is given back once it is seen
+_BYTES_OF_PROCESS = 150_000_000  # Python, NumPy, OpenVINO
+_COPIES_OF_WEIGHTS = 3  # the file, its constants, and what they are packed into
 
 
 class Engine(Protocol):
@@ -27,17 +33,47 @@ class Engine(Protocol):
     Attributes:
         classes: Names of the classes, in the order of the logits.
         palette: Their colours.
+        output_stride: The same of the features that image pooling averages.
         logits_stride: Pixels of the picture per step of the coarse logits.
         fingerprint: Equal for equal weights and settings, so that finished work can be told.
     """
 
     classes: tuple[str, ...]
     palette: tuple[Color, ...]
+    output_stride: int
     logits_stride: int
     fingerprint: str
 
+    @property
+    def reach(self) -> int:
+        """Pixels around its own that a logit depends on, image pooling aside."""
+        ...
+
+    @property
+    def bytes_fixed(self) -> int:
+        """Memory of the process apart from pictures, estimated."""
+        ...
+
+    @property
+    def bytes_per_pixel(self) -> int:
+        """Memory for each pixel the network sees at a time, estimated."""
+        ...
+
     def coarse_logits(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Maps a picture (H, W, 3), RGB, to logits (h, w, K) at `logits_stride`."""
+        ...
+
+    def high_level(self, tile: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+        """Maps a tile (H, W, 3) to the features image pooling averages, (h, w, C).
+
+        None for networks without image pooling.
+        """
+        ...
+
+    def tile_logits(
+        self, tile: NDArray[np.uint8], pooled: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
+        """Does what `coarse_logits` does for a tile, with the pooled features (C,) given."""
         ...
 
 
@@ -46,8 +82,9 @@ class ExportedEngine:
 
     A model compiled for one size is a few percent faster than one for any size and takes as long
     to compile, so the first picture's size gets its own, other sizes share one, and a size that
-    keeps coming back takes the place of the first. Compiled models are kept for other processes
-    in `cache_folder`. Calls from several threads wait for each other.
+    keeps coming back takes the place of the first. Tiles of a large picture have one of their own
+    while they come. Compiled models are kept for other processes in `cache_folder`. Calls from
+    several threads wait for each other.
 
     Args:
         path: The file.
@@ -67,11 +104,15 @@ class ExportedEngine:
         self.header = read_header(path)
         self.classes = self.header.classes
         self.palette = self.header.palette
+        self.output_stride = self.header.output_stride
         self.logits_stride = self.header.logits_stride
+        self.reach = self.header.reach
+        self.bytes_fixed = _BYTES_OF_PROCESS + _COPIES_OF_WEIGHTS * path.stat().st_size
         self.fingerprint = self.header.sha256
         self._compiler = Compiler(path, threads or usable_processors(), keep_compiled=keep_compiled)
         self._for_size: tuple[tuple[int, int], Any] | None = None
         self._for_any_size: Any = None
+        self._for_tiles: tuple[tuple[object, ...], Any] | None = None
         self._times_seen: Counter[tuple[int, int]] = Counter()
         self._lock = threading.Lock()
 
@@ -81,6 +122,51 @@ class ExportedEngine:
         Raises:
             AtrousError: The file is fixed to another size.
         """
+        size = self._checked_size(image)
+        with self._lock:
+            self._for_tiles = None
+            request = self._request(size)
+            output = request.infer({0: np.ascontiguousarray(image)[None]})
+            logits = np.array(output[0][0])  # a copy: the next call writes over the original
+            if image.size > _LARGE:
+                request.get_compiled_model().release_memory()
+            return logits
+
+    @cached_property
+    def bytes_per_pixel(self) -> int:
+        """Memory for each pixel seen at a time; 0 for a file fixed to one size, never tiled."""
+        return 0 if any(self.header.size) else bytes_per_pixel(self._compiler.read())
+
+    def high_level(self, tile: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+        """Maps a tile (H, W, 3) to the features image pooling averages, (h, w, C)."""
+        size = self._checked_size(tile)
+        with self._lock:
+            request = self._tile_request("high_level", size)
+            if request is None:
+                return None
+            features = request.infer({0: np.ascontiguousarray(tile)[None]})[0][0]
+            return np.moveaxis(np.array(features), 0, 2)
+
+    def tile_logits(
+        self, tile: NDArray[np.uint8], pooled: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
+        """Does what `coarse_logits` does for a tile, with the pooled features (C,) given."""
+        size = self._checked_size(tile)
+        inputs: dict[int, NDArray[Any]] = {0: np.ascontiguousarray(tile)[None]}
+        if pooled is not None:
+            inputs[1] = pooled[None, :, None, None]
+        with self._lock:
+            return np.array(self._tile_request("logits", size).infer(inputs)[0][0])
+
+    def _tile_request(self, what: str, size: tuple[int, int]) -> Any:
+        """Returns what runs tiles of a size; the memory of everything else is given back."""
+        if self._for_tiles is None or self._for_tiles[0] != (what, size):
+            self._for_size = self._for_any_size = self._for_tiles = None
+            compiled = self._compiler.compile_for_tiles((1, *size, 3), what)
+            self._for_tiles = (what, size), compiled
+        return self._for_tiles[1]
+
+    def _checked_size(self, image: NDArray[np.uint8]) -> tuple[int, int]:
         size = (image.shape[0], image.shape[1])
         fixed = self.header.size
         if fixed not in ((0, 0), size):
@@ -90,9 +176,7 @@ class ExportedEngine:
                 f"not {size[0]} x {size[1]}",
                 fix="export it again without --size",
             )
-        with self._lock:
-            output = self._request(size).infer({0: np.ascontiguousarray(image)[None]})
-            return np.array(output[0][0])  # a copy: the next call writes over the original
+        return size
 
     def _request(self, size: tuple[int, int]) -> Any:
         """Returns what runs a picture of a size."""
@@ -129,15 +213,37 @@ class Compiler:
         Raises:
             AtrousError: The engine refuses the file.
         """
+        return self._compiled(self.read(), shape)
+
+    def compile_for_tiles(self, shape: tuple[int, ...], what: str) -> Any:
+        """Returns the same for ``high_level`` features, or ``logits`` given pooled ones.
+
+        None where there are no features to pool.
+        """
+        model = self.read()
+        if what == "high_level":
+            model = up_to_high_level(import_openvino(), model)
+        else:
+            give_pooled(import_openvino(), model)
+        return None if model is None else self._compiled(model, shape)
+
+    def read(self) -> Any:
+        """Returns the graph."""
         try:
-            model = self._core.read_model(str(self._path))
-            model.reshape(list(shape))
+            return self._core.read_model(str(self._path))
+        except RuntimeError as error:
+            raise self._refused(error) from error
+
+    def _compiled(self, model: Any, shape: tuple[int, ...]) -> Any:
+        try:
+            model.reshape({model.input(0): list(shape)})
             return self._core.compile_model(model, "CPU", self._settings).create_infer_request()
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise AtrousError(
-                "E-MODEL-ENGINE", f"OpenVINO refuses it: {reason}", where=self._path
-            ) from error
+            raise self._refused(error) from error
+
+    def _refused(self, error: RuntimeError) -> AtrousError:
+        reason = str(error).strip().splitlines()[-1]
+        return AtrousError("E-MODEL-ENGINE", f"OpenVINO refuses it: {reason}", where=self._path)
 
 
 def usable_processors() -> int:

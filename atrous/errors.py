@@ -57,6 +57,9 @@ def _rebuild(code: str, what: str, where: str, fix: str, exit_code: ExitCode) ->
     return AtrousError(code, what, where=where, fix=fix, exit_code=exit_code)
 
 
+_LISTED = 200  # names; nobody reads timm's 1,300 backbones
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> AtrousError:
     """Returns the error for a misspelt name, with the nearest known ones.
 
@@ -67,10 +70,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> AtrousError:
     choices = sorted(known)
     near = get_close_matches(name, choices, n=3, cutoff=0.5)
     suggestion = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    known = ", ".join(choices) if len(choices) <= _LISTED else f"{len(choices)} names"
     return AtrousError(
-        "E-UNKNOWN-NAME",
-        f"unknown {kind} {name!r}",
-        fix=f"{suggestion}known: {', '.join(choices)}",
+        "E-UNKNOWN-NAME", f"unknown {kind} {name!r}", fix=f"{suggestion}known: {known}"
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from atrous import __version__
 from atrous.engines import ExportedEngine
@@ -20,11 +20,14 @@ from atrous.images import atomic
 from atrous.layers import Size
 from atrous.model import DeepLabV3Plus
 from atrous.onnx_file import Header
+from atrous.weights.schema import to_json
 
 logger = logging.getLogger(__name__)
 
 CHECKED_SIZES: tuple[Size, ...] = ((129, 97), (96, 128), (50, 163), (1, 1))
 TOLERANCE = 1e-3  # of the standard deviation of the logits
+HALF_TOLERANCE = 0.2  # the same where weights were rounded to 16 bits, after the exact check
+_LARGE = 1024  # values of an initializer worth storing in half the bytes
 
 
 def export(
@@ -33,6 +36,7 @@ def export(
     *,
     size: Size | None = None,
     pictures: Sequence[NDArray[np.uint8]] = (),
+    half: bool = False,
 ) -> Header:
     """Writes a model to an ONNX file that needs nothing else to be run.
 
@@ -45,6 +49,7 @@ def export(
         out: The file.
         size: Height and width to fix it to; None: any.
         pictures: Pictures to compare on besides the made-up ones.
+        half: Store weights in 16 bits, for half the size; the arithmetic stays in 32.
 
     Returns:
         What the file says about itself.
@@ -57,12 +62,14 @@ def export(
     model.eval()
     try:
         graph = write_graph(model)
+        samples = [*made_up_pictures(size), *pictures]
         header = describe(model, graph, size=size)
-        proto = as_file(graph, header)
         with atomic(out) as temporary:
-            onnx.save(proto, temporary)
-            samples = [*made_up_pictures(size), *pictures]
-            _check(model, temporary, samples, proto, graph.layers)
+            _write_and_check(model, graph, header, temporary, samples, TOLERANCE)
+            if half:
+                _halve(graph.proto)
+                header = describe(model, graph, size=size, precision="float16")
+                _write_and_check(model, graph, header, temporary, samples, HALF_TOLERANCE)
     finally:
         model.train(training)
     return header
@@ -89,7 +96,26 @@ def describe(
         sha256=hashlib.sha256(graph.proto.SerializeToString(deterministic=True)).hexdigest(),
         reach=graph.reach,
         size=size or (0, 0),
+        training=to_json(provenance.training) if provenance.training else {},
+        notes=tuple(provenance.notes),
     )
+
+
+def _halve(graph: onnx.GraphProto) -> None:
+    """Stores large initializers in 16 bits, each with a cast in front of the graph."""
+    casts = []
+    for tensor in graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT or np.prod(tensor.dims) < _LARGE:
+            continue
+        name = tensor.name
+        half = numpy_helper.to_array(tensor).astype(np.float16)
+        tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
+        casts.append(
+            helper.make_node("Cast", [tensor.name], [name], name=name, to=onnx.TensorProto.FLOAT)
+        )
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def as_file(graph: Graph, header: Header) -> onnx.ModelProto:
@@ -117,22 +143,25 @@ def made_up_pictures(size: Size | None) -> list[NDArray[np.uint8]]:
     return pictures
 
 
-def _check(
+def _write_and_check(
     model: DeepLabV3Plus,
+    graph: Graph,
+    header: Header,
     path: Path,
     pictures: Sequence[NDArray[np.uint8]],
-    proto: onnx.ModelProto,
-    layers: dict[str, str],
+    tolerance: float,
 ) -> None:
-    """Compares the file with the model, picture by picture."""
+    """Writes the file and compares it with the model, picture by picture."""
+    proto, layers = as_file(graph, header), graph.layers
+    onnx.save(proto, path)
     engine = ExportedEngine(path, keep_compiled=False)
     for picture in pictures:
         expected = torch_logits(model, picture)
         found = engine.coarse_logits(picture)
         difference = _difference(expected, found)
         logger.info("export differs from torch by %.1e at %s", difference, picture.shape[:2])
-        if not difference < TOLERANCE:  # NaN differs too
-            layer, by = _first_difference(model, proto, layers, picture)
+        if not difference < tolerance:  # NaN differs too
+            layer, by = _first_difference(model, proto, layers, picture, tolerance)
             raise AtrousError(
                 "E-EXPORT-DIFFERS",
                 f"the exported model differs from torch by {difference:.1e} standard deviations "
@@ -163,6 +192,7 @@ def _first_difference(
     proto: onnx.ModelProto,
     layers: dict[str, str],
     picture: NDArray[np.uint8],
+    tolerance: float,
 ) -> tuple[str, float]:
     """Finds the first layer whose output differs, by making all of them outputs."""
     from atrous.engines import import_openvino
@@ -190,6 +220,6 @@ def _first_difference(
     outputs = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(picture[None])
     for name in names:
         difference = _difference(expected[name], outputs[layers[name]])
-        if not difference < TOLERANCE:
+        if not difference < tolerance:
             return name, difference
     return "logits", float("nan")

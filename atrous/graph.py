@@ -28,11 +28,10 @@ from atrous.encoder.dense_prediction_cell import BRANCHES, DensePredictionCell
 from atrous.errors import AtrousError
 from atrous.layers import AtrousSeparableConv, ConvBN
 from atrous.model import DeepLabV3Plus
+from atrous.onnx_file import HIGH_LEVEL, POOLED
 from atrous.onnx_writer import Array, GraphWriter, array, folded, scale_and_offset, unsupported
 
 OPSET = 17
-HIGH_LEVEL = "high_level"  # the backbone's last features, (1, C, H/OS, W/OS)
-POOLED = "pooled"  # their mean, (1, C, 1, 1): tiles are given the whole picture's
 
 
 class Graph(NamedTuple):

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -102,6 +102,34 @@ class AtrousConv2d(nn.Conv2d):
         )
 
 
+class _ClampedInPlace(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
+        y = x.clamp_(0, 6)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(grad, y, 0, 6)  # 0 where y is 0 or 6
+
+
+class ReLU6(nn.ReLU6):
+    """ReLU6 whose gradient comes from its result, as ReLU's does.
+
+    torch's saves a copy of its input, even in place: a copy to make and to keep in every layer.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Clamps to 0..6, in place if asked."""
+        if self.inplace and input.requires_grad and torch.is_grad_enabled():
+            return _ClampedInPlace.apply(input)
+        return super().forward(input)
+
+
 def _truncated_normal(std: float) -> Callable[[Tensor], Tensor]:
     """TensorFlow's truncated normal: nothing beyond two standard deviations."""
     return partial(nn.init.trunc_normal_, std=std, a=-2 * std, b=2 * std)
@@ -137,7 +165,7 @@ class Convention:
 _NORMAL_09 = _truncated_normal(0.09)
 XCEPTION = Convention(1e-3, 3e-4, _NORMAL_09, _NORMAL_09, _NORMAL_09)
 RESNET = Convention(1e-5, 0.05, _variance_scaling, _variance_scaling, _variance_scaling)
-MOBILENET_V2 = Convention(1e-3, 3e-3, _NORMAL_09, _NORMAL_09, _NORMAL_09, nn.ReLU6)
+MOBILENET_V2 = Convention(1e-3, 3e-3, _NORMAL_09, _NORMAL_09, _NORMAL_09, ReLU6)
 MOBILENET_V3 = Convention(1e-3, 3e-3, _NORMAL_09, _NORMAL_09, _NORMAL_09)
 HEAD = Convention(  # ASPP and decoder of every network
     1e-5,

@@ -8,18 +8,19 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from atrous import built_in
 from atrous.build import build_blank
-from atrous.classes import ADE20K_31, CITYSCAPES, VOC, ClassTable
+from atrous.classes import ADE20K_31, ADE20K_151, CITYSCAPES, VOC, ClassTable
 from atrous.errors import AtrousError, ExitCode
 from atrous.model import Architecture, DeepLabV3Plus, Provenance, as_tuple
 from atrous.weights import foreign, hub, store, tensorflow, tf_names, tflite, zoo
 from atrous.weights.differences import check_finite
 from atrous.weights.tf_files import ARCHIVES, read_tensorflow
-from atrous.weights.torch_files import PICKLES, read_tensors
+from atrous.weights.torch_files import is_pickle, read_tensors
 from atrous.weights.transfer import file_digest
 
 # The label sets of Google's released models, by number of classes.
-_TABLES: dict[int, ClassTable] = {21: VOC, 19: CITYSCAPES}
+_TABLES: dict[int, ClassTable] = {21: VOC, 19: CITYSCAPES, 151: ADE20K_151}
 
 
 def load(source: str | Path) -> DeepLabV3Plus:
@@ -47,7 +48,7 @@ def load(source: str | Path) -> DeepLabV3Plus:
         return _load_store(path)
     if path.suffix == ".tflite" and path.exists():
         return from_tflite(path)
-    if path.suffix in PICKLES and path.is_file():
+    if is_pickle(path) and path.is_file():
         raise AtrousError(
             "E-WEIGHTS-PICKLE",
             "a pickle can run code when it is opened, so models are not loaded from it",
@@ -81,6 +82,8 @@ def _is_tensorflow(path: Path) -> bool:
 
 def _not_found(text: str) -> AtrousError:
     path = Path(text)
+    if built_in.find(text) is not None:
+        return built_in.exported_already(text)
     if path.exists():
         return AtrousError(
             "E-MODEL-KIND",
@@ -88,13 +91,15 @@ def _not_found(text: str) -> AtrousError:
             where=path,
             fix="name a .safetensors, .tflite or TensorFlow source, or a run folder",
         )
-    near = get_close_matches(text, zoo.names(), n=1, cutoff=0.6)
+    near = get_close_matches(text, (*built_in.names(), *zoo.names()), n=1, cutoff=0.6)
     beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     near += [str(path.with_name(n)) for n in get_close_matches(path.name, beside, n=1)]
     return AtrousError(
         "E-MODEL-MISSING",
         f"no such model: {text!r}",
-        fix=f"did you mean {' or '.join(near)}?" if near else "atrous models lists published ones",
+        fix=f"did you mean {' or '.join(near)}?"
+        if near
+        else "atrous models lists those with a name",
     )
 
 
@@ -155,7 +160,7 @@ def convert(source: str | Path, **options: Any) -> DeepLabV3Plus:
         AtrousError: As `load`; for other people's checkpoints with the list of differences.
     """
     path = Path(source)
-    if path.is_file() and path.suffix in (".safetensors", *PICKLES):
+    if path.is_file() and (path.suffix == ".safetensors" or is_pickle(path)):
         try:
             return load(path)
         except AtrousError as error:
@@ -189,8 +194,8 @@ def from_tensorflow(
         multi_grid: As in `create_model`; None: (1, 1, 1), the default of the authors' code.
 
     Returns:
-        The model in evaluation mode; 21 and 19 classes carry the names of VOC and Cityscapes,
-        the label sets of the released models.
+        The model in evaluation mode; 21, 19 and 151 classes carry the names of VOC, Cityscapes
+        and ADE20K, the label sets of the released models.
 
     Raises:
         AtrousError: Variables missing, misshapen, not finite, or of another network; a file that

@@ -7,14 +7,19 @@ code and time than the ``onnx`` package, and nothing is believed that the file d
 import json
 import mmap
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from atrous.classes import Color
 from atrous.errors import AtrousError, ExitCode
 
 FORMAT = 1  # of our metadata
 NEWEST_OPSET = 20
+
+# Values inside the graph that tiles of a large picture need, where the network has image pooling.
+HIGH_LEVEL = "high_level"  # the backbone's last features, (1, C, H/OS, W/OS)
+POOLED = "pooled"  # their mean, (1, C, 1, 1): tiles are given the whole picture's
 
 # Field numbers of onnx.proto.
 _MODEL_GRAPH, _MODEL_OPSET, _MODEL_METADATA, _MODEL_FUNCTIONS = 7, 8, 14, 25
@@ -36,13 +41,15 @@ class Header:
         output_stride: Stride of the encoder's output.
         logits_stride: Pixels of the picture per step of the coarse logits.
         backbone: Name of the backbone.
-        precision: ``float32`` or ``int8``.
+        precision: ``float32``, ``float16`` (weights alone) or ``int8``.
         licence: Of the weights; empty if unknown.
         source: Where the weights come from.
         source_sha256: Hash of the file they come from, if it was one.
         sha256: Hash of the graph, from which every change shows.
         reach: Pixels beyond a tile that its logits depend on, image pooling aside.
         size: Height and width the file is fixed to; 0 for any.
+        training: How the weights were trained, as the fields of `atrous.model.Training`.
+        notes: What else is to be known of the weights: terms of the data, attribution.
     """
 
     classes: tuple[str, ...]
@@ -57,6 +64,8 @@ class Header:
     sha256: str
     reach: int
     size: tuple[int, int]
+    training: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def properties(self) -> dict[str, str]:
         """Returns what is written into the file."""
@@ -271,6 +280,8 @@ def _parsed(properties: dict[str, str]) -> Header:
         sha256=properties["sha256"],
         reach=int(properties["reach"]),
         size=(height, width),
+        training=dict(json.loads(properties.get("training", "{}"))),
+        notes=tuple(str(note) for note in json.loads(properties.get("notes", "[]"))),
     )
 
 

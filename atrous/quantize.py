@@ -19,11 +19,11 @@ from atrous import upsample
 from atrous.engines import ExportedEngine, usable_processors
 from atrous.errors import AtrousError, ExitCode
 from atrous.export import as_file, describe, torch_logits
-from atrous.graph import POOLED, write_graph
+from atrous.graph import write_graph
 from atrous.images import atomic
 from atrous.layers import Size
 from atrous.model import DeepLabV3Plus
-from atrous.onnx_file import Header
+from atrous.onnx_file import POOLED, Header
 
 logger = logging.getLogger(__name__)
 

@@ -1,15 +1,15 @@
-"""A model for other classes: what it knows of them is copied by name, the rest starts anew."""
+"""A model for other classes or of another shape: what it knows is copied, the rest starts anew."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from atrous.classes import ClassTable, pascal_palette
+from atrous.build import build
+from atrous.classes import ClassTable, pascal_palette, plain_name
 from atrous.decoder import classifier
 from atrous.errors import AtrousError, unknown_name
-from atrous.model import DeepLabV3Plus
+from atrous.model import Architecture, DeepLabV3Plus
 
 Sources = Mapping[str, str | Sequence[str]]
 
@@ -79,6 +79,68 @@ def change_classes(
     return rows
 
 
+def graft(source: DeepLabV3Plus, architecture: Architecture) -> tuple[DeepLabV3Plus, list[str]]:
+    """Builds a network of another shape that starts from what fits of a trained one.
+
+    Tensors of the same name and shape are copied. ASPP's projection is copied branch by branch and
+    zero for branches the source lacks, so that they join in without disturbing what is there. The
+    source's classes, preprocessing, padding and epsilon come along.
+
+    Args:
+        source: The trained network.
+        architecture: The shape of the new one; its backbone must be the source's.
+
+    Returns:
+        The new network, and the names of its weights that are randomly initialised.
+
+    Raises:
+        AtrousError: The backbones differ.
+    """
+    old, new = source.architecture, architecture
+    if (old.backbone, old.depth_multiplier) != (new.backbone, new.depth_multiplier):
+        raise AtrousError(
+            "E-GRAFT",
+            f"the weights are of {old.backbone} (depth multiplier {old.depth_multiplier}), the new "
+            f"network's backbone is {new.backbone} ({new.depth_multiplier})",
+        )
+    model = build(
+        replace(
+            new,
+            num_classes=old.num_classes,
+            mean=old.mean,
+            std=old.std,
+            one_sided_padding=old.one_sided_padding,
+            epsilon=old.epsilon,
+        )
+    )
+    model.classes, model.palette = source.classes, source.palette
+    model.provenance = replace(source.provenance, notes=list(source.provenance.notes))
+    theirs = dict(source.state_dict())
+    if old.decoder != new.decoder:  # the classifier saw other features
+        theirs = {name: t for name, t in theirs.items() if not name.startswith("decoder.")}
+    ours = model.state_dict()
+    projection = "encoder.aspp.project.conv.weight"
+    fitting = {n: t for n, t in theirs.items() if n in ours and ours[n].shape == t.shape}
+    if projection not in fitting and projection in theirs and _same_branches(old, new):
+        fitting[projection] = _wider(theirs[projection], ours[projection])
+    model.load_state_dict({**ours, **fitting})
+    parameters = {name for name, _ in model.named_parameters()}
+    return model, sorted(parameters - fitting.keys())
+
+
+def _same_branches(old: Architecture, new: Architecture) -> bool:
+    """Says whether the new ASPP begins with the old one's branches, in their order."""
+    kinds = [(a.head, a.image_pooling, a.separable) for a in (old, new)]
+    return kinds[0] == kinds[1]
+
+
+def _wider(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    """Returns a projection of the new width whose first columns are the old one."""
+    wider = torch.zeros_like(new)
+    wider[:, : old.shape[1]] = old[:, : new.shape[1]]
+    return wider
+
+
 def _table(names: Sequence[str]) -> ClassTable:
     if len(set(names)) != len(names) or not names:
         raise AtrousError("E-CLASSES", f"class names must differ and be given: {', '.join(names)}")
@@ -88,24 +150,20 @@ def _table(names: Sequence[str]) -> ClassTable:
 def _plan(
     old: Sequence[str], new: Sequence[str], mapping: Sources, reinit: bool
 ) -> tuple[Row, ...]:
-    by_name = {_plain(name): name for name in old}
+    by_name = {plain_name(name): name for name in old}
     chosen = {name: _as_names(sources) for name, sources in mapping.items()}
     for name in chosen:
         if name not in new:
             raise unknown_name("new class", name, new)
     rows = []
     for name in new:
-        sources = chosen.get(name, (name,) if _plain(name) in by_name else ())
+        sources = chosen.get(name, (name,) if plain_name(name) in by_name else ())
         for source in sources:
-            if _plain(source) not in by_name:
+            if plain_name(source) not in by_name:
                 raise unknown_name("class of the model", source, old)
-        rows.append(Row(name, () if reinit else tuple(by_name[_plain(s)] for s in sources)))
+        rows.append(Row(name, () if reinit else tuple(by_name[plain_name(s)] for s in sources)))
     return tuple(rows)
 
 
 def _as_names(sources: str | Sequence[str]) -> tuple[str, ...]:
     return (sources,) if isinstance(sources, str) else tuple(sources)
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\W_]+", "", name.casefold())

@@ -148,9 +148,8 @@ def _winners(logits: NDArray[np.float32], stride: int) -> NDArray[np.uint16]:
     """Returns the winner at each pixel of n cells, (stride, stride, n), from (K, 4, n) corners."""
     num_classes, _, count = logits.shape
     winners = np.empty((stride, stride, count), np.uint16)
-    preference = np.arange(num_classes, 0, -1, dtype=np.uint16)[
-        :, None, None, None
-    ]  # the lowest first
+    # The lowest index wins ties.
+    preference = np.arange(num_classes, 0, -1, dtype=np.uint16)[:, None, None, None]
     at_a_time = max(1, CACHE_BYTES // (4 * num_classes * stride**2))
     for start in range(0, count, at_a_time):
         some = slice(start, start + at_a_time)
@@ -201,6 +200,22 @@ def probability(
         logits -= logits.max(axis=2, keepdims=True)
         np.exp(logits, out=logits)
         result[top:bottom] = logits[..., index] / logits.sum(axis=2)
+    return result
+
+
+def confidence(
+    coarse: NDArray[np.float32], stride: int, size: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Returns the largest softmax at every pixel, (H, W) in 1/K..1, row by row as `labels`."""
+    height, width = size
+    result = np.empty(size, np.float32)
+    rows = max(1, CHUNK_BYTES // max(1, 4 * width * coarse.shape[2]))
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        logits = upsampled_rows(coarse, stride, top, bottom, width)
+        logits -= logits.max(axis=2, keepdims=True)
+        np.exp(logits, out=logits)
+        result[top:bottom] = 1 / logits.sum(axis=2)
     return result
 
 

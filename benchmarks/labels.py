@@ -5,7 +5,8 @@ python benchmarks/labels.py VOC_FOLDER MODEL.onnx [--pictures N]
 The logits are those of real pictures, 129 x 129 x 21: the pictures are resized to 513 x 513 and
 MODEL decodes at stride 4; of more than 21 classes the first 21 are taken. All val pictures are
 used unless fewer are asked for, and the share of cells that had to be interpolated is printed.
-Labels of all three are compared: ours and torch's may differ only where torch's own arithmetic rounds differently.
+Labels of all three are compared: ours and torch's may differ only where torch's own arithmetic
+rounds differently.
 """
 
 import argparse

@@ -1,32 +1,38 @@
-"""Training throughput against segmentation_models.pytorch, on the CPU, in float32.
+"""Training throughput and memory against segmentation_models.pytorch, on the CPU, in float32.
 
-    python benchmarks/training.py --backbone mobilenet_v2 --batch 4 --crop 256
+    python benchmarks/training.py                 # every row, some five minutes on two idle cores
+    python benchmarks/training.py --rows 0 1      # some of them
 
 A step is forward, cross-entropy at full resolution, backward and SGD with momentum, for 21 classes
 at output stride 16 with random weights. Ours is a whole `Learner.update` (weight groups, guard
 against values that are not finite and all). Contenders take one step each in turns; the first
-`WARM` rounds are not counted. Ratios are of medians, of wall time and of the process's processor
-time: on a machine that does other work meanwhile the second is the fairer one.
+`WARM` rounds are not counted. Ratios are of medians of wall time, of the fastest steps, and of
+medians of the process's processor time: on a machine that does other work meanwhile the last is the
+fairest. Memory is the peak of a process that does three steps and nothing else, imports included.
 
 smp        as `smp.DeepLabV3Plus(...)` comes: eager, NCHW
 smp_cl     the same in channels_last memory
 atrous     this package
-plain      this package without its backward of dilated depthwise convolutions
+plain      this package without its backward of dilated depthwise convolutions (first row)
 
-Adds to results/training.json.
+smp refuses sides that 16 does not divide: there its modules are called one by one (`peer.py`).
+
+Writes results/training.json.
 """
 
 import argparse
-import json
-import os
-import platform
+import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any, NamedTuple
 
+import measuring
 import segmentation_models_pytorch as smp
 import torch
+from peer import ENCODERS, Peer
 from torch import nn
 
 from atrous.build import create_model
@@ -37,29 +43,59 @@ from atrous.training.learner import Learner
 
 WARM = 2
 CLASSES = 21
-SMP_NAMES = {
-    "mobilenet_v2": "mobilenet_v2",
-    "resnet101": "resnet101",
-    "xception65": "tu-xception65",
-}
-RESULTS = Path(__file__).parent / "results" / "training.json"
+PEERS = ("smp", "smp_cl")
 
 Step = Callable[[], None]
+
+
+class Row(NamedTuple):
+    """One setting, and how often it is measured."""
+
+    backbone: str
+    batch: int
+    crop: int
+    rounds: int
+
+
+ROWS = (
+    Row("mobilenet_v2", 4, 256, 20),
+    Row("mobilenet_v2", 4, 321, 10),
+    Row("mobilenet_v2", 4, 513, 5),
+    Row("xception65", 2, 256, 5),
+    Row("resnet101", 2, 256, 5),
+    Row("xception65", 2, 513, 2),
+    Row("resnet101", 2, 513, 2),
+)
+
+
+def contender(name: str, row: Row) -> Step:
+    """Returns one training step of a contender on random pictures."""
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (row.batch, 3, row.crop, row.crop), dtype=torch.uint8)
+    targets = torch.randint(0, CLASSES, (row.batch, row.crop, row.crop))
+    if name in PEERS:
+        return peer(row.backbone, images, targets, channels_last=name == "smp_cl")
+    return ours(row.backbone, images, targets, fast=name == "atrous")
 
 
 def peer(
     backbone: str, images: torch.Tensor, targets: torch.Tensor, *, channels_last: bool
 ) -> Step:
-    model = smp.DeepLabV3Plus(SMP_NAMES[backbone], encoder_weights=None, classes=CLASSES).train()
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    model = model.to(memory_format=layout)
-    images = images.float().div(255).to(memory_format=layout)
+    model: nn.Module
+    if images.shape[-1] % 16:
+        model = Peer(backbone, num_classes=CLASSES)
+        inputs = images.permute(0, 2, 3, 1)
+    else:
+        model = smp.DeepLabV3Plus(ENCODERS[backbone], encoder_weights=None, classes=CLASSES)
+        inputs = images.float().div(255).to(memory_format=layout)
+    model = model.train().to(memory_format=layout)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.007, momentum=0.9, weight_decay=4e-5)
     criterion = nn.CrossEntropyLoss(ignore_index=255)
 
     def step() -> None:
         optimizer.zero_grad()
-        criterion(model(images), targets).backward()
+        criterion(model(inputs), targets).backward()
         optimizer.step()
 
     return step
@@ -84,60 +120,71 @@ def ours(backbone: str, images: torch.Tensor, targets: torch.Tensor, *, fast: bo
     return step
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--backbone", choices=SMP_NAMES, default="mobilenet_v2")
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--crop", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
-    crop = arguments.crop
-    images = torch.randint(0, 256, (arguments.batch, 3, crop, crop), dtype=torch.uint8)
-    targets = torch.randint(0, CLASSES, (arguments.batch, crop, crop))
-    name = arguments.backbone
-    steps: dict[str, Step] = {
-        "atrous": ours(name, images, targets, fast=True),
-        "plain": ours(name, images, targets, fast=False),
-    }
-    if crop % 16 == 0:  # smp refuses other sizes
-        steps["smp"] = peer(name, images, targets, channels_last=False)
-        steps["smp_cl"] = peer(name, images, targets, channels_last=True)
-    wall: dict[str, list[float]] = {contender: [] for contender in steps}
-    processor: dict[str, list[float]] = {contender: [] for contender in steps}
-    for round_ in range(WARM + arguments.rounds):
-        for contender, step in steps.items():
+def measured(row: Row) -> dict[str, Any]:
+    """Takes steps of every contender in turns."""
+    names = ("atrous", "plain", *PEERS) if row is ROWS[0] else ("atrous", *PEERS)
+    steps = {name: contender(name, row) for name in names}
+    wall: dict[str, list[float]] = {name: [] for name in steps}
+    processor: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(WARM + row.rounds):
+        for name, step in steps.items():
             start, spent = time.perf_counter(), time.process_time()
             step()
-            if round_ >= WARM:
-                wall[contender].append(time.perf_counter() - start)
-                processor[contender].append(time.process_time() - spent)
-    result = {
-        **vars(arguments),
-        "machine": f"{_processor()}, {os.cpu_count()} cores",
-        "load_average": round(os.getloadavg()[0], 1),
-        "torch": torch.__version__,
-        "smp": smp.__version__,
-        "seconds": {n: round(statistics.median(t), 4) for n, t in wall.items()},
-        "processor_seconds": {n: round(statistics.median(t), 4) for n, t in processor.items()},
+            wall[name].append(time.perf_counter() - start)
+            processor[name].append(time.process_time() - spent)
+    seconds = {
+        "seconds": {name: statistics.median(times[WARM:]) for name, times in wall.items()},
+        "fastest": {name: min(times[WARM:]) for name, times in wall.items()},
+        "processor_seconds": {n: statistics.median(t[WARM:]) for n, t in processor.items()},
     }
-    for kind in ("seconds", "processor_seconds"):
-        medians = result[kind]
+    result: dict[str, Any] = row._asdict()
+    for kind, values in seconds.items():
+        result[kind] = {name: round(value, 4) for name, value in values.items()}
         result[f"ratio_of_{kind}"] = {
-            n: round(value / medians["atrous"], 3) for n, value in medians.items()
+            name: round(value / values["atrous"], 3) for name, value in values.items()
         }
-    print(json.dumps(result, indent=1))
-    earlier = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-    RESULTS.write_text(json.dumps([*earlier, result], indent=1) + "\n")
+    return result
 
 
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
+def peak_memory(name: str, index: int, threads: int) -> int:
+    """Returns the megabytes a process of its own needs for three steps of a contender."""
+    command = [sys.executable, __file__, "--memory", name, "--rows", str(index)]
+    command += ["--threads", str(threads)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return int(done.stdout.split()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, nargs="*", default=range(len(ROWS)))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--memory", metavar="CONTENDER", help="only its three steps, in this process"
+    )
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.memory:
+        step = contender(arguments.memory, ROWS[arguments.rows[0]])
+        for _ in range(3):
+            step()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+        return
+    rows = []
+    start = time.perf_counter()
+    for index in arguments.rows:
+        row = measured(ROWS[index])
+        names = ("atrous", *PEERS)
+        row["memory_mb"] = {name: peak_memory(name, index, arguments.threads) for name in names}
+        rows.append(row)
+        spoken = ("backbone", "crop", "ratio_of_seconds", "ratio_of_processor_seconds", "memory_mb")
+        print({key: row[key] for key in spoken}, flush=True)
+    result = {
+        "machine": measuring.machine("torch", "segmentation_models_pytorch", "atrous"),
+        "threads": arguments.threads,
+        "took_seconds": round(time.perf_counter() - start),
+        "rows": rows,
+    }
+    measuring.save("training", result)
 
 
 if __name__ == "__main__":

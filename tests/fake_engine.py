@@ -8,7 +8,11 @@ class BrightestChannel:
 
     classes = ("red", "green", "blue")
     palette = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
+    output_stride = 4
     logits_stride = 4
+    reach = 0
+    bytes_fixed = 0
+    bytes_per_pixel = 1
     fingerprint = "brightest"
 
     def __init__(self) -> None:
@@ -17,3 +21,9 @@ class BrightestChannel:
     def coarse_logits(self, image):
         self.calls += 1
         return image[::4, ::4].astype(np.float32)
+
+    def high_level(self, tile):
+        return None
+
+    def tile_logits(self, tile, pooled):
+        return self.coarse_logits(tile)

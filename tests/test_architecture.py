@@ -12,9 +12,10 @@ LAYERS = """
 errors
 classes
 images
-upsample onnx_file visualize
+upsample onnx_file visualize windows png outlines
+built_in exported_graph
 engines
-sources
+sources tiles
 predict
 batch
 config
@@ -29,7 +30,6 @@ encoder.encoder
 decoder
 model
 cost
-torch_engine
 weights.archives weights.differences weights.schema weights.tf_protos weights.transfer
 weights.download weights.tf_checkpoint weights.tf_graph weights.torch_files weights.zoo
 weights.tf_files weights.store weights.foreign weights.tflite
@@ -38,6 +38,7 @@ weights.tensorflow weights.imagenet
 build
 onnx_writer
 graph
+torch_engine
 export
 quantize
 bench
@@ -52,10 +53,10 @@ data.formats.voc data.formats.cityscapes data.formats.ade20k data.formats.camvid
 data.formats.folders data.formats.labelme data.formats.cvat data.formats.shards
 data.formats.coco_files data.formats.dataset_yaml
 data.formats.coco data.formats.ultralytics
-data.opening
 data.resize data.painting data.order
 data.scenery data.transforms
 data.procedural
+data.opening
 data.cache
 data.loader
 data.doctor.jpeg data.doctor.findings data.doctor.proposals
@@ -66,13 +67,13 @@ data.doctor.diagnosis
 data.show
 data.doctor.report
 metrics
-evaluation.boundary evaluation.uncertainty
+evaluation.boundary evaluation.uncertainty evaluation.class_matching
 evaluation.scores evaluation.networks
 evaluation.multiscale
 evaluation.evaluator
 evaluation.gallery evaluation.charts evaluation.submission
 evaluation.report
-loss optim checkpoint training.randomness training.distributed
+loss optim checkpoint training.allocation training.randomness training.distributed
 training.learner
 training.guard training.interruption training.run_folder training.starting
 training.progress training.planning training.validation

@@ -1,12 +1,17 @@
+import io
+import json
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco_mask
 
-from atrous.batch import find_pictures, output_stems, segment_files
+from atrous.batch import Extras, find_pictures, output_stems, segment_files, write_coco
 from atrous.errors import AtrousError
 from atrous.predict import Predictor
 from tests.fake_engine import BrightestChannel
@@ -141,3 +146,101 @@ def test_P08_an_output_folder_that_is_a_file_is_refused(pictures, tmp_path):
     with pytest.raises(AtrousError, match="the output folder is a file"):
         list(segment_files(Predictor(BrightestChannel()), [pictures / "b/y.png"], tmp_path / "out"))
     assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_patterns_are_filled_in(pictures, monkeypatch):
+    monkeypatch.chdir(pictures)
+    assert find_pictures([Path("b/*.png")]) == [Path("b/x.png"), Path("b/y.png")]
+    assert find_pictures([pictures / "**" / "x.png"]) == [
+        pictures / "a" / "x.png",
+        pictures / "b" / "x.png",
+    ]
+
+
+def test_P08_a_pattern_without_matches_and_names_of_nothing_are_refused(tmp_path):
+    with pytest.raises(AtrousError, match="no file matches this pattern"):
+        find_pictures([tmp_path / "*.jpg"])
+    with pytest.raises(AtrousError, match="no such file or folder"):
+        find_pictures([tmp_path / "a.jpg", tmp_path / "b.jpg"])
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_a_file(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "[1].png")
+    assert find_pictures([tmp_path / "[1].png"]) == [tmp_path / "[1].png"]
+
+
+def test_a_picture_comes_from_standard_input(tmp_path, monkeypatch):
+    content = io.BytesIO()
+    Image.new("RGB", (9, 7), "blue").save(content, "PNG")
+    engine = BrightestChannel()
+    for _ in range(2):  # the second finds its output finished
+        stream = SimpleNamespace(buffer=io.BytesIO(content.getvalue()))
+        monkeypatch.setattr(sys, "stdin", stream)
+        (outcome,) = segment_files(Predictor(engine), find_pictures([Path("-")]), tmp_path / "out")
+        assert outcome.record is not None
+        assert outcome.record["areas"] == {"blue": 1.0}
+    assert names(tmp_path / "out") == ["stdin.json", "stdin.labels.png", "stdin.overlay.jpg"]
+    assert engine.calls == 1
+
+
+def test_shards_together_do_every_picture_once_under_the_same_names(pictures, tmp_path):
+    (pictures / "b" / "broken.jpg").unlink()
+    found, engine = find_pictures([pictures]), BrightestChannel()
+    list(segment_files(Predictor(engine), found, tmp_path / "whole"))
+    engine.calls = 0
+    for share in (1, 2):
+        list(segment_files(Predictor(engine), found, tmp_path / "shares", shard=(share, 2)))
+    assert engine.calls == len(found)
+    assert names(tmp_path / "shares") == names(tmp_path / "whole")
+
+
+def test_P08_other_options_redo_finished_output(pictures, tmp_path):
+    engine, found = BrightestChannel(), [pictures / "b" / "y.png"]
+    for extras in (Extras(), Extras(("red",)), Extras(("red",)), Extras(("red", "blue"))):
+        list(segment_files(Predictor(engine), found, tmp_path / "out", extras=extras))
+    assert engine.calls == 3
+    list(segment_files(Predictor(engine, unknown_below=0.4), found, tmp_path / "out"))
+    assert engine.calls == 4
+    assert {"y.red.png", "y.blue.png"} <= set(names(tmp_path / "out"))
+
+
+def test_P12_no_metadata_leaves_unless_asked_for(tmp_path):
+    exif = Image.Exif()
+    exif[270], exif[274] = "a private place", 6  # ImageDescription, turned by a quarter
+    Image.new("RGB", (9, 7)).save(tmp_path / "p.jpg", exif=exif)
+    for keep in (False, True):
+        out = tmp_path / str(keep)
+        list(
+            segment_files(
+                Predictor(BrightestChannel()), [tmp_path / "p.jpg"], out, extras=Extras((), keep)
+            )
+        )
+        for name in ("p.labels.png", "p.overlay.jpg"):
+            with Image.open(out / name) as image:
+                assert image.size == (7, 9)
+                kept = dict(image.getexif())
+            expected = {270: "a private place"} if keep and name.endswith("jpg") else {}
+            assert kept == expected
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools'
+def test_all_regions_go_into_one_coco_file(tmp_path):
+    pixels = np.zeros((12, 16, 3), np.uint8)
+    pixels[..., 0] = 200
+    pixels[4:8, 4:12] = (0, 0, 250)
+    Image.fromarray(pixels).save(tmp_path / "p.png")
+    (outcome,) = segment_files(
+        Predictor(BrightestChannel()), [tmp_path / "p.png"], tmp_path / "out"
+    )
+    assert outcome.record is not None
+    count = write_coco(tmp_path / "regions.json", [outcome.record], BrightestChannel.classes)
+    content = json.loads((tmp_path / "regions.json").read_text())
+    assert count == len(content["annotations"]) == 2
+    assert content["images"] == [{"id": 1, "file_name": "p.png", "height": 12, "width": 16}]
+    names_of = {entry["id"]: entry["name"] for entry in content["categories"]}
+    with Image.open(outcome.record["labels"]) as image:
+        labels = np.asarray(image)
+    for entry in content["annotations"]:
+        runs = coco_mask.frPyObjects(entry["segmentation"], 12, 16)
+        label = BrightestChannel.classes.index(names_of[entry["category_id"]])
+        assert np.array_equal(coco_mask.decode(runs)[..., 0], labels == label)

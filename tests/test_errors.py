@@ -27,6 +27,9 @@ def test_hostile_names_are_printed_escaped():
 def test_P06_unknown_names_get_the_nearest():
     assert "did you mean 'road'?" in unknown_name("class", "raod", ["road", "sky"]).fix
     assert unknown_name("class", "zzz", ["road", "sky"]).fix == "known: road, sky"
+    many = unknown_name("class", "no_5", [f"no_{i}" for i in range(1000)]).fix
+    assert many.startswith("did you mean 'no_5")
+    assert many.endswith("known: 1000 names")
 
 
 def test_P07_missing_extras_name_the_pip_command():

@@ -13,7 +13,7 @@ from atrous import create_model, from_tflite
 from atrous.engines import ExportedEngine
 from atrous.errors import AtrousError
 from atrous.export import export, torch_logits
-from atrous.model import DeepLabV3Plus
+from atrous.model import DeepLabV3Plus, Training
 from atrous.onnx_file import read_header
 
 ROUNDING = 5e-4  # of float32 in random networks; against float64 torch itself is at 1e-4
@@ -69,13 +69,33 @@ def test_exported_model_equals_torch_at_any_size(
         assert np.abs(found - expected).max() < ROUNDING * expected.std()
 
 
+def test_weights_in_half_the_bytes_give_nearly_the_same_logits(tmp_path: Path) -> None:
+    model = lively("mobilenet_v2", depth_multiplier=0.5)
+    export(model, tmp_path / "whole.onnx")
+    header = export(model, tmp_path / "half.onnx", half=True)
+    whole, half = tmp_path / "whole.onnx", tmp_path / "half.onnx"
+    assert header.precision == "float16"
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    logits = [
+        ExportedEngine(path, keep_compiled=False).coarse_logits(picture(65, 97))
+        for path in (whole, half)
+    ]
+    difference = np.abs(logits[0] - logits[1]).max() / logits[0].std()
+    assert 0 < difference < 0.05
+
+
 def test_file_says_what_it_is(tmp_path: Path) -> None:
     model = lively("mobilenet_v2")
     model.provenance.licence = "Apache-2.0"
     model.provenance.source = "a test"
+    model.provenance.notes = ["photographs by nobody"]
+    model.provenance.training = Training(recipe="a recipe", crop_size=(33, 65))
     written = export(model, tmp_path / "model.onnx")
     read = read_header(tmp_path / "model.onnx")
     assert read == written
+    assert read.training["recipe"] == "a recipe"
+    assert read.training["crop_size"] == [33, 65]
+    assert read.notes == ("photographs by nobody",)
     assert read.classes == model.classes
     assert read.palette == model.palette
     assert (read.output_stride, read.logits_stride) == (16, 4)

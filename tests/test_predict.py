@@ -101,7 +101,11 @@ def test_arrays_that_are_no_pictures_are_refused(predictor, array):
 
 
 @pytest.mark.parametrize(
-    ("name", "problem"), [(None, "no model named"), ("none.tflite", "no such model")]
+    ("name", "problem"),
+    [
+        ("none.tflite", "no such model"),
+        ("mobilenetv2_voc_quan", "did you mean mobilenetv2_voc_quant"),
+    ],
 )
 def test_missing_models_are_refused(name, problem):
     with pytest.raises(AtrousError, match=problem):
@@ -123,3 +127,28 @@ def test_photographs_are_segmented(shared, photo, mask, index, ignore, expected)
     valid = values != ignore
     iou = (found & target & valid).sum() / ((found | target) & valid).sum()
     assert iou >= expected
+
+
+def test_pixels_no_class_is_sure_of_are_unknown(tmp_path):
+    class Unsure(BrightestChannel):
+        def coarse_logits(self, image):
+            return super().coarse_logits(image) / 100
+
+    result = Predictor(Unsure(), unknown_below=0.7)(picture(40, 16))
+    plain = Predictor(Unsure())(picture(40, 16))
+    sure = np.max([plain.probability(name) for name in plain.classes], axis=0) >= 0.7
+    assert 0 < sure.mean() < 1
+    assert np.array_equal(result.labels, np.where(sure, plain.labels, 255))
+    assert result.areas["unknown"] == pytest.approx(1 - sure.mean())
+    record = result.save(tmp_path, probabilities=("blue",))
+    with Image.open(record["labels"]) as image:
+        assert np.array_equal(np.asarray(image), result.labels)
+        assert image.getpalette()[-3:] == [255, 255, 255]
+    with Image.open(record["probabilities"]["blue"]) as image:
+        assert np.abs(np.asarray(image) / 255 - plain.probability("blue")).max() <= 0.5 / 255 + 1e-6
+    result.overlay(legend=True)
+
+
+def test_an_impossible_threshold_is_refused():
+    with pytest.raises(AtrousError, match=r"must be in 0..1"):
+        Predictor(BrightestChannel(), unknown_below=40)

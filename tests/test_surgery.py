@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from atrous.classes import CITYSCAPES, VOC, ClassTable
 from atrous.errors import AtrousError
-from atrous.surgery import change_classes
+from atrous.surgery import change_classes, graft
 from tests.networks import random_network
 
 
@@ -95,3 +97,34 @@ def test_impossible_changes_are_refused_and_change_nothing(model, classes, mappi
 def test_a_misspelt_class_gets_the_nearest(model):
     with pytest.raises(AtrousError, match="did you mean 'cat'"):
         change_classes(model, ClassTable("", ("pet",), ((0, 0, 0),)), mapping={"pet": "catt"})
+
+
+def test_a_graft_with_atrous_branches_computes_what_the_source_did():
+    """Zero columns of the projection let new branches of ASPP join without disturbing it."""
+    source = random_network("mobilenet_v2", depth_multiplier=0.1, atrous_rates=())
+    source.name_classes(ClassTable("", ("sky", "sea"), ((0, 0, 1), (0, 1, 0))))
+    new, fresh = graft(source, replace(source.architecture, atrous_rates=(6, 12, 18)))
+    torch.testing.assert_close(logits_of(new), logits_of(source), rtol=0, atol=1e-5)
+    assert new.classes == source.classes
+    assert len(new.encoder.aspp.atrous) == 3
+    assert all(name.startswith("encoder.aspp.atrous.") for name in fresh)
+    assert len(fresh) == 3 * 6
+
+
+def test_a_graft_with_a_decoder_keeps_the_encoder(model):
+    new, fresh = graft(model, replace(model.architecture, decoder=True))
+    images = torch.rand(1, 3, 33, 49) * 255
+    encoded, _ = new.eval().encoder(new.normalize(images))
+    expected, _ = model.encoder(model.normalize(images))
+    torch.testing.assert_close(encoded, expected, rtol=0, atol=0)
+    assert {name.split(".")[0] for name in fresh} == {"decoder"}
+    # The bilinear decoder's classifier has the shape of the new one, but saw other features.
+    assert "decoder.classifier.weight" in fresh
+
+
+def test_a_graft_brings_its_preprocessing_and_takes_no_other_backbone(model):
+    model.architecture = replace(model.architecture, mean=(128.0,), std=(64.0,), epsilon=0.01)
+    new, _ = graft(model, replace(model.architecture, mean=None, std=None, epsilon=None))
+    assert (new.architecture.mean, new.architecture.epsilon) == ((128.0,), 0.01)
+    with pytest.raises(AtrousError, match="the weights are of mobilenet_v2"):
+        graft(model, replace(model.architecture, backbone="resnet50", depth_multiplier=1.0))

@@ -49,11 +49,11 @@ train(from_json(sys.argv[1]), sys.argv[2], data=tiny_data(), **json.loads(sys.ar
 
 
 def start(
-    config_json: str, out: Path, options: str = "{}", **environment: str
+    config_json: str, out: Path, options: str = "{}", *, script: str = SCRIPT, **environment: str
 ) -> subprocess.Popen[str]:
     """Starts a run in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, config_json, str(out), options],
+        [sys.executable, "-c", script, config_json, str(out), options],
         cwd=Path(__file__).parents[1],
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         stdout=subprocess.PIPE,

@@ -55,14 +55,16 @@ def evaluate(
     """Scores a model on labelled pictures, each compared at its own size.
 
     DATA is a data set's folder (VOC, Cityscapes, ADE20K, CamVid ...) or a dataset YAML. Classes
-    in neither labels nor predictions are left out of the mean. Nothing is skipped: a picture that
-    cannot be read ends the evaluation.
+    in neither labels nor predictions are left out of the mean. Where the data has a class that
+    the model lacks, whatever it predicts is an error. Nothing is skipped: a picture that cannot
+    be read ends the evaluation.
 
     \b
     Examples:
       atrous evaluate model.onnx --data VOCdevkit/VOC2012
       atrous evaluate model.tflite --data VOCdevkit/VOC2012 --pad-to 513 --report out
       atrous evaluate a.safetensors --compare b.safetensors --data mine.yaml --report out
+      atrous evaluate runs/scenes --data scenes
       atrous evaluate runs/x --data CITYSCAPES --scales 0.75,1,1.25 --flip --output-stride 8
     """  # noqa: D301  # click needs the backspace itself
     try:
@@ -71,14 +73,14 @@ def evaluate(
         raise missing_extra("evaluating", error) from error
     from atrous.data.opening import open_dataset
 
-    dataset = open_dataset(data, split)
+    opened = open_dataset(data, split)  # what is wrong with it comes before a model is loaded
     options = {
         **views,
-        "classes": classes.split(",") if classes else None,
+        "classes": [name.strip() for name in classes.split(",")] if classes else None,
         "trimap": None if trimap == "none" else trimap,
     }
     evaluated = [
-        _run(name, dataset, options, gallery=report is not None)
+        _run(name, _labelled(opened, data, split, name), options, gallery=report is not None)
         for name in (model, compare)
         if name is not None
     ]
@@ -94,6 +96,19 @@ def evaluate(
         _print_difference(*(part.scores for part in evaluated))
     if report is not None:
         click.echo(f"\nreport: {printable(report / 'report.html')}")
+
+
+def _labelled(opened: "Dataset", data: Path, split: str, model: str) -> "Dataset":
+    """Returns the data in the convention of a model, where there are several (ADE20K)."""
+    from atrous.data.opening import CONVENTIONS, open_dataset, recognise
+
+    conventions = CONVENTIONS.get(recognise(data).kind, ()) if data.exists() else ()
+    if not conventions:
+        return opened
+    from atrous.sources import open_engine
+
+    classes = len(open_engine(model).classes)
+    return open_dataset(data, split, num_classes=classes if classes in conventions else None)
 
 
 def _run(name: str, dataset: "Dataset", options: dict[str, Any], *, gallery: bool) -> "Evaluated":
@@ -120,7 +135,11 @@ def _results(evaluated: Sequence["Evaluated"], data: Path, split: str) -> dict[s
     if len(evaluated) == 1:
         return results[0]
     first, second = (part.scores for part in evaluated)
-    return {**results[0], "compared": results[1], "difference": asdict(second.minus(first))}
+    over = list(second.common_mean_over(first))
+    difference: dict[str, Any] = {**asdict(second.minus(first)), "mean_over": over}
+    if first.boundaries is not None:
+        difference["trimap_1"] = asdict(second.minus_at_borders(first))
+    return {**results[0], "compared": results[1], "difference": difference}
 
 
 def _write(evaluated: Sequence["Evaluated"], results: dict[str, Any], folder: Path) -> None:
@@ -163,6 +182,9 @@ def _print(name: str, scores: "Scores") -> None:
         f"{protocol['absent_classes']}"
     )
     click.echo(f"  interval: {protocol['interval']}")
+    if scores.lacking:
+        click.echo(f"  the model lacks {', '.join(map(printable, scores.lacking))}:")
+        click.echo(f"    {protocol['lacking_classes']}")
     padded = "x".join(map(str, protocol["pad_to"])) if protocol["pad_to"] else "no"
     click.echo(
         f"  protocol: {protocol['pictures']} pictures, scales {protocol['scales']}, flip "
@@ -173,12 +195,19 @@ def _print(name: str, scores: "Scores") -> None:
 
 
 def _print_difference(first: "Scores", second: "Scores") -> None:
-    gain = second.minus(first)
+    gain, over = second.minus(first), second.common_mean_over(first)
+    which = "" if over == first.mean_over == second.mean_over else f" over {', '.join(over)}"
     click.echo(
-        f"\nsecond minus first: {100 * gain.mean_iou:+.2f} points of mean IoU "
+        f"\nsecond minus first: {100 * gain.mean_iou:+.2f} points of mean IoU{which} "
         f"({100 * gain.low:+.2f} to {100 * gain.high:+.2f}); "
         f"better in {gain.better:.0%} of resampled sets"
     )
+    if first.boundaries is not None:
+        near = second.minus_at_borders(first)
+        click.echo(
+            f"within 1 px of borders: {100 * near.mean_iou:+.2f} points "
+            f"({100 * near.low:+.2f} to {100 * near.high:+.2f})"
+        )
 
 
 def _share(value: float | None) -> str:

@@ -18,6 +18,7 @@ from atrous.errors import AtrousError, missing_extra, printable
     "--size", type=(click.IntRange(1), click.IntRange(1)), metavar="H W",
     help="Fix height and width [default: any].",
 )  # fmt: skip
+@click.option("--fp16", is_flag=True, help="Store weights in 16 bits: half the size.")
 @click.option("--int8", is_flag=True, help="Quantise weights and activations to 8 bits.")
 @click.option(
     "--calibration", multiple=True, type=ANY_PATH, metavar="PATH",
@@ -32,6 +33,7 @@ def export(
     model: Path,
     out: Path,
     size: tuple[int, int] | None,
+    fp16: bool,
     int8: bool,
     calibration: tuple[Path, ...],
     budget: float,
@@ -58,6 +60,8 @@ def export(
         raise AtrousError("E-OUT", "the name must end in .onnx", where=out)
     if int8 != bool(calibration):
         raise AtrousError("E-OPTIONS", "--int8 and --calibration go together")
+    if int8 and fp16:
+        raise AtrousError("E-OPTIONS", "--int8 and --fp16 exclude each other")
     loaded = load_model(model)
     try:
         if int8:
@@ -67,7 +71,7 @@ def export(
         else:
             from atrous.export import export as write
 
-            header = write(loaded, out, size=size)
+            header = write(loaded, out, size=size, half=fp16)
     except ModuleNotFoundError as error:
         raise missing_extra("export", error) from error
     if as_json:

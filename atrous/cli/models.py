@@ -1,10 +1,11 @@
-"""``atrous models``: networks and what they cost, and weights that others publish."""
+"""``atrous models``: built-in models, networks and what they cost, weights that others publish."""
 
 import json
 from typing import Any
 
 import click
 
+from atrous import built_in
 from atrous.errors import missing_extra
 from atrous.weights import zoo
 
@@ -17,7 +18,7 @@ from atrous.weights import zoo
 )  # fmt: skip
 @click.option("--classes", type=click.IntRange(1), default=21, show_default=True)
 def models(as_json: bool, size: tuple[int, int], classes: int) -> None:
-    r"""Lists the networks and what they cost, and the weights that others publish.
+    r"""Lists the built-in models, the networks and what they cost, and published weights.
 
     Multiply-adds are of one picture: as they are, and as the paper counts them (with the zeros
     that TensorFlow pads atrous convolutions with). Activations are what a training step keeps
@@ -28,9 +29,12 @@ def models(as_json: bool, size: tuple[int, int], classes: int) -> None:
       atrous models
       atrous models --size 1025 2049 --classes 19 --json
     """
+    if not as_json:
+        _show_built_in()
     rows = _cost_rows(size, classes)
     if as_json:
-        click.echo(json.dumps({"networks": rows, "published": _published()}, indent=1))
+        tables = {"built_in": _built_in(), "networks": rows, "published": _published()}
+        click.echo(json.dumps(tables, indent=1))
         return
     click.echo(
         f"Costs for a picture of {size[0]} x {size[1]} (height x width), {classes} classes\n"
@@ -45,6 +49,52 @@ def models(as_json: bool, size: tuple[int, int], classes: int) -> None:
         )
     click.echo("\nAlso: timm/NAME for any timm backbone that can be dilated.\n")
     _show_published()
+
+
+def _built_in() -> list[dict[str, Any]]:
+    """Returns the built-in models as what JSON can write."""
+    rows = []
+    for name in built_in.names():
+        header = built_in.header(name)
+        path = built_in.FOLDER / f"{name}.onnx"
+        rows.append(
+            {
+                "name": name,
+                "classes": header.classes,
+                "backbone": header.backbone,
+                "output_stride": header.output_stride,
+                "precision": header.precision,
+                "megabytes": round(path.stat().st_size / 1e6, 1),
+                "source": header.source,
+                "training": header.training,
+                "terms": header.licence,
+                "notes": header.notes,
+                "sha256": header.sha256,
+            }
+        )
+    return rows
+
+
+def _show_built_in() -> None:
+    """Prints the table of built-in models."""
+    click.echo("Built-in models (atrous predict PICTURE --model NAME)")
+    for row in _built_in():
+        training = row["training"]
+        default = ", the default" if row["name"] == built_in.DEFAULT else ""
+        click.echo(
+            f"\n{row['name']}{default}  ({row['backbone']}, output stride {row['output_stride']}, "
+            f"{row['precision']}, {row['megabytes']} MB)"
+        )
+        click.echo(f"  classes: {', '.join(row['classes'])}")
+        if training.get("mean_iou") is not None:
+            click.echo(
+                f"  {row['source']}: mean IoU {training['mean_iou']:.4f} on "
+                f"{training['evaluated_on']}"
+            )
+        click.echo(f"  terms: {row['terms']}")
+        for note in row["notes"]:
+            click.echo(f"  {note}")
+    click.echo("")
 
 
 def _cost_rows(size: tuple[int, int], num_classes: int) -> list[dict[str, Any]]:

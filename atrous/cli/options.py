@@ -93,8 +93,9 @@ class Progress:
         if not finished and now - self.last < (0.2 if terminal else _PLAIN_EVERY):
             return
         self.last = now
-        left = (now - self.start) / done * (self.total - done)
-        text = f"{self.name}: {done} of {self.total} pictures, {left:.0f} s left"
+        rate = done / max(now - self.start, 1e-9)
+        left = (self.total - done) / rate
+        text = f"{self.name}: {done} of {self.total} pictures, {rate:.1f}/s, {left:.0f} s left"
         click.echo(f"\r{text}  " if terminal else text, err=True, nl=finished or not terminal)
 
     def over(self, items: Iterable[T]) -> Iterator[T]:

@@ -1,81 +1,179 @@
 """``atrous predict``: pictures in, masks out."""
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from atrous.cli.options import ANY_PATH, FOLDER
-from atrous.errors import AtrousError, ExitCode, printable
+from atrous.cli.options import ANY_PATH, FOLDER, Progress
+from atrous.errors import ExitCode, printable, unknown_name
+
+if TYPE_CHECKING:
+    from atrous.batch import Outcome
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def _memory(context: click.Context, option: click.Parameter, text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip().upper())
+    if match is None:
+        raise click.BadParameter(f"{text!r} is no amount of memory such as 500MB or 2GB")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _shard(context: click.Context, option: click.Parameter, text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise click.BadParameter(f"{text!r} is no share such as 1/4 (the first of four)")
+    return int(match[1]), int(match[2])
 
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, type=ANY_PATH, metavar="PATHS...")
-@click.option("--model", required=True, metavar="MODEL", help="A model file.")
+@click.option("--model", metavar="MODEL", help="A model file or built-in name [default: animals].")
 @click.option(
     "--out", type=FOLDER, default=Path("masks"), show_default=True, help="Folder of the output."
 )
 @click.option(
     "--threads", type=click.IntRange(1), help="Threads to use [default: the usable processors]."
 )
+@click.option(
+    "--memory",
+    default="2GB",
+    show_default=True,
+    callback=_memory,
+    help="What the process may take; larger pictures are seen in overlapping tiles.",
+)
+@click.option(
+    "--unknown", type=click.FloatRange(0, 1), default=0.0, metavar="P",
+    help="Label 255 (65535 above 255 classes) where no class has this probability.",
+)  # fmt: skip
+@click.option(
+    "--probability", "probabilities", multiple=True, metavar="CLASS",
+    help="Write the probability of a class too, as b.CLASS.png; may be repeated.",
+)  # fmt: skip
+@click.option(
+    "--coco", type=ANY_PATH, metavar="FILE.json",
+    help="Write the outlines of all regions as polygons, in COCO's format.",
+)  # fmt: skip
+@click.option("--keep-exif", is_flag=True, help="Keep the picture's EXIF in the overlay.")
+@click.option(
+    "--shard", callback=_shard, default="1/1", metavar="I/N",
+    help="Do the I-th of N shares of the pictures; N processes or machines do them all.",
+)  # fmt: skip
+@click.option(
+    "--on-error", type=click.Choice(["continue", "stop"]), default="continue", show_default=True,
+    help="What to do after a picture that cannot be read.",
+)  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Redo pictures that are finished already.")
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON per picture.")
 def predict(
     paths: tuple[Path, ...],
-    model: str,
+    model: str | None,
     out: Path,
     threads: int | None,
+    memory: int,
+    unknown: float,
+    probabilities: tuple[str, ...],
+    coco: Path | None,
+    keep_exif: bool,
+    shard: tuple[int, int],
+    on_error: str,
     overwrite: bool,
     as_json: bool,
 ) -> None:
     r"""Segments pictures: a mask, an overlay and the share of each class.
 
-    PATHS are pictures or folders of pictures. For a picture a/b.jpg the output folder gets
-    b.labels.png (class indices with a palette), b.overlay.jpg (to look at) and b.json. A picture
-    that cannot be read is reported and the others go on (exit code 3). Finished output of the
-    same picture and model is kept, so an interrupted run can simply be started again.
+    PATHS are pictures, folders of pictures, patterns such as 'a/**/*.jpg', or - for a picture on
+    standard input. For a picture a/b.jpg the output folder gets b.labels.png (class indices with
+    a palette), b.overlay.jpg (to look at) and b.json. A picture that cannot be read is reported
+    and the others go on (exit code 3). Finished output of the same picture, model and options is
+    kept, so an interrupted run can simply be started again.
+
+    A picture too large for --memory is seen in tiles whose logits are joined, and its overlay is
+    reduced. A TIFF may have any size, other pictures up to 100 megapixels.
 
     \b
     Examples:
-      atrous predict photo.jpg --model model.onnx
+      atrous predict photo.jpg
+      atrous predict street.jpg --model street
       atrous predict holiday/ --model model.onnx --out masks --json
+      atrous predict 'holiday/*.jpg' --probability dog --unknown 0.5 --coco regions.json
+      atrous predict huge/ --shard 2/8
+      atrous predict city.tif --model model.onnx --memory 4GB
     """
-    from atrous.batch import find_pictures, segment_files
+    from atrous.batch import Extras, find_pictures, segment_files, write_coco
     from atrous.predict import Predictor
 
-    if not any(path.exists() for path in paths):
-        raise AtrousError("E-FILE-MISSING", "no such file or folder", where=paths[0])
     pictures = find_pictures(paths)
-    predictor = Predictor(model, threads=threads)
-    rows = _Rows([printable(path) for path in pictures])
-    failed = 0
-    for outcome in segment_files(predictor, pictures, out, overwrite=overwrite):
+    predictor = Predictor(model, threads=threads, memory=memory, unknown_below=unknown)
+    _check_classes(probabilities, predictor.classes)
+    mine = pictures[shard[0] - 1 :: shard[1]]
+    report = _Report(mine, as_json=as_json)
+    records = []
+    outcomes = segment_files(
+        predictor, pictures, out, overwrite=overwrite,
+        extras=Extras(probabilities, keep_exif), shard=shard,
+    )  # fmt: skip
+    for outcome in outcomes:
+        report.add(outcome)
+        if outcome.record is not None:
+            records.append(outcome.record)
+        elif on_error == "stop":
+            break
+    if coco is not None:
+        regions = write_coco(coco, records, predictor.classes)
+        click.echo(f"{regions} regions in {printable(coco)}", err=as_json)
+    click.echo(f"{len(records)} of {len(mine)} done, in {printable(out)}", err=as_json)
+    if report.failed:
+        raise SystemExit(ExitCode.SOME_FAILED)
+
+
+def _check_classes(names: Sequence[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise unknown_name("class", name, known)
+
+
+class _Report:
+    """What is printed of each picture, and how far the whole is."""
+
+    def __init__(self, pictures: Sequence[Path], *, as_json: bool) -> None:
+        self.as_json = as_json
+        self.rows = _Rows([printable(path) for path in pictures])
+        self.progress = Progress(len(pictures), "predict")
+        self.done = self.failed = 0
+
+    def add(self, outcome: "Outcome") -> None:
+        """Prints what became of a picture."""
+        self.done += 1
         if outcome.error is not None:
-            failed += 1
+            self.failed += 1
             click.echo(f"error: {outcome.error}", err=True)
-            continue
-        assert outcome.record is not None
-        if as_json:
-            keys = ("input", "labels", "overlay", "size", "areas")
-            click.echo(json.dumps({key: outcome.record[key] for key in keys}))
+        elif self.as_json:
+            assert outcome.record is not None
+            keys = ("input", "labels", "overlay", "size", "areas", "probabilities")
+            shown = {key: outcome.record[key] for key in keys if key in outcome.record}
+            click.echo(json.dumps(shown))
         else:
+            assert outcome.record is not None
             height, width = outcome.record["size"]
             spent = f"{outcome.seconds:.2f} s" if outcome.seconds else "kept"
             areas = outcome.record["areas"].items()
             shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in areas)
-            rows.print(printable(outcome.path), f"{height} x {width}", spent, shares)
-    if not as_json:
-        click.echo(f"{len(pictures) - failed} of {len(pictures)} done, in {printable(out)}")
-    if failed:
-        raise SystemExit(ExitCode.SOME_FAILED)
+            self.rows.print(printable(outcome.path), f"{height} x {width}", spent, shares)
+        if self.progress.total > 1:
+            self.progress.show(self.done)
 
 
 class _Rows:
     """A table printed row by row, as wide in its first column as the longest name."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        self.width = min(48, max(map(len, names)))
+        self.width = min(48, max(map(len, names), default=0))
         self.headed = False
 
     def print(self, name: str, size: str, spent: str, shares: str) -> None:

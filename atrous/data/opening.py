@@ -19,6 +19,7 @@ from atrous.data.formats import (
 )
 from atrous.data.formats.layout import Layout, Problem
 from atrous.data.formats.shards import ShardLayout
+from atrous.data.procedural import scenes_split
 from atrous.errors import AtrousError, ExitCode, printable
 
 _FORMATS: tuple[tuple[str, Callable[[Path], Layout | ShardLayout | None]], ...] = (
@@ -34,6 +35,9 @@ _FORMATS: tuple[tuple[str, Callable[[Path], Layout | ShardLayout | None]], ...] 
     (labelme.LOOKS_FOR, labelme.recognise),
     (folders.LOOKS_FOR, folders.recognise),
 )
+
+# Numbers of classes of data sets that are used with several.
+CONVENTIONS = {"ADE20K": (150, 151, 32)}
 
 _SHOWN = 10  # names in a message
 
@@ -87,7 +91,8 @@ def open_dataset(
     """Opens a split of a data set of any known layout.
 
     Args:
-        path: A devkit's or data set's folder, a dataset YAML, or an annotation file.
+        path: A devkit's or data set's folder, a dataset YAML, an annotation file, or "scenes":
+            what `atrous train scenes` trains and validates on.
         split: "train", "val", ... Data without splits has train and val by the names of its
             samples, and all.
         num_classes: As `recognise`.
@@ -98,6 +103,8 @@ def open_dataset(
     Raises:
         AtrousError: Not recognised, no such split, nothing in it, or files without a partner.
     """
+    if str(path) == "scenes" and not Path(path).exists():
+        return scenes_split(split)
     layout = recognise(path, num_classes=num_classes)
     if allow_lossy:
         layout = layout.allowing_lossy()
@@ -128,7 +135,8 @@ def check_problems(problems: Sequence[Problem], root: Path, *, allow_unlabelled:
         "E-DATA-PAIRS",
         f"{kinds}\n{names}{more}",
         where=root,
-        fix="complete or remove them; --allow-unlabelled goes on with the others",
+        fix="complete or remove them (atrous data check lists all); in Python, "
+        "allow_unlabelled=True goes on with the others",
         exit_code=ExitCode.DATA,
     )
 

@@ -28,9 +28,12 @@ from atrous.data.scenery import (
     paint_sky,
     paint_water,
 )
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, unknown_name
 
 _LAND_HUES = (0.09, 0.12, 0.15, 0.18, 0.22, 0.28, 0.47, 0.83)  # ochre, greens, teal, heather
+
+# What a run trains and validates on: seeds that no run shares between the two.
+_SPLITS = {"train": (1_000_000, 1000), "val": (2_000_000, 100)}  # seed, pictures
 
 _VERSION = 1  # part of the fingerprint: raise it when the same seed gives other pictures
 
@@ -127,3 +130,19 @@ def paint_scene(seed: int, index: int, size: tuple[int, int]) -> Sample:
         foot = (x(), shore + 0.06 + depth * (0.94 - shore))
         draw(canvas, rng, light, foot, rng.uniform(0.36, 0.5) * (0.85 + 0.3 * depth))
     return finish(canvas, rng, horizon)
+
+
+def scenes_split(split: str, seed: int = 0) -> Scenes:
+    """Returns the scenes that training uses under a split's name: 1000 of train, 100 of val.
+
+    Args:
+        split: "train" or "val".
+        seed: Of the run: each trains on scenes of its own, and all are validated on the same.
+
+    Raises:
+        AtrousError: Another split.
+    """
+    if split not in _SPLITS:
+        raise unknown_name("split", split, _SPLITS)
+    first, n = _SPLITS[split]
+    return scenes(first + seed if split == "train" else first, n)

@@ -5,14 +5,16 @@ features are rectified, its ResNets stride in the first unit of a stage): close 
 spirit, not the authors' network. docs/paper.md reports how consistent these are.
 """
 
+import logging
 import warnings
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
 from atrous.encoder.backbone import Backbone, check_output_stride
-from atrous.errors import AtrousError, unknown_name
+from atrous.errors import AtrousError, ExitCode, unknown_name
 
 OUTPUT_STRIDES = (8, 16, 32)
 
@@ -24,10 +26,10 @@ class TimmBackbone(Backbone):
         name: A model name of timm, with or without a ``.tag`` of pretrained weights.
         output_stride: 8, 16 or 32.
         in_channels: Channels of the picture.
-        weights: A file of weights that timm loads, adapting it to other than three channels.
+        weights: Tensors that timm loads, adapting them to other than three channels.
 
     Raises:
-        AtrousError: Unknown name, or a network that cannot be dilated.
+        AtrousError: Unknown name, a network that cannot be dilated, or weights of another one.
     """
 
     def __init__(
@@ -36,7 +38,7 @@ class TimmBackbone(Backbone):
         *,
         output_stride: int = 16,
         in_channels: int = 3,
-        weights: Path | None = None,
+        weights: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
         self._name = name
@@ -57,25 +59,33 @@ class TimmBackbone(Backbone):
         self.mean = tuple(255 * m for m in config["mean"])
         self.std = tuple(255 * s for s in config["std"])
 
-    def _create(self, output_stride: int, weights: Path | None = None) -> nn.Module:
+    def _create(self, output_stride: int, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
         import timm  # imports torchvision and the hub client: half a second nobody else needs
 
         check_output_stride(output_stride, OUTPUT_STRIDES)
         if not timm.is_model(self._name.split(".")[0]):
             raise unknown_name("timm backbone", self._name, timm.list_models())
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _silence("timm.models._builder"):
                 warnings.simplefilter("ignore")
                 network: Any = timm.create_model(
                     self._name,
                     pretrained=weights is not None,
-                    pretrained_cfg_overlay={"file": str(weights)} if weights else None,
+                    pretrained_cfg_overlay={"state_dict": dict(weights)} if weights else None,
                     features_only=True,
                     output_stride=output_stride,
                     in_chans=self._in_channels,
                 )
         except (TypeError, AssertionError, NotImplementedError, AttributeError, RuntimeError) as e:
-            raise self._refusal(str(e)) from None
+            if weights is None:
+                raise self._refusal(str(e)) from None
+            self._create(output_stride)  # refuses networks that cannot be dilated
+            raise AtrousError(
+                "E-WEIGHTS-MISMATCH",
+                f"these weights do not fit timm/{self._name}: {str(e)[:400]}",
+                fix="name the timm network they were saved from",
+                exit_code=ExitCode.DATA,
+            ) from None
         if network.feature_info.reduction()[-1] != output_stride:
             found = network.feature_info.reduction()[-1]
             raise self._refusal(f"its features stay at stride {found}")
@@ -110,3 +120,15 @@ class TimmBackbone(Backbone):
         """See `Backbone.forward`."""
         features = self.network(x)
         return features[-1], {s: features[i] for s, i in self._low_level_index.items()}
+
+
+@contextmanager
+def _silence(name: str) -> Iterator[None]:
+    """Holds back a logger's warnings: what timm finds missing or left over is checked after it."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

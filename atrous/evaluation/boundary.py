@@ -48,6 +48,7 @@ class Boundaries:
         self._near: Counts = np.zeros((3, num_classes), np.int64)
         self._contours: Counts = np.zeros((4, num_classes), np.int64)
         self.pictures = {"void": 0, "borders": 0}  # by where their bands start
+        self._narrowest: list[Counts] = []
 
     def update(self, target: Labels, labels: Labels) -> None:
         """Adds one picture: true and predicted classes, both (H, W)."""
@@ -65,6 +66,11 @@ class Boundaries:
         """
         means = [mean_over_present(iou(*counts), classes) for counts in self._trimap]
         return {w: None if np.isnan(mean) else mean for w, mean in enumerate(means, start=1)}
+
+    @property
+    def narrowest(self) -> Counts:
+        """(N, 3, K): correct, true and predicted pixels of each picture's band of one pixel."""
+        return np.stack(self._narrowest)
 
     def boundary_iou(self) -> NDArray[np.float64]:
         """Returns the boundary IoU by class, (K,); NaN where a class never occurs."""
@@ -94,7 +100,9 @@ class Boundaries:
             np.bincount(codes, minlength=MAX_WIDTH * k).reshape(MAX_WIDTH, k).cumsum(0)
             for codes in (rows[right] + true[right], rows + true, rows + predicted)
         ]
-        self._trimap += np.stack(counts, axis=1)
+        by_width = np.stack(counts, axis=1)  # (40, 3, K)
+        self._trimap += by_width
+        self._narrowest.append(by_width[0])
 
     def _add_near(self, target: Labels, labels: Labels, void: NDArray[np.bool_]) -> None:
         distance = max(1, round(IOU_DISTANCE * np.hypot(*target.shape)))

@@ -3,7 +3,6 @@
 Every picture is compared at its own size with its own labels, one at a time; only counts are kept.
 """
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,9 +17,10 @@ import atrous
 from atrous import metrics
 from atrous.classes import Color
 from atrous.engines import Engine
-from atrous.errors import AtrousError, ExitCode, unknown_name
+from atrous.errors import AtrousError, ExitCode
 from atrous.evaluation import uncertainty
 from atrous.evaluation.boundary import BOUNDARY_RULE, TRIMAP_RULES, Boundaries, Trimap
+from atrous.evaluation.class_matching import LACKING_RULE, ClassMatch, match_classes
 from atrous.evaluation.multiscale import Size, Views, segment
 from atrous.evaluation.networks import EngineNetwork, Network, TorchNetwork, open_network, prepared
 from atrous.evaluation.scores import Scores
@@ -31,8 +31,6 @@ from atrous.model import DeepLabV3Plus
 if TYPE_CHECKING:
     from atrous.data.dataset import Dataset
 
-logger = logging.getLogger(__name__)
-
 
 class Outcome(NamedTuple):
     """One evaluated picture, handed to the caller of `evaluate` and then forgotten."""
@@ -40,7 +38,7 @@ class Outcome(NamedTuple):
     position: int
     name: str
     image: NDArray[np.uint8]  # (H, W, 3)
-    target: NDArray[Any]  # (H, W) in the model's classes; 255 or 65535 is unlabelled
+    target: NDArray[Any]  # (H, W) in the scores' classes; 255 or 65535 is unlabelled
     labels: NDArray[Any]  # (H, W)
     palette: tuple[Color, ...]  # of the classes
 
@@ -71,8 +69,10 @@ def evaluate(
         pad_to: Side, or (height, width), that pictures are padded to at the bottom and right with
             the mean pixel: the authors' protocol (513 for VOC). None: pictures as they are.
         window: Side, or (height, width), of a sliding window; None: whole pictures.
-        classes: Names of the classes to average over; None: all. Every IoU still counts every
-            pixel: predicting a class outside the list is an error like any other.
+        classes: Names of the classes to average over; None: all the model has. Every IoU still
+            counts every pixel: predicting a class outside the list is an error like any other,
+            and so is whatever is predicted where the data has a class that the model lacks
+            (`class_matching`).
         trimap: Where boundary measures start (`boundary.TRIMAP_RULES`); None: no such measures.
         on_picture: Called with each picture's result, in order.
 
@@ -84,10 +84,7 @@ def evaluate(
     views = Views(tuple(scales), flip, _size(pad_to), _size(window))
     if len(dataset) == 0:
         raise AtrousError("E-DATA-EMPTY", "no pictures to evaluate", exit_code=ExitCode.DATA)
-    names: tuple[str, ...] = facts["classes"]
-    run = _Run(
-        names, facts["palette"], _target_values(dataset, names), _indices(classes, names), trimap
-    )
+    run = _Run(match_classes(dataset, facts["classes"], facts["palette"], classes), trimap)
     with prepared(network, output_stride):
         for outcome, sample in _outcomes(network, dataset, views, run):
             run.add(outcome, sample, network.logits_stride)
@@ -107,19 +104,9 @@ def evaluate(
 class _Run:
     """The counts of an evaluation under way."""
 
-    def __init__(
-        self,
-        classes: tuple[str, ...],
-        palette: tuple[Color, ...],
-        values: NDArray[Any] | None,
-        chosen: tuple[int, ...] | None,
-        trimap: Trimap | None,
-    ) -> None:
-        k = len(classes)
-        self.classes = classes
-        self.palette = palette
-        self.values = values
-        self.chosen = chosen
+    def __init__(self, match: ClassMatch, trimap: Trimap | None) -> None:
+        k = len(match.classes)
+        self.match = match
         self.ignore_index = 255 if k <= 255 else 65535
         self.trimap = trimap
         self.boundaries = Boundaries(k, self.ignore_index, trimap) if trimap else None
@@ -140,7 +127,7 @@ class _Run:
         target, labels = outcome.target, outcome.labels
         with self.timed("metrics"):
             counts = metrics.confusion_matrix(
-                target, labels, len(self.classes), ignore_index=self.ignore_index
+                target, labels, len(self.match.classes), ignore_index=self.ignore_index
             )
             self.confusion += counts
             self.per_picture.append(np.stack([np.diagonal(counts), counts.sum(1), counts.sum(0)]))
@@ -153,7 +140,7 @@ class _Run:
 
     def scores(self, protocol: dict[str, Any]) -> Scores:
         return Scores(
-            self.classes,
+            self.match.classes,
             self.names,
             self.confusion,
             np.stack(self.per_picture),
@@ -161,7 +148,8 @@ class _Run:
             self.reliability,
             protocol,
             {what: round(spent, 3) for what, spent in self.seconds.items()},
-            self.chosen,
+            self.match.chosen,
+            self.match.lacking,
         )
 
 
@@ -184,53 +172,11 @@ def _outcomes(
                     where=name,
                     exit_code=ExitCode.DATA,
                 )
-            if run.values is not None:
-                target = run.values[target]
+            if run.match.values is not None:
+                target = run.match.values[target]
             with run.timed("network"):
                 labels, sample = segment(network, image, views, where=name)
-            yield Outcome(index, name, image, target, labels, run.palette), sample
-
-
-def _target_values(dataset: "Dataset", classes: tuple[str, ...]) -> NDArray[Any] | None:
-    """Returns the model's class for each value of the data's labels; None: they are the same.
-
-    Raises:
-        AtrousError: Classes the model does not have.
-    """
-    theirs: tuple[str, ...] = tuple(getattr(dataset, "classes", classes))
-    if theirs == classes:
-        return None
-    if set(theirs) <= set(classes):  # other order, or some of them: go by name
-        logger.warning("the data's classes are matched to the model's by name")
-        ignored = 255 if len(classes) <= 255 else 65535
-        values = np.full(65536, ignored, np.uint8 if len(classes) <= 255 else np.uint16)
-        values[: len(theirs)] = [classes.index(name) for name in theirs]
-        return values
-    if len(theirs) == len(classes):
-        logger.warning(
-            "class names differ and are matched by index: %s (data), %s (model)", theirs, classes
-        )
-        return None
-    unknown = [name for name in theirs if name not in classes]
-    raise AtrousError(
-        "E-CLASSES",
-        f"the data has {len(theirs)} classes and the model {len(classes)}; "
-        f"the model does not know {', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}",
-        fix="evaluate on data with the model's classes, or describe the data in a YAML file that "
-        "maps its labels to them",
-        exit_code=ExitCode.DATA,
-    )
-
-
-def _indices(names: Sequence[str] | None, known: tuple[str, ...]) -> tuple[int, ...] | None:
-    if names is None:
-        return None
-    for name in names:
-        if name not in known:
-            raise unknown_name("class", name, known)
-    if not names:
-        raise AtrousError("E-CLASSES", "no classes to average over")
-    return tuple(known.index(name) for name in names)
+            yield Outcome(index, name, image, target, labels, run.match.palette), sample
 
 
 def _size(size: int | Size | None) -> Size | None:
@@ -265,13 +211,18 @@ def _protocol(
         "pad_value": list(network.mean_pixel) if views.pad_to else None,
         "window": list(views.window) if views.window else None,
         "ignore_index": run.ignore_index,
-        "mean_over": [run.classes[i] for i in run.chosen] if run.chosen else "all classes",
+        "mean_over": [run.match.classes[i] for i in run.match.chosen]
+        if run.match.chosen
+        else "all classes",
         "absent_classes": metrics.ABSENT_CLASS_RULE,
-        "class_matching": "by name" if run.values is not None else "by index",
+        "class_matching": run.match.rule,
         "interval": uncertainty.INTERVAL_RULE,
         "calibration": uncertainty.CALIBRATION_RULE,
         "versions": {"atrous": atrous.__version__, "numpy": np.__version__},
     }
+    if run.match.lacking:
+        protocol["classes_the_model_lacks"] = list(run.match.lacking)
+        protocol["lacking_classes"] = LACKING_RULE
     if run.boundaries is not None and run.trimap is not None:
         protocol["trimap"] = TRIMAP_RULES[run.trimap]
         if run.trimap == "auto":

@@ -107,11 +107,14 @@ def _card(model: Evaluated, color: str) -> Iterator[str]:
 
 def _difference(first: Evaluated, second: Evaluated) -> Iterator[str]:
     gain = second.scores.minus(first.scores)
+    common = second.scores.common_mean_over(first.scores)
+    same = common == first.scores.mean_over == second.scores.mean_over
+    which = "" if same else f" over the {len(common)} classes that both average over"
     clear = gain.low > 0 or gain.high < 0
     verdict = "These pictures tell the two apart." if clear else "These pictures cannot tell."
     yield '<section style="border-color:#777"><h3>Difference</h3>'
     yield f'<p class="big">{100 * gain.mean_iou:+.2f}</p>'
-    yield f"<p>points of mean IoU, {_text(second.name)} minus {_text(first.name)}; "
+    yield f"<p>points of mean IoU{which}, {_text(second.name)} minus {_text(first.name)}; "
     yield f"95 % of paired resamples: {100 * gain.low:+.2f} to {100 * gain.high:+.2f}. "
     yield f"<b>{verdict}</b> The second is better in {gain.better:.0%} of them.</p></section>"
 
@@ -137,35 +140,59 @@ def _classes(models: Sequence[Evaluated]) -> Iterator[str]:
         columns["boundary IoU"] = scores.boundaries.boundary_iou()
         columns["boundary F"] = scores.boundaries.boundary_f()
     heads = "".join(f"<th>{name}" for name in columns)
-    others = "".join(f"<th>IoU of {_text(model.name)}<th>gain" for model in models[1:])
-    yield '<h2>Classes</h2><div class="wide"><table><tr><th>class<th colspan="2">IoU'
-    yield f"{others}{heads}</tr>"
-    chosen = range(len(scores.classes)) if scores.chosen is None else scores.chosen
-    colors = brightened(models[0].gallery.palette)  # as in the pictures
-    ious = [metrics.class_iou(model.scores.confusion) for model in models]
-    for index in range(len(scores.classes)):
-        if all(np.isnan(values[index]) for values in ious):
+    others = "".join(
+        f'<th class="model">IoU of {_text(model.name)}<th>gain' for model in models[1:]
+    )
+    yield '<h2>Classes</h2><div class="wide"><table class="numbers">'
+    yield f'<tr><th>class<th colspan="2">IoU{others}{heads}</tr>'
+    names = tuple(dict.fromkeys(name for model in models for name in model.scores.own_classes))
+    colors = {  # as in the first model's pictures
+        name: color
+        for model in reversed(models)
+        for name, color in zip(
+            model.scores.classes, brightened(model.gallery.palette), strict=False
+        )
+    }
+    values = {  # by class: those of the first model, which may not have it
+        name: [f"<td>{_share(column[index])}" for column in columns.values()]
+        for index, name in enumerate(scores.own_classes)
+    }
+    ious = np.array([_ious(model.scores, names) for model in models])
+    for name, (first, *rest) in zip(names, ious.T.tolist(), strict=True):
+        if all(np.isnan(value) for value in (first, *rest)):
             continue
-        swatch = "#{:02x}{:02x}{:02x}".format(*colors[index])
-        grey = "" if index in chosen else ' class="aside" title="not in the mean"'
-        value = ious[0][index]
-        width = 0 if np.isnan(value) else 100 * value
+        swatch = "#{:02x}{:02x}{:02x}".format(*colors[name])
+        counted = any(name in model.scores.mean_over for model in models)
+        grey = "" if counted else ' class="aside" title="not in the mean"'
+        width = 0 if np.isnan(first) else 100 * first
         yield f'<tr{grey}><td><i class="swatch" style="background:{swatch}"></i> '
-        yield f"{_text(scores.classes[index])}<td>{_share(value)}"
+        yield f"{_text(name)}<td>{_share(first)}"
         yield f'<td class="chart"><i class="bar" style="width:{width:.1f}%"></i>'
-        for other in ious[1:]:
-            gain = 100 * (other[index] - value)
-            yield f"<td>{_share(other[index])}<td>" + ("n/a" if np.isnan(gain) else f"{gain:+.1f}")
-        yield "".join(f"<td>{_share(values[index])}" for values in columns.values()) + "</tr>"
+        for other in rest:
+            gain = 100 * (other - first)
+            yield f"<td>{_share(other)}<td>" + ("n/a" if np.isnan(gain) else f"{gain:+.1f}")
+        yield "".join(values.get(name, ["<td>n/a"] * len(columns))) + "</tr>"
     yield "</table></div>"
     absent = [n for n, v in scores.class_iou.items() if v is None]
     if absent:
         yield f"<p>In neither labels nor predictions: {_text(', '.join(absent))}.</p>"
+    for model in models:
+        if model.scores.lacking:
+            yield f"<p>{_text(model.name)} lacks {_text(', '.join(model.scores.lacking))}: "
+            yield f"{_text(model.scores.protocol['lacking_classes'])}.</p>"
+
+
+def _ious(scores: Scores, names: Sequence[str]) -> list[float]:
+    """Returns the IoU of classes by name, NaN for those that have none."""
+    known = scores.class_iou
+    values = (known.get(name) for name in names)
+    return [float("nan") if value is None else value for value in values]
 
 
 def _confusions(scores: Scores) -> Iterator[str]:
     counts = scores.confusion
     occur = np.flatnonzero(counts.sum(0) + counts.sum(1))
+    predictable = occur[occur < len(scores.own_classes)]
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     names = [_text(name) for name in scores.classes]
     if len(occur) > MAX_MATRIX:
@@ -177,13 +204,13 @@ def _confusions(scores: Scores) -> Iterator[str]:
         yield "</table>"
         return
     yield "<p>Each row: where the pixels of a true class went, in percent.</p>"
-    heads = "".join(f'<th class="tilt"><span>{names[j]}</span>' for j in occur)
+    heads = "".join(f'<th class="tilt"><span>{names[j]}</span>' for j in predictable)
     yield f'<div class="wide"><table class="matrix"><tr><th>{heads}</tr>'
     for i in occur:
         if not counts[i].any():
             continue  # predicted only: a column without a row
         yield f"<tr><th>{names[i]}"
-        for j in occur:
+        for j in predictable:
             value = share[i, j]
             good = "37,99,168" if i == j else "208,98,43"
             strength = 0.75 * value if i == j else min(0.85, 4 * value)
@@ -195,7 +222,7 @@ def _confusions(scores: Scores) -> Iterator[str]:
 
 
 def _pictures(model: Evaluated) -> Iterator[str]:
-    for index, name in enumerate(model.scores.classes):
+    for index, name in enumerate(model.scores.own_classes):
         best, worst = (kept.get(index, []) for kept in (model.gallery.best, model.gallery.worst))
         if not best:
             continue
@@ -219,7 +246,7 @@ def _protocol(models: Sequence[Evaluated]) -> Iterator[str]:
     yield "<h2>Protocol</h2><table class='protocol'><tr><th>"
     yield "".join(f"<th>{_text(model.name)}" for model in models) + "</tr>"
     protocols = [model.scores.protocol for model in models]
-    for key in protocols[0]:
+    for key in dict.fromkeys(key for protocol in protocols for key in protocol):
         values = [json.dumps(p.get(key), ensure_ascii=False).strip('"') for p in protocols]
         if len(set(values)) == 1:
             cells = f'<td colspan="{len(models)}">{_text(values[0])}'
@@ -252,7 +279,8 @@ h3 {{ margin: 1em 0 .4em; font-size: 1em; overflow-wrap: anywhere; }}
  grid-template-columns: repeat(auto-fit, minmax(min(20em, 100%), 1fr)); }}
 section {{ border-left: 5px solid; padding: .2em 1em .6em; background: #f7f7f7; }}
 .big {{ font-size: 2.6em; line-height: 1.1; margin: .1em 0; font-weight: 600; }}
-section p {{ margin: .3em 0; }} dl {{ display: grid; grid-template-columns: 1fr auto; margin: 0; }}
+section p {{ margin: .3em 0; overflow-wrap: anywhere; }}
+dl {{ display: grid; grid-template-columns: 1fr auto; margin: 0; }}
 dt, dd {{ margin: 0; border-top: 1px solid #e3e3e3; font-variant-numeric: tabular-nums; }}
 .charts h2 {{ margin-top: 0; }} svg {{ width: 100%; max-width: 36em; }}
 svg text {{ font-size: 12px; fill: #444; }}
@@ -261,6 +289,7 @@ svg text {{ font-size: 12px; fill: #444; }}
 table {{ border-collapse: collapse; }} td, th {{ padding: .15em .7em .15em 0; text-align: left; }}
 td {{ border-top: 1px solid #eee; font-variant-numeric: tabular-nums; }}
 th {{ vertical-align: bottom; font-weight: 600; }}
+.numbers td {{ white-space: nowrap; }} .model {{ max-width: 12em; overflow-wrap: anywhere; }}
 .aside {{ color: #888; }} .chart {{ width: 10em; }}
 .bar {{ display: block; height: .8em; background: #2563a8; }} .aside .bar {{ background: #bbb; }}
 .swatch {{ display: inline-block; width: .9em; height: .9em; border: 1px solid #888; }}

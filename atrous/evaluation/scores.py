@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous import metrics
+from atrous.errors import AtrousError
 from atrous.evaluation import uncertainty
 from atrous.evaluation.boundary import Boundaries
 from atrous.evaluation.uncertainty import Difference, Reliability
@@ -18,7 +19,8 @@ class Scores:
     """What an evaluation found. All shares are in 0..1; None stands for "undefined".
 
     Attributes:
-        classes: Names of the K classes in index order.
+        classes: Names of the K classes in index order: the model's, then `lacking`.
+        lacking: Classes of the data that the model cannot predict (`class_matching`).
         confusion: (K, K) int64 pixels by true (row) and predicted (column) class.
         names: The pictures.
         per_picture: (N, 3, K) int64: correct, true and predicted pixels of each class.
@@ -39,6 +41,7 @@ class Scores:
         protocol: dict[str, Any],
         seconds: dict[str, float],
         chosen: tuple[int, ...] | None,
+        lacking: tuple[str, ...] = (),
     ) -> None:
         self.classes = classes
         self.names = tuple(names)
@@ -49,6 +52,7 @@ class Scores:
         self.protocol = protocol
         self.seconds = seconds
         self.chosen = chosen
+        self.lacking = lacking
 
     @cached_property
     def mean_iou(self) -> float | None:
@@ -74,7 +78,7 @@ class Scores:
 
     @property
     def class_iou(self) -> dict[str, float | None]:
-        """IoU by class name; None for a class in neither labels nor predictions."""
+        """IoU of the model's classes; None for one in neither labels nor predictions."""
         return self._by_class(metrics.class_iou(self.confusion))
 
     @property
@@ -89,13 +93,52 @@ class Scores:
         low, high = uncertainty.interval(samples)
         return number(low), number(high)
 
+    @property
+    def own_classes(self) -> tuple[str, ...]:
+        """Names of the classes the model can predict: those that have scores."""
+        return self.classes[: len(self.classes) - len(self.lacking)]
+
+    @property
+    def mean_over(self) -> tuple[str, ...]:
+        """Names of the classes that means are over, if they occur."""
+        return self.classes if self.chosen is None else tuple(self.classes[i] for i in self.chosen)
+
     def minus(self, other: "Scores") -> Difference:
         """Returns how much higher this mean IoU is, with its paired interval.
 
+        Both means are over the classes that either averages over (`common_mean_over`).
+
         Raises:
-            AtrousError: The other scores are not of the same pictures and classes.
+            AtrousError: The other scores are not of the same pictures and labels, or have no
+                class in common.
         """
-        return uncertainty.difference(other.per_picture, self.per_picture, classes=self.chosen)
+        return self._difference(other, self.per_picture, other.per_picture)
+
+    def minus_at_borders(self, other: "Scores") -> Difference:
+        """Returns how much higher mean IoU is within one pixel of the borders, as `minus` does.
+
+        Raises:
+            AtrousError: As `minus`; or boundaries were not asked for.
+        """
+        if self.boundaries is None or other.boundaries is None:
+            raise AtrousError("E-COMPARE", "boundaries were not measured: evaluate with trimap")
+        return self._difference(other, self.boundaries.narrowest, other.boundaries.narrowest)
+
+    def _difference(self, other: "Scores", mine: Counts, theirs: Counts) -> Difference:
+        names = self.classes + tuple(name for name in other.classes if name not in self.classes)
+        common = [names.index(name) for name in self.common_mean_over(other)]
+        return uncertainty.difference(
+            _spread(theirs, other.classes, names),
+            _spread(mine, self.classes, names),
+            classes=common,
+        )
+
+    def common_mean_over(self, other: "Scores") -> tuple[str, ...]:
+        """Returns the classes that this mean and another are both over."""
+        common = tuple(name for name in self.mean_over if name in other.mean_over)
+        if not common:
+            raise AtrousError("E-COMPARE", "the two results have no class in common")
+        return common
 
     def as_dict(self) -> dict[str, Any]:
         """Returns everything as plain values for JSON; undefined scores are None."""
@@ -122,7 +165,15 @@ class Scores:
         return self.as_dict()[key]
 
     def _by_class(self, values: NDArray[np.float64]) -> dict[str, float | None]:
-        return dict(zip(self.classes, map(number, values.tolist()), strict=True))
+        own = self.own_classes
+        return dict(zip(own, map(number, values[: len(own)].tolist()), strict=True))
+
+
+def _spread(counts: Counts, classes: Sequence[str], names: Sequence[str]) -> Counts:
+    """Returns (N, 3, K) counts for classes in another order; those not counted have no pixels."""
+    result = np.zeros((*counts.shape[:2], len(names)), np.int64)
+    result[:, :, [names.index(name) for name in classes]] = counts
+    return result
 
 
 def number(value: float) -> float | None:

@@ -90,7 +90,8 @@ def joined(device: str, timeout: float, heartbeats: Path) -> Iterator[Processes]
             f"process {rank} lost contact with another: {_first_line(error)}; "
             f"last signs of life: {_last_beats(heartbeats)}",
             fix="see the log of the process that stopped; the last checkpoint is valid, "
-            "and torchrun --max-restarts=3 goes on from it by itself",
+            "and torchrun --max-restarts=3 goes on from it by itself. If one hangs again, "
+            "TORCH_FR_BUFFER_SIZE=20000 lets torch record what it waits for",
             exit_code=ExitCode.RESOURCES,
         ) from error
     finally:

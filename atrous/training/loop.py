@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from atrous.data.loader import TrainingLoader
 from atrous.data.order import START, Position
 from atrous.errors import AtrousError
 from atrous.training import randomness
+from atrous.training.allocation import keep_freed_memory
 from atrous.training.batch_norm import restore_folded
 from atrous.training.distributed import beat, joined
 from atrous.training.guard import Guard, check_learning_rate, check_predictions
@@ -32,7 +34,7 @@ from atrous.training.run_folder import (
     to_json,
     write_model_card,
 )
-from atrous.training.starting import augmentation, create_network, open_data
+from atrous.training.starting import augmentation, balanced, create_network, open_data
 from atrous.training.validation import scores_of, validate
 from atrous.weights.store import save as save_model
 
@@ -105,6 +107,7 @@ def train(
         SystemExit: Stopped by a signal, after a checkpoint: 130 for SIGINT, 143 for SIGTERM.
     """
     out = Path(out)
+    keep_freed_memory()
     resume = resume or (_restarted_by_torchrun() and (out / "config.json").exists())
     with (
         joined(config.device, config.timeout, out / "heartbeats") as processes,
@@ -114,6 +117,7 @@ def train(
     ):
         torch.use_deterministic_algorithms(config.deterministic)
         train_data, val_data = data or open_data(config)
+        config = balanced(config, train_data)
         facts = {"train": train_data.fingerprint(), "val": val_data.fingerprint()}
         randomness.seed(config.seed)
         learner = Learner(create_network(config, train_data), config, processes)
@@ -141,7 +145,8 @@ def train(
         batches = loader.batches(state.position)
         while state.step < config.steps:
             beat(run.heartbeats, processes, state.step)
-            images, targets, names, state.position = next(batches)
+            with saver.saving_first(state):
+                images, targets, names, state.position = next(batches)
             with memory_errors(config, first=state.step == clock.first_step):
                 update = learner.update(images, targets, state.step)
             guard.check(update, state.step, images, targets, names)
@@ -215,6 +220,13 @@ def _record(run: RunFolder, learner: Learner, state: State, counts: Any) -> None
     draw_curves(run)
     draw_confusion(run, counts, classes)
     if better:
+        config, origin = learner.config, learner.model.provenance
+        if origin.training is not None:
+            origin.training = replace(
+                origin.training,
+                mean_iou=state.best["mean_iou"],
+                evaluated_on=f"{Path(config.data).name} {config.val_split}, step {state.step}",
+            )
         with learner.evaluated() as model:
             save_model(model, run.best)
         write_model_card(run, learner.config, scores=state.best, palette=learner.model.palette)
@@ -257,6 +269,19 @@ class _Saver:
                 "NOT SAVED (%d of %d failures before the run stops): %s",
                 self.failures, SAVE_ATTEMPTS, error,
             )  # fmt: skip
+
+    @contextmanager
+    def saving_first(self, state: State) -> Iterator[None]:
+        """Lets an error of the data through only once what was learnt so far is saved.
+
+        Where several processes train this would need them all: their last checkpoint must do.
+        """
+        try:
+            yield
+        except AtrousError:
+            if self.learner.processes.world_size == 1:
+                self.save(state)
+            raise
 
     def restore(self, *, override: bool, extend: bool) -> State:
         """Reads the newest valid checkpoint into the learner, and returns where the run was.

@@ -1,26 +1,27 @@
-"""What a run starts from: data sets, augmentation and network of a config."""
+"""What a run starts from: data sets, augmentation and network of a config, and its origin."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from atrous.build import create_model
 from atrous.classes import ClassTable
 from atrous.config import TrainConfig
 from atrous.data.dataset import Dataset
 from atrous.data.opening import open_dataset
-from atrous.data.procedural import scenes
+from atrous.data.procedural import scenes_split
 from atrous.data.transforms import Augmentation
 from atrous.errors import AtrousError, ExitCode
 from atrous.loading import load
-from atrous.model import DeepLabV3Plus
-from atrous.surgery import change_classes
+from atrous.model import Architecture, DeepLabV3Plus, Provenance, Training
+from atrous.surgery import change_classes, graft
 
 logger = logging.getLogger(__name__)
 
-# Painted scenes: seeds no run shares between training and validation, whatever its own seed.
-_SCENES_TRAIN = 1_000_000
-_SCENES_VAL = 2_000_000
-_NUM_SCENES = {"train": 1000, "val": 100}
+_COUNTED = 1000  # pictures whose classes are counted, at most
 
 
 def open_data(config: TrainConfig) -> tuple[Dataset, Dataset]:
@@ -30,10 +31,7 @@ def open_data(config: TrainConfig) -> tuple[Dataset, Dataset]:
         AtrousError: Not recognised, empty, or the two have other classes.
     """
     if config.data == "scenes":
-        return (
-            scenes(_SCENES_TRAIN + config.seed, _NUM_SCENES["train"]),
-            scenes(_SCENES_VAL, _NUM_SCENES["val"]),
-        )
+        return scenes_split("train", config.seed), scenes_split("val")
     train_data = open_dataset(config.data, config.train_split)
     val_data = open_dataset(config.data, config.val_split)
     if train_data.classes != val_data.classes:
@@ -58,32 +56,80 @@ def augmentation(config: TrainConfig) -> Augmentation:
     )
 
 
+def balanced(config: TrainConfig, data: Dataset) -> TrainConfig:
+    """Returns the config with the class weights its `class_balance` asks for.
+
+    They are normalised so that a pixel weighs 1 on average; a class that no picture shows weighs 1.
+    Of large data sets, evenly spaced pictures are counted.
+    """
+    if not config.class_balance or config.class_weights:
+        return config
+    counts = np.zeros(len(data.classes), np.int64)
+    for index in range(0, len(data), -(-len(data) // _COUNTED)):
+        found = np.bincount(data[index].target.ravel(), minlength=len(counts))
+        counts += found[: len(counts)]
+    shares = counts / max(1, counts.sum())
+    weights = np.ones(len(counts))
+    weights[counts > 0] = shares[counts > 0] ** -config.class_balance
+    weights[counts > 0] /= (weights * shares).sum()
+    return replace(config, class_weights=tuple(weights.round(4).tolist()))
+
+
 def create_network(config: TrainConfig, data: Dataset) -> DeepLabV3Plus:
     """Builds the network of a run, for the classes of its data.
 
-    With `config.weights` a whole model, that is taken as it is, at the config's output stride; its
-    classifier keeps the classes the data has too, by name.
+    With `config.weights` a whole model, that is taken as it is, at the config's output stride, or
+    what fits of it with `config.graft`; its classifier keeps the classes the data has too, by name.
 
     Raises:
         AtrousError: No such weights, or of another backbone than the config's.
     """
     table = ClassTable(Path(config.data).stem, tuple(data.classes), tuple(data.palette))
     if config.weights not in (None, "imagenet"):
-        return _continued(config, str(config.weights), table)
-    model = create_model(
-        config.backbone,
-        num_classes=len(table.classes),
-        output_stride=config.output_stride,
-        atrous_rates=config.atrous_rates,
-        multi_grid=config.multi_grid,
-        separable=config.separable,
-        decoder=config.decoder,
-        refine=((3, config.decoder_channels),) * 2,
-        depth_multiplier=config.depth_multiplier,
-        pretrained=config.weights,
-    )
-    model.name_classes(table)
+        model = _continued(config, str(config.weights), table)
+    else:
+        model = create_model(
+            num_classes=len(table.classes), pretrained=config.weights, **_shape(config)
+        )
+        model.name_classes(table)
+    model.provenance = origin(config, model.provenance)
     return model
+
+
+def origin(config: TrainConfig, start: Provenance) -> Provenance:
+    """Returns where the weights of a run come from; licence and notes of its start stay."""
+    start_weights = start.source
+    if start.sha256:
+        start_weights += f" (SHA-256 {start.sha256})"
+    training = Training(
+        recipe=config.recipe,
+        data=Path(config.data).name,
+        initial_weights=start_weights,
+        steps=config.steps,
+        batch_size=config.batch_size,
+        crop_size=config.crop_size,
+        output_stride=config.output_stride,
+        base_lr=config.base_lr,
+        weight_decay=config.weight_decay,
+        batch_norm=config.batch_norm,
+        seed=config.seed,
+    )
+    source = f"atrous train {config.recipe}".rstrip()
+    return Provenance(source, licence=start.licence, notes=start.notes, training=training)
+
+
+def _shape(config: TrainConfig) -> dict[str, Any]:
+    """Returns what the config says of the network, as `atrous.create_model` takes it."""
+    return {
+        "backbone": config.backbone,
+        "output_stride": config.output_stride,
+        "atrous_rates": config.atrous_rates,
+        "multi_grid": config.multi_grid,
+        "separable": config.separable,
+        "decoder": config.decoder,
+        "refine": ((3, config.decoder_channels),) * 2,
+        "depth_multiplier": config.depth_multiplier,
+    }
 
 
 def _continued(config: TrainConfig, source: str, table: ClassTable) -> DeepLabV3Plus:
@@ -96,7 +142,12 @@ def _continued(config: TrainConfig, source: str, table: ClassTable) -> DeepLabV3
             where=source,
             fix=f"--backbone {model.architecture.backbone}, or other weights",
         )
-    model.set_output_stride(config.output_stride)
+    if config.graft:
+        shape = Architecture(num_classes=len(table.classes), **_shape(config))
+        model, new = graft(model, shape)
+        logger.info("%d weights start anew: %s", len(new), ", ".join(new) or "none")
+    else:
+        model.set_output_stride(config.output_stride)
     if model.classes == table.classes:
         model.name_classes(table)
     else:

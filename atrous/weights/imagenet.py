@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, ExitCode, unknown_name
 from atrous.model import DeepLabV3Plus, Provenance
 from atrous.weights import foreign, hub, tf_names, tflite, torch_names, zoo
 from atrous.weights.differences import check_finite, compare
 from atrous.weights.tf_files import read_tensorflow
-from atrous.weights.torch_files import PICKLES, read_tensors
+from atrous.weights.torch_files import is_pickle, read_tensors
 from atrous.weights.transfer import file_digest
 
 # What pretrained="imagenet" means: a repository of timm's, or an entry of the zoo with its hash.
@@ -36,12 +36,12 @@ class BackboneWeights:
     Args:
         assign: Copies them into a model's backbone.
         architecture: Fields of `Architecture` that come with them: normalisation and epsilon.
-        timm_file: The file, where timm itself has to load it while it builds the network.
+        timm: Tensors, where timm itself has to load them while it builds the network.
     """
 
     assign: Callable[[DeepLabV3Plus], None]
     architecture: dict[str, Any] = field(default_factory=dict)
-    timm_file: Path | None = None
+    timm: dict[str, Tensor] | None = None
 
 
 def find(source: str | Path, backbone: str) -> BackboneWeights:
@@ -57,10 +57,10 @@ def find(source: str | Path, backbone: str) -> BackboneWeights:
     path, name = _locate(str(source), backbone)
     provenance = Provenance(name, sha256=file_digest(path) if path.is_file() else "")
     if backbone.startswith("timm/"):
-        return BackboneWeights(lambda model: _check_timm(model, path, provenance), {}, path)
+        return _for_timm(path, provenance)
     if path.suffix == ".tflite":
         return _from_tflite(path, provenance)
-    if path.suffix in (".safetensors", *PICKLES) and path.is_file():
+    if path.is_file() and (path.suffix == ".safetensors" or is_pickle(path)):
         return _from_torch(path, backbone, provenance)
     return _from_tensorflow(path, provenance)
 
@@ -82,7 +82,14 @@ def _locate(source: str, backbone: str) -> tuple[Path, str]:
         return hub.download(hub.parse(source)), source
     if source in zoo.names():
         return zoo.download(source), source
-    return Path(source), Path(source).name
+    path = Path(source)
+    if path.name == source and not path.suffix and not (path.exists() or _is_checkpoint(path)):
+        raise unknown_name("weights", source, ("imagenet", *zoo.names()))
+    return path, path.name
+
+
+def _is_checkpoint(prefix: Path) -> bool:
+    return prefix.with_name(f"{prefix.name}.index").exists()
 
 
 def _advice(backbone: str) -> str:
@@ -103,11 +110,20 @@ def _timm_repository(name: str) -> str:
     return f"hf:{config.hf_hub_id}"
 
 
-def _check_timm(model: DeepLabV3Plus, path: Path, provenance: Provenance) -> None:
+def _for_timm(path: Path, provenance: Provenance) -> BackboneWeights:
+    tensors = read_tensors(path).tensors  # here, so that timm opens no file that could run code
+    return BackboneWeights(
+        lambda model: _check_timm(model, tensors, path, provenance), timm=tensors
+    )
+
+
+def _check_timm(
+    model: DeepLabV3Plus, tensors: dict[str, Tensor], path: Path, provenance: Provenance
+) -> None:
     """Makes sure that timm, which loads what fits, left no tensor at its random values."""
     network: Any = model.encoder.backbone.network
     ours = {n: t for n, t in network.state_dict().items() if "num_batches_tracked" not in n}
-    file = {n: t for n, t in read_tensors(path).tensors.items() if n in ours}
+    file = {n: t for n, t in tensors.items() if n in ours}
     adapted = model.architecture.in_channels != 3  # timm then changes the first convolution
     shapes = {n: ours[n].shape if adapted else t.shape for n, t in file.items()}
     differences = compare(_shapes(ours), {n: tuple(s) for n, s in shapes.items()})

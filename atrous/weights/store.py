@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from atrous import __version__
@@ -65,12 +65,14 @@ class Description:
         return ClassTable("stored", self.classes, self.palette)
 
 
-def save(model: DeepLabV3Plus, path: str | Path) -> str:
+def save(model: DeepLabV3Plus, path: str | Path, *, half: bool = False) -> str:
     """Writes a model to a ``.safetensors`` file, whole or not at all.
 
     Args:
         model: Any model of this package.
         path: The file; an existing one is replaced.
+        half: Round the weights of convolutions to 16 bits, for half the size; they are read as
+            float32 again. Batch norm's small variances would lose too much.
 
     Returns:
         The hash over the tensors, which is also in the file.
@@ -87,11 +89,13 @@ def save(model: DeepLabV3Plus, path: str | Path) -> str:
             fix=f"name it {path.with_suffix('.safetensors').name}",
         )
     tensors = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}
+    if half:
+        tensors = {n: t.half() if t.ndim == 4 else t for n, t in tensors.items()}
     check_finite(tensors, path)
     description = describe(model, tensors)
     metadata = {_KEY: json.dumps(to_json(description), sort_keys=True)}
     with atomic(path) as temporary:
-        save_file(tensors, temporary, metadata)
+        temporary.write_bytes(serialize(tensors, metadata))
     return description.tensors_sha256
 
 

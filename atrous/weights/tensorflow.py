@@ -3,11 +3,13 @@
 Names and layouts are those of `tensorflow/models`, research/deeplab (Apache-2.0).
 """
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from atrous.encoder.mobilenet_v2 import TABLE_2, make_divisible
 from atrous.errors import AtrousError, ExitCode
 from atrous.model import Architecture, Head
 from atrous.weights.tf_names import ROOTS, Variables
@@ -88,7 +90,7 @@ def infer(
         image_pooling="image_pooling/weights" in variables or head != "aspp",
         atrous_rates=atrous_rates,
         multi_grid=multi_grid or (None if backbone.startswith("mobilenet") else (1, 1, 1)),
-        depth_multiplier=stem_conv.shape[3] / 32 if backbone == "mobilenet_v2" else 1.0,
+        depth_multiplier=_depth_multiplier(variables) if backbone == "mobilenet_v2" else 1.0,
         in_channels=stem_conv.shape[2],
         stem="plain" if f"{scope}/conv1/weights" in variables else "beta",
         mean=mean,
@@ -96,6 +98,24 @@ def infer(
         one_sided_padding=one_sided_padding,
         **(_infer_decoder(variables, backbone) if head != "lr_aspp" else _LR_ASPP_DECODER),
     )
+
+
+def _depth_multiplier(variables: Variables) -> float:
+    """Returns the shortest decimal that gives the widths of a MobileNetV2, which are rounded."""
+    rows = [row for row in TABLE_2 for _ in range(row.units)]
+    widths = [
+        ("expanded_conv" + (f"_{i}" if i else ""), rows[i].channels) for i in range(len(rows))
+    ]
+    names = {"MobilenetV2/Conv/weights": 32}
+    names |= {f"MobilenetV2/{scope}/project/weights": whole for scope, whole in widths}
+    found = {name: variables[name].shape[3] for name in names if name in variables}
+    low = max((width - 0.5) / names[name] for name, width in found.items())
+    for digits in range(1, 7):
+        multiplier = math.ceil(low * 10**digits) / 10**digits
+        divisor = 8 if multiplier == 1.0 else 1
+        if all(make_divisible(names[n] * multiplier, divisor) == w for n, w in found.items()):
+            return multiplier
+    return found["MobilenetV2/Conv/weights"] / 32  # the table of differences says what does not fit
 
 
 # Low-level features of stride 8 as they are, and nothing but the classifier after them.

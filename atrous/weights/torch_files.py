@@ -30,6 +30,11 @@ _AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 _PREFIX = re.compile(r"^(module\.|_orig_mod\.|model\.(?=module\.|_orig_mod\.))+")
 
 
+def is_pickle(path: Path) -> bool:
+    """Tells by its name whether a file is one of torch.save (``.pth.tar`` is no archive)."""
+    return path.name.endswith((*PICKLES, ".pth.tar"))
+
+
 @dataclass
 class TorchFile:
     """What a file holds.

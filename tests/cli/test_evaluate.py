@@ -10,10 +10,11 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from atrous.classes import VOC
+from atrous.classes import ADE20K, ADE20K_31, ADE20K_151, VOC
 from atrous.cli import evaluate as cli_evaluate
 from atrous.cli.evaluate import evaluate
 from atrous.cli.submit import submit
+from atrous.data import procedural
 from atrous.errors import AtrousError
 from atrous.evaluation import charts
 
@@ -30,10 +31,24 @@ class Painter:
 
     def coarse_logits(self, image):
         red = image[..., :1].astype(np.float32) / 12
-        logits = -np.abs(red - np.arange(21, dtype=np.float32))
+        logits = -np.abs(red - np.arange(len(self.classes), dtype=np.float32))
         if self.blind is not None:
             logits[..., self.blind] = -99
         return logits
+
+
+class Few(Painter):
+    """One that does not know all classes, and takes the others for the nearest it knows."""
+
+    classes = ("background", "bird", "cow", "diningtable", "person")
+    palette = VOC.palette[: len(classes)]
+    fingerprint = "few"
+
+    def __init__(self):
+        self.known = [VOC.classes.index(name) for name in self.classes]
+
+    def coarse_logits(self, image):
+        return -np.abs(image[..., :1].astype(np.float32) / 12 - np.float32(self.known))
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +78,7 @@ def devkit(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def engines(monkeypatch):
     """Two models by name, without weights."""
-    models = {"good": Painter(), "blind": Painter(8)}
+    models = {"good": Painter(), "blind": Painter(8), "few": Few()}
     monkeypatch.setattr("atrous.evaluation.networks.open_engine", models.__getitem__)
 
 
@@ -84,7 +99,7 @@ def test_json_is_the_contract_and_nothing_else(devkit):
 def test_options_reach_the_protocol(devkit):
     result = run(
         evaluate, "good", "--data", devkit, "--json", "--scales", "0.5,1", "--flip", "--pad-to",
-        "65x97", "--split", "train", "--classes", "bird,cat", "--trimap", "--window", "33",
+        "65x97", "--split", "train", "--classes", "bird, cat", "--trimap", "--window", "33",
     )  # fmt: skip
     protocol = json.loads(result.stdout)["protocol"]
     assert protocol["scales"] == [0.5, 1]
@@ -137,6 +152,56 @@ def test_report_is_one_file_that_loads_nothing(devkit, tmp_path):
     assert "<b>VOC" not in page  # names are escaped
     saved = json.loads((tmp_path / "scores.json").read_text())
     assert saved["difference"]["better"] == 0
+
+
+def test_report_of_models_with_different_classes_names_what_one_lacks(devkit, tmp_path):
+    run(evaluate, "few", "--compare", "good", "--data", devkit, "--report", tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert re.search(r"few lacks .*cat", page)
+    assert re.search(r"</i>\s+cat<td>n/a", page)  # a row for the class only the second has
+    assert "points of mean IoU over the 5 classes that both average over" in page
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["difference"]["mean_over"] == list(Few.classes)
+    assert 0 < scores["mean_iou"] < scores["compared"]["mean_iou"] == 1
+    assert "cat" not in scores["class_iou"]
+
+
+@pytest.mark.parametrize("table", [ADE20K, ADE20K_151, ADE20K_31], ids=lambda table: table.name)
+def test_ade20k_is_read_in_the_convention_of_the_model(tmp_path, monkeypatch, table):
+    values = (np.arange(40 * 60) % 151).reshape(40, 60).astype(np.uint8)
+    root = tmp_path / "ADEChallengeData2016"
+    for kind in ("images", "annotations"):
+        (root / kind / "validation").mkdir(parents=True)
+    Image.fromarray(values).convert("RGB").save(root / "images/validation/a.png")
+    Image.fromarray(values).save(root / "annotations/validation/a.png")
+
+    class Reader(Painter):
+        classes, palette = table.classes, table.palette
+
+        def coarse_logits(self, image):  # the raw value is in every channel
+            first = 1 if len(table.classes) == 150 else 0
+            classes = image[..., 0].astype(int) - first
+            classes[classes >= len(table.classes)] = 0
+            return np.eye(len(table.classes), dtype=np.float32)[classes]
+
+    for module in ("atrous.evaluation.networks", "atrous.sources"):
+        monkeypatch.setattr(f"{module}.open_engine", lambda name: Reader())
+    scores = json.loads(run(evaluate, "any", "--data", tmp_path, "--json").stdout)
+    assert scores["mean_iou"] == 1
+    assert scores["protocol"]["labelled_pixels"] == (
+        40 * 60 if table is ADE20K_31 else np.count_nonzero(values)
+    )
+
+
+def test_scenes_are_data_by_name(monkeypatch):
+    class Sky(Painter):
+        classes, palette = procedural.Scenes.classes, procedural.Scenes.palette
+
+    monkeypatch.setattr("atrous.evaluation.networks.open_engine", lambda name: Sky())
+    monkeypatch.setitem(procedural._SPLITS, "val", (2_000_000, 2))
+    scores = json.loads(run(evaluate, "any", "--data", "scenes", "--json").stdout)
+    assert scores["protocol"]["pictures"] == 2
+    assert scores["protocol"]["trimap_pictures"] == {"void": 0, "borders": 2}
 
 
 def test_worst_picture_of_a_missed_class_is_in_the_report(devkit, tmp_path):

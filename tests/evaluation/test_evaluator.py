@@ -293,6 +293,15 @@ def test_paired_difference_tells_two_models_apart():
     assert gain.better == 1
 
 
+def test_paired_difference_at_borders_is_that_of_the_narrowest_band():
+    good, bad = evaluate(ByColour(), Painted(20)), evaluate(Wrong(), Painted(20))
+    gain = good.minus_at_borders(bad)
+    assert gain.mean_iou == pytest.approx(good.trimap[1] - bad.trimap[1])
+    assert gain.low <= gain.mean_iou <= gain.high
+    with pytest.raises(AtrousError, match="boundaries were not measured"):
+        good.minus_at_borders(evaluate(Wrong(), Painted(20), trimap=None))
+
+
 def test_difference_needs_the_same_pictures():
     with pytest.raises(AtrousError, match="not of the same labelled pictures"):
         evaluate(ByColour(), Painted(seed=0)).minus(evaluate(ByColour(), Painted(seed=1)))

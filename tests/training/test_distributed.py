@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -85,21 +86,69 @@ def test_T16_two_processes_are_one(tmp_path: Path) -> None:
         assert result["correct"] == pytest.approx(alone["correct"], rel=1e-3)
 
 
-@pytest.mark.slow
-def test_T14_when_one_process_is_killed_the_other_leaves(tmp_path: Path) -> None:
-    config = tiny(steps=100_000, timeout=20.0, evaluate_every=0)
+def _stop_second(tmp_path: Path, number: signal.Signals) -> str:
+    """Sends a signal to the second of two processes, and returns what the first one says."""
+    config = tiny(steps=100_000, timeout=10.0, evaluate_every=0)
     pair = _two("tests.training.test_distributed", str(tmp_path), to_json(config))
     last = tmp_path / "run" / "checkpoints" / "step-00000004"
     while not last.exists():
         assert all(process.poll() is None for process in pair)
         time.sleep(0.1)
-    pair[1].kill()
-    pair[1].communicate()
-    output, _ = pair[0].communicate(timeout=120)
+    pair[1].send_signal(number)
+    try:
+        output, _ = pair[0].communicate(timeout=120)
+    finally:
+        pair[1].kill()
+        pair[1].communicate()
     assert pair[0].returncode not in (0, -signal.SIGKILL), output
     assert "E-PROCESS-LOST" in output
-    assert "rank-1 step" in output
+    assert re.search(r"rank-1 step \d+, \d+ s ago", output)
     assert load_newest(tmp_path / "run" / "checkpoints") is not None
+    return output
+
+
+@pytest.mark.slow
+def test_T14_when_one_process_is_killed_the_other_leaves(tmp_path: Path) -> None:
+    assert "torchrun --max-restarts" in _stop_second(tmp_path, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_T15_a_process_that_hangs_is_named_with_its_step(tmp_path: Path) -> None:
+    assert "TORCH_FR_BUFFER_SIZE" in _stop_second(tmp_path, signal.SIGSTOP)
+
+
+@pytest.mark.slow
+def test_T14_torchrun_goes_on_by_itself_after_a_kill(tmp_path: Path) -> None:
+    """The elastic agent starts both anew; they resume, and finish as if nothing had happened."""
+    config = tiny(steps=40, batch_norm="sync", timeout=20.0, evaluate_every=0)
+    options = ("--nproc-per-node=2", "--max-restarts=3", "--monitor-interval=0.1")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *options]
+    command += ["-m", "tests.training.test_distributed", str(tmp_path), to_json(config)]
+    with (tmp_path / "log").open("w+") as log:
+        agent = subprocess.Popen(
+            command,
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        while not (tmp_path / "run" / "checkpoints" / "step-00000004").exists():
+            assert agent.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.05)
+        children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
+        victim = next(pid for pid in children if _rank(pid) == "1")
+        os.kill(int(victim), signal.SIGKILL)
+        code = agent.wait(timeout=300)
+    assert code == 0, (tmp_path / "log").read_text()
+    assert "going on from step" in (tmp_path / "run" / "log.txt").read_text()
+    snapshot = load_newest(tmp_path / "run" / "checkpoints")
+    assert snapshot is not None
+    assert snapshot.step == 40
+
+
+def _rank(pid: str) -> str:
+    variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return next((v.removeprefix("RANK=") for v in variables if v.startswith("RANK=")), "")
 
 
 @pytest.mark.slow

@@ -1,3 +1,4 @@
+import csv
 import json
 import logging
 import os
@@ -16,17 +17,21 @@ from atrous import checkpoint
 from atrous.checkpoint import load_newest
 from atrous.config import to_json
 from atrous.data.dataset import Dataset, Sample
+from atrous.data.loader import TrainingLoader
 from atrous.errors import AtrousError, ExitCode
+from atrous.evaluation.evaluator import evaluate
+from atrous.loading import load
+from atrous.metrics import confusion_matrix, mean_iou
 from atrous.training import loop as training
 from atrous.training.batch_norm import batch_norms, recalibrate
 from atrous.training.distributed import Processes
-from atrous.training.guard import check_learning_rate, check_predictions
-from atrous.training.learner import Learner
+from atrous.training.guard import Guard, check_learning_rate, check_predictions
+from atrous.training.learner import Learner, Update
 from atrous.training.loop import train
 from atrous.training.progress import Progress
 from atrous.training.run_folder import opened
-from atrous.training.starting import create_network
-from tests.tiny import start, tiny, tiny_data
+from atrous.training.starting import augmentation, create_network
+from tests.tiny import SCRIPT, start, tiny, tiny_data
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 
@@ -74,6 +79,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "finished"
     train(tiny(average_decay=0.9), out, data=tiny_data())
     return out
+
+
+def test_the_kept_model_says_how_it_was_trained(finished: Path) -> None:
+    provenance = load(finished / "best.safetensors").provenance
+    assert provenance.source.startswith("atrous train")
+    assert provenance.training is not None
+    assert provenance.training.steps == 6
+    assert provenance.training.initial_weights == "random initialisation"
+    rows = list(csv.DictReader((finished / "metrics.csv").read_text().splitlines()))
+    best = max(float(row["mean_iou"]) for row in rows)
+    assert provenance.training.mean_iou == pytest.approx(best)
+    assert "step" in provenance.training.evaluated_on
 
 
 @pytest.mark.parametrize("killed_after", [1, 5])
@@ -203,6 +220,48 @@ def test_T18_data_that_cannot_be_read_is_found_before_the_first_update(
     assert updates == []
 
 
+def test_T18_weights_that_are_not_there_are_found_before_the_first_update(tmp_path: Path) -> None:
+    updates: list[Progress] = []
+    config = tiny(weights=str(tmp_path / "nowhere.safetensors"))
+    with pytest.raises(AtrousError, match=r"nowhere\.safetensors"):
+        train(config, tmp_path / "run", data=tiny_data(), on_progress=updates.append)
+    assert updates == []
+
+
+class _Failing:
+    """Scenes of which one cannot be read from the second epoch on, as when its worker dies."""
+
+    def __init__(self, data: Dataset) -> None:
+        self._data = data
+        self.classes, self.palette, self.names = data.classes, data.palette, data.names
+        self.reads = 0
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, index: int) -> Sample:
+        self.reads += 1
+        if self.reads > 20:  # 4 by the look before the first update, 16 by four updates
+            raise AtrousError("E-DATA-WORKER", "a data worker died: killed by signal 9")
+        return self._data[index]
+
+    def fingerprint(self) -> str:
+        return self._data.fingerprint()
+
+
+def test_T13_what_was_learnt_is_saved_when_data_fail(tmp_path: Path) -> None:
+    train_data, val_data = tiny_data()
+    config = tiny(save_every=100, evaluate_every=0)
+    with pytest.raises(AtrousError, match="a data worker died"):
+        train(config, tmp_path / "run", data=(_Failing(train_data), val_data))
+    snapshot = load_newest(tmp_path / "run" / "checkpoints")
+    assert snapshot is not None
+    assert snapshot.step == 4
+    train(config, tmp_path / "run", data=tiny_data(), resume=True)
+    train(config, tmp_path / "calm", data=tiny_data())
+    assert _fingerprint(tmp_path / "run") == _fingerprint(tmp_path / "calm")
+
+
 def test_D22_changed_data_is_said_aloud(
     tmp_path: Path, finished: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -233,7 +292,9 @@ def test_T03_training_goes_on_when_the_disk_is_full_and_stops_the_third_time(
     assert snapshot.step == 0
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138)]
+)
 def test_T06_a_signal_saves_and_exits_with_its_code(
     tmp_path: Path, number: signal.Signals, code: int, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -310,6 +371,40 @@ def test_T09_the_third_nan_in_a_row_stops_the_run(
     monkeypatch.setattr(Learner, "update", _poison(Learner.update, {2, 3, 4}))
     with pytest.raises(AtrousError, match="3 updates in a row") as caught:
         train(tiny(), tmp_path / "run", data=tiny_data())
+    assert caught.value.exit_code == ExitCode.DATA
+
+
+def test_T10_an_fp16_overflow_is_counted_and_no_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    data, _ = tiny_data()
+    config = tiny(precision="fp16", batch_norm_momentum=None)
+    learner = Learner(create_network(config, data), config, ALONE)
+    learner.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**100)
+    before = {name: value.clone() for name, value in learner.model.state_dict().items()}
+    images, targets = _batch(data)
+    update = learner.update(images, targets, 0)
+    assert not update.applied
+    assert update.scale == 2.0**99
+    assert all(torch.equal(v, before[n]) for n, v in learner.model.state_dict().items())
+    guard = Guard(tmp_path / "debug", fp16=True)
+    with caplog.at_level(logging.INFO, "atrous"):
+        for step in range(10):
+            guard.check(update, step, images, targets, data.names)
+    assert "fp16 overflow, update skipped" in caplog.text
+    assert "(10 so far)" in caplog.text
+    assert not (tmp_path / "debug").exists()
+
+
+def test_T10_a_loss_scale_below_one_for_a_hundred_steps_stops_the_run(tmp_path: Path) -> None:
+    images, targets = _batch(tiny_data()[0])
+    guard = Guard(tmp_path, fp16=True)
+    small = Update(1.0, 1.0, 0.1, 100, applied=True, scale=0.5)
+    for step in range(99):
+        guard.check(small, step, images, targets, ["a"])
+    with pytest.raises(AtrousError, match="loss scale stays below 1") as caught:
+        guard.check(small, 99, images, targets, ["a"])
     assert caught.value.exit_code == ExitCode.DATA
 
 
@@ -459,11 +554,36 @@ def test_T20_evaluation_and_training_mode_agree_after_a_short_run() -> None:
     assert gaps[None, True] < 0.15 * gaps[None, False]
 
 
+def test_T20_the_kept_model_is_the_average_and_not_the_last_weights(tmp_path: Path) -> None:
+    train(tiny(average_decay=0.9, steps=2, evaluate_every=0), tmp_path / "run", data=tiny_data())
+    kept = load(tmp_path / "run").state_dict()
+    snapshot = load_newest(tmp_path / "run" / "checkpoints")
+    assert snapshot is not None
+    average, last = snapshot.tensors["average"], snapshot.tensors["model"]
+    assert all(torch.equal(kept[name], value) for name, value in average.items())
+    assert any(not torch.equal(kept[name], value) for name, value in last.items())
+
+
+def test_T20_training_and_evaluation_feed_the_same_colours() -> None:
+    """A picture through loader and augmentation gives the labels that evaluation gives it."""
+    data, _ = tiny_data(4)
+    torch.manual_seed(0)
+    config = tiny(scale_range=(1.0, 1.0), flip=0.0)
+    model = create_network(config, data)
+    loader = TrainingLoader(data, augmentation(config), 4, 0)
+    batch = next(loader.batches())
+    recalibrate(model, [batch.images])
+    with torch.no_grad():
+        labels = model.eval()(batch.images).argmax(1).numpy().astype(np.uint8)
+        reversed_labels = model(batch.images.flip(1)).argmax(1).numpy().astype(np.uint8)
+    counts = confusion_matrix(batch.targets.numpy(), labels, 7)
+    assert np.array_equal(evaluate(model, data).confusion, counts)
+    assert (labels != reversed_labels).mean() > 0.05  # blue for red would be noticed
+
+
 @pytest.mark.slow
 def test_overfits_two_pictures() -> None:
     torch.manual_seed(0)
-    from atrous.metrics import confusion_matrix, mean_iou
-
     data, _ = tiny_data()
     config = tiny(steps=150, base_lr=0.1, weight_decay=0.0, depth_multiplier=0.5)
     learner = Learner(create_network(config, data), config, ALONE)
@@ -508,6 +628,40 @@ def test_T11_out_of_memory_gives_advice(tmp_path: Path, monkeypatch: pytest.Monk
         train(tiny(), tmp_path / "run", data=tiny_data())
     assert caught.value.exit_code == ExitCode.RESOURCES
     assert "--accumulation 2" in caught.value.fix
+    assert "later" not in caught.value.where
+
+
+def test_T11_out_of_memory_later_keeps_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Learner.update
+
+    def update(self: Learner, images: torch.Tensor, targets: torch.Tensor, step: int) -> Update:
+        if step == 3:
+            raise MemoryError
+        return own(self, images, targets, step)
+
+    monkeypatch.setattr(Learner, "update", update)
+    with pytest.raises(AtrousError, match="the last checkpoint is kept") as caught:
+        train(tiny(evaluate_every=0), tmp_path / "run", data=tiny_data())
+    assert caught.value.exit_code == ExitCode.RESOURCES
+    snapshot = load_newest(tmp_path / "run" / "checkpoints")
+    assert snapshot is not None
+    assert snapshot.step == 2
+
+
+@pytest.mark.slow
+def test_T11_memory_that_really_runs_out_gives_advice(tmp_path: Path) -> None:
+    """The address space is limited to what the process has and 300 MB more."""
+    limit = "import resource; used = int(open('/proc/self/statm').read().split()[0]) * 4096; "
+    limit += "resource.setrlimit(resource.RLIMIT_AS, (used + 3 * 10**8,) * 2)\n"
+    script = SCRIPT.replace("train(from_json", f"{limit}train(from_json")
+    config = to_json(tiny(batch_size=16, crop_size=(768, 768)))
+    process = start(config, tmp_path / "run", script=script)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert "E-MEMORY" in output, output
+    assert "--accumulation 2" in output
 
 
 def test_logging_is_left_as_it_was(tmp_path: Path) -> None:

@@ -84,10 +84,10 @@ def smp():
     return smp_model("DeepLabV3Plus", "mobilenet_v2")
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("suffix", [".pth", ".pth.tar", ".safetensors"])
 def test_a_recognised_checkpoint_is_refused_with_the_list_of_differences(tmp_path, smp, suffix):
     path = tmp_path / f"smp{suffix}"
-    (torch.save if suffix == ".pth" else save_file)(smp.state_dict(), path)
+    (save_file if suffix == ".safetensors" else torch.save)(smp.state_dict(), path)
     with pytest.raises(AtrousError) as caught:
         convert(path)
     project = next(p for p in PROJECTS if p.name.endswith("DeepLabV3Plus"))

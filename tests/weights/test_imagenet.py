@@ -149,6 +149,13 @@ def timm_file(tmp_path, name, **options):
     return network, tmp_path / "timm.safetensors"
 
 
+@pytest.mark.parametrize("name", ["imagnet", "mobilenetv2_imagenet_quantt"])
+def test_P06_misspelt_weights_get_the_nearest(name):
+    with pytest.raises(AtrousError, match="unknown weights") as caught:
+        create_model("mobilenet_v2", num_classes=3, pretrained=name)
+    assert "did you mean" in caught.value.fix
+
+
 def test_timm_backbones_take_a_file_of_timms_weights(tmp_path):
     theirs, file = timm_file(tmp_path, "resnet18")
     ours = create_model("timm/resnet18", num_classes=2, pretrained=file)
@@ -161,8 +168,25 @@ def test_timm_backbones_take_a_file_of_timms_weights(tmp_path):
 
 def test_timm_backbones_refuse_files_that_do_not_fill_them(tmp_path):
     _, file = timm_file(tmp_path, "resnet10t")
-    with pytest.raises((AtrousError, RuntimeError)):
+    with pytest.raises(AtrousError) as caught:
         create_model("timm/resnet18", num_classes=2, pretrained=file)
+    assert caught.value.code == "E-WEIGHTS-MISMATCH"
+
+
+def test_W08_timm_never_opens_a_pickle_itself(tmp_path, monkeypatch):
+    class Malicious:
+        def __reduce__(self):
+            return exec, (f"open({str(tmp_path / 'executed')!r}, 'w')",)
+
+    torch.save({"conv1.weight": Malicious()}, tmp_path / "evil.pth")
+    with pytest.raises(AtrousError, match="nothing was executed"):
+        create_model("timm/resnet18", num_classes=2, pretrained=tmp_path / "evil.pth")
+    assert not (tmp_path / "executed").exists()
+    theirs, _ = timm_file(tmp_path, "resnet18")
+    torch.save(theirs.state_dict(), tmp_path / "good.pth")
+    monkeypatch.setattr("timm.models._builder.load_state_dict", None)
+    ours = create_model("timm/resnet18", num_classes=2, pretrained=tmp_path / "good.pth")
+    assert torch.equal(ours.encoder.backbone.network.conv1.weight, theirs.conv1.weight)
 
 
 def test_imagenet_means_the_hub_file_with_the_authors_weights(monkeypatch):

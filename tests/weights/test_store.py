@@ -123,6 +123,23 @@ def test_a_model_of_half_precision_keeps_its_values(tmp_path):
     )
 
 
+def test_a_saved_file_can_be_read_by_whoever_may_read_new_files(saved):
+    beside = saved.with_name("new")
+    beside.touch()
+    assert saved.stat().st_mode == beside.stat().st_mode
+
+
+def test_half_of_the_bits_are_enough_for_the_same_labels(model, tmp_path):
+    save(model, tmp_path / "whole.safetensors")
+    save(model, tmp_path / "half.safetensors", half=True)
+    whole, half = (tmp_path / f"{n}.safetensors" for n in ("whole", "half"))
+    assert half.stat().st_size < 0.65 * whole.stat().st_size
+    loaded = load(half).state_dict()
+    for name, tensor in model.state_dict().items():
+        assert loaded[name].dtype == tensor.dtype
+        torch.testing.assert_close(loaded[name], tensor, rtol=2**-11, atol=1e-7)
+
+
 def test_a_timm_backbone_keeps_the_normalisation_it_was_saved_with(tmp_path):
     model = create_model("timm/resnet18", num_classes=2, decoder=False, atrous_rates=())
     save(model, tmp_path / "model.safetensors")
@@ -141,7 +158,7 @@ def test_saving_is_whole_or_not_at_all(model, saved, monkeypatch):
     def fail(*_arguments):
         raise OSError("no space left")
 
-    monkeypatch.setattr("atrous.weights.store.save_file", fail)
+    monkeypatch.setattr("atrous.weights.store.serialize", fail)
     with pytest.raises(OSError, match="no space"):
         save(model, saved)
     assert saved.read_bytes() == before

@@ -1,3 +1,4 @@
+import importlib
 import json
 import sys
 
@@ -13,7 +14,10 @@ from atrous.layers import ConvBN
 from atrous.loading import from_tensorflow
 from atrous.weights.tf_names import ROOTS, scope_of
 from tests.networks import random_network
+from tests.weights import authors_network
+from tests.weights.authors_network import Case
 
+SLOW = pytest.mark.slow
 CASES = [
     "mobilenet_v2_os16",
     "mobilenet_v3_small_seg",
@@ -22,28 +26,98 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_outputs_of_the_authors_code_are_reproduced(shared, name):
-    folder = shared / "tf_reference"
-    sys.path.insert(0, str(folder))
-    try:
-        from values import value
-    finally:
-        sys.path.remove(str(folder))
-    case = json.loads((folder / f"{name}.json").read_text())
-    reference = np.load(folder / f"{name}.npz")
-    settings = {k: case["case"].get(k) for k in ("output_stride", "atrous_rates", "multi_grid")}
-    model = from_tensorflow({n: value(n, s) for n, s in case["variables"].items()}, **settings)
-    images = torch.from_numpy(reference["image"]).permute(0, 3, 1, 2)
+@pytest.fixture
+def reference_value(shared, monkeypatch):
+    """Gives the values of the reference models' variables, from their names."""
+    monkeypatch.syspath_prepend(shared / "tf_reference")
+    monkeypatch.delitem(sys.modules, "values", raising=False)
+    return importlib.import_module("values").value
+
+
+def check_outputs(model, image, expected, labels, *, tolerance=1e-3):
+    """Compares with the authors' outputs: coarse logits (1, h, w, K) and labels (1, H, W)."""
+    images = torch.from_numpy(image).permute(0, 3, 1, 2)
     with torch.inference_mode():
         coarse = model.coarse_logits(images).permute(0, 2, 3, 1).numpy()
         logits = model(images).permute(0, 2, 3, 1).numpy()
-    deviation = reference["logits"].std((1, 2)).mean()
-    assert np.abs(coarse - reference["logits"]).max() < 1e-3 * deviation
+    deviation = expected.std((1, 2)).mean()
+    assert np.abs(coarse - expected).max() < tolerance * deviation
     top_two = np.sort(logits, axis=3)[..., -2:]
-    decided = top_two[..., 1] - top_two[..., 0] > 1e-3 * deviation
+    decided = top_two[..., 1] - top_two[..., 0] > tolerance * deviation
     assert decided.mean() > 0.99
-    assert (logits.argmax(3) == reference["labels"])[decided].all()
+    assert (logits.argmax(3) == labels)[decided].all()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_outputs_of_the_authors_code_are_reproduced(shared, reference_value, name):
+    folder = shared / "tf_reference"
+    case = json.loads((folder / f"{name}.json").read_text())
+    reference = np.load(folder / f"{name}.npz")
+    settings = {k: case["case"].get(k) for k in ("output_stride", "atrous_rates", "multi_grid")}
+    variables = {n: reference_value(n, s) for n, s in case["variables"].items()}
+    model = from_tensorflow(variables, **settings)
+    check_outputs(model, reference["image"], reference["logits"], reference["labels"])
+
+
+@pytest.mark.parametrize("name", [CASES[0], *(pytest.param(n, marks=SLOW) for n in CASES[1:])])
+def test_second_implementation_equals_the_authors_code(shared, reference_value, name):
+    folder = shared / "tf_reference"
+    case = json.loads((folder / f"{name}.json").read_text())
+    reference, settings = np.load(folder / f"{name}.npz"), case["case"]
+    described = Case(
+        settings["variant"], settings["output_stride"], tuple(settings["size"]),
+        rates=tuple(settings.get("atrous_rates", ())),
+        decoder=tuple(map(int, settings.get("decoder_output_stride", ()))),
+        multi_grid=tuple(settings.get("multi_grid", (1, 1, 1))), classes=settings["classes"],
+    )  # fmt: skip
+    logits, _, variables = authors_network.run(described, reference["image"], reference_value)
+    assert {n: list(v.shape) for n, v in variables.items()} == case["variables"]
+    assert np.abs(logits - reference["logits"]).max() < 1e-3 * logits.std((1, 2)).mean()
+
+
+# Sizes are k * 32 + 1, or k * output stride + 1: elsewhere this project keeps its own geometry.
+OTHER_CASES = [
+    Case("mobilenet_v2", 8, (33, 49)),
+    Case("mobilenet_v2", 16, (49, 65), rates=(6, 12, 18), decoder=(8, 4), depth_multiplier=0.35),
+    Case("mobilenet_v2", 16, (33, 33), decoder=(16, 8, 4), depth_multiplier=1.4),
+    Case("mobilenet_v3_small_seg", 8, (33, 65), decoder=(8,)),
+    Case("resnet_v1_50", 16, (33, 65), rates=(6, 12, 18), decoder=(4,), decoder_separable=False),
+]
+MORE_CASES = [
+    Case("mobilenet_v2", 4, (33, 49), rates=(24, 48, 72)),
+    Case(
+        "mobilenet_v2", 32, (129, 97), (3, 6, 9), (8, 4), separable=False, decoder_separable=False
+    ),
+    Case("mobilenet_v2", 16, (97, 97), depth_multiplier=0.5),
+    Case("mobilenet_v3_large_seg", 16, (97, 129)),
+    Case("mobilenet_v3_large_seg", 32, (129, 129), (3, 6, 9), (4,)),
+    Case("mobilenet_v3_small_seg", 16, (97, 129), image_pooling=False),
+    Case("xception_41", 16, (97, 129), (6, 12, 18), (4,)),
+    Case("xception_41", 8, (65, 97), (12, 24, 36), separable=False),
+    Case("xception_65", 8, (97, 65), (12, 24, 36), (4,)),
+    Case("xception_65", 32, (129, 97), (3, 6, 9), (8, 4)),
+    Case("xception_71", 16, (97, 113), (6, 12, 18), (8, 4), decoder_separable=False),
+    Case("xception_71", 8, (65, 73), (12, 24, 36), (4,), image_pooling=False),
+    Case("resnet_v1_50_beta", 8, (65, 97), (12, 24, 36), (4,), (1, 2, 4)),
+    Case("resnet_v1_50_beta", 32, (97, 129), (3, 6, 9), (4,), (1, 2, 1), decoder_separable=False),
+    Case("resnet_v1_50_beta", 16, (81, 97), decoder=(8, 4)),
+    Case("resnet_v1_101", 8, (65, 65), (12, 24, 36), (8, 4), (1, 2, 4), separable=False),
+]
+
+
+@pytest.mark.parametrize(
+    "case", [*OTHER_CASES, *(pytest.param(c, marks=SLOW) for c in MORE_CASES)], ids=str
+)
+def test_other_backbones_strides_heads_and_sizes_equal_the_second_implementation(case):
+    image = authors_network.picture(case.size)
+    logits, labels, variables = authors_network.run(case, image)
+    rates, grid = case.rates or None, case.multi_grid
+    model = from_tensorflow(
+        variables, output_stride=case.output_stride, atrous_rates=rates, multi_grid=grid
+    )
+    if case.variant == "mobilenet_v2":
+        assert model.architecture.depth_multiplier == case.depth_multiplier
+    check_outputs(model.double(), image, logits, labels, tolerance=1e-9)
 
 
 def variables_of(model):
