@@ -34,8 +34,8 @@ class Engine(Protocol):
     Attributes:
         classes: Names of the classes, in the order of the logits.
         palette: Their colours.
-        output_stride: The same of the features that image pooling averages.
-        logits_stride: Pixels of the picture per step of the coarse logits.
+        output_stride: Pixels of the picture per step of the features image pooling averages.
+        logits_stride: The same of the coarse logits.
         fingerprint: Equal for equal weights and settings, so that finished work can be told.
     """
 

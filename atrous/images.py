@@ -145,8 +145,8 @@ def _check_pixels(image: Image.Image, where: object, max_pixels: int) -> None:
             f"{width}x{height} is {width * height / 1e6:.0f} megapixels, "
             f"more than the {max_pixels / 1e6:.0f} decoded whole",
             where=where,
-            fix="shrink or cut the picture, or save it as a TIFF, which 'atrous predict' need not "
-            "decode whole",
+            fix="shrink or cut the picture, or save it as a plain TIFF of 8 or 16 bits, which "
+            "'atrous predict' reads by windows",
             exit_code=ExitCode.SOME_FAILED,
         )
 

@@ -185,7 +185,12 @@ class TiledSegmentation(Segmentation):
     @cached_property
     def labels(self) -> visualize.Labels:
         """(H, W) uint8, or uint16 for more than 256 classes."""
-        return np.concatenate(list(self._rows_of_labels()))
+        dtype = np.uint8 if len(self.classes) <= 256 else np.uint16
+        result, top = np.empty(self.size, dtype), 0
+        for rows in self._rows_of_labels():
+            result[top : top + len(rows)] = rows
+            top += len(rows)
+        return result
 
     @cached_property
     def areas(self) -> dict[str, float]:
@@ -372,6 +377,11 @@ def _as_picture(image: str | Path | Image.Image | NDArray[np.uint8]) -> Image.Im
         return read_image(image)
     if isinstance(image, Image.Image):
         return to_rgb(upright(image))
+    if not isinstance(image, np.ndarray):
+        raise AtrousError(
+            "E-IMAGE-ARRAY",
+            f"expected a path, a PIL image or an array, got {type(image).__name__}",
+        )
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise AtrousError(
             "E-IMAGE-ARRAY",

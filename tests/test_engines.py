@@ -1,5 +1,6 @@
 """Exported files are run faithfully, files of others refused before anything opens them."""
 
+import math
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from atrous import engines
 from atrous.engines import ExportedEngine, usable_processors
 from atrous.errors import AtrousError
 from atrous.onnx_file import Header, read_header
+from atrous.predict import Predictor
 
 
 def header(**changes: object) -> Header:
@@ -92,6 +94,36 @@ def test_a_size_that_keeps_coming_is_compiled(
         np.testing.assert_allclose(engine.coarse_logits(picture), expected(picture), rtol=1e-6)
     assert engine._for_size is not None
     assert engine._for_size[0] == second.shape[:2]
+
+
+def test_memory_given_back_after_large_pictures_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "_LARGE", 0)
+    engine = ExportedEngine(tiny(tmp_path / "tiny.onnx"), keep_compiled=False)
+    for picture in pictures() * 2:
+        np.testing.assert_allclose(engine.coarse_logits(picture), expected(picture), rtol=1e-6)
+
+
+def test_tiles_and_whole_pictures_may_take_turns(tmp_path: Path) -> None:
+    engine = ExportedEngine(tiny(tmp_path / "tiny.onnx"), keep_compiled=False)
+    for picture in pictures():
+        assert engine.high_level(picture) is None  # no image pooling
+        for logits in (engine.tile_logits(picture, None), engine.coarse_logits(picture)):
+            np.testing.assert_allclose(logits, expected(picture), rtol=1e-6)
+
+
+def test_memory_is_estimated_from_what_is_alive_at_a_time(tmp_path: Path) -> None:
+    engine = ExportedEngine(tiny(tmp_path / "tiny.onnx"), keep_compiled=False)
+    # At most two float pictures (24 bytes), and a sixteenth of three times two logits.
+    assert engine.bytes_per_pixel == math.ceil(1.1 * (24 + 3 * 8 / 16))
+
+
+def test_a_file_fixed_to_one_size_is_never_tiled(tmp_path: Path) -> None:
+    path = tiny(tmp_path / "tiny.onnx", properties=header(size=(9, 13)).properties())
+    engine = ExportedEngine(path, keep_compiled=False)
+    with pytest.raises(AtrousError, match="9 x 13"):
+        Predictor(engine, memory=engine.bytes_fixed)(np.zeros((300, 300, 3), np.uint8))
 
 
 def test_two_engines_in_many_threads_do_not_mix(tmp_path: Path) -> None:

@@ -100,6 +100,11 @@ def test_arrays_that_are_no_pictures_are_refused(predictor, array):
         predictor(array)
 
 
+def test_what_is_no_picture_is_refused(predictor):
+    with pytest.raises(AtrousError, match="got bytes"):
+        predictor(b"x")
+
+
 @pytest.mark.parametrize(
     ("name", "problem"),
     [

@@ -1,6 +1,7 @@
 """The numbers of recipes against the fact sheet of the paper and of the authors' code."""
 
 import inspect
+from pathlib import Path
 
 import pytest
 
@@ -36,3 +37,14 @@ def test_docstring_gives_command_and_scores(name: str) -> None:
     assert f"atrous train {name} " in text
     assert "Paper:" in text
     assert "ere: " in text  # Here: what was measured, or "not run"
+
+
+@pytest.mark.slow
+def test_scenes_reach_90_on_other_seeds(tmp_path: Path) -> None:
+    """`benchmarks/scenes.py` also measures the time."""
+    import atrous
+
+    atrous.train(RECIPES["scenes"](), tmp_path / "run")
+    scores = atrous.evaluate(atrous.load(tmp_path / "run"), atrous.data.scenes(20261125, 100))
+    assert scores.mean_iou is not None
+    assert scores.mean_iou >= 0.90

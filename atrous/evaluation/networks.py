@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from atrous.engines import Engine
+from atrous.engines import Engine, ExportedEngine, import_openvino
 from atrous.errors import AtrousError
 from atrous.model import DeepLabV3Plus
 from atrous.sources import open_engine
@@ -76,7 +76,7 @@ def open_network(model: "DeepLabV3Plus | Engine | str | Path") -> tuple[Network,
     else:
         header = getattr(engine, "header", None)  # an exported file knows more about itself
         facts = {
-            "engine": type(engine).__name__,
+            "engine": _engine_name(engine),
             "precision": getattr(header, "precision", None),
             "model": source or getattr(header, "source", None),
             "output_stride": getattr(header, "output_stride", None),
@@ -84,6 +84,12 @@ def open_network(model: "DeepLabV3Plus | Engine | str | Path") -> tuple[Network,
         }
         network = EngineNetwork(cast(Engine, engine))
     return network, {**facts, "classes": engine.classes, "palette": engine.palette}
+
+
+def _engine_name(engine: Engine) -> str:
+    if isinstance(engine, ExportedEngine):
+        return f"OpenVINO {import_openvino().__version__.partition('-')[0]}, cpu"
+    return type(engine).__name__
 
 
 @contextmanager

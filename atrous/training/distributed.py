@@ -79,7 +79,12 @@ def joined(device: str, timeout: float, heartbeats: Path) -> Iterator[Processes]
         yield processes
         return
     backend = "nccl" if chosen.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    limit = timedelta(seconds=timeout)
+    store, _, _ = next(dist.rendezvous("env://", timeout=limit))  # type: ignore[attr-defined]
+    # An elastic restart keeps the store (torch 2.14): without a prefix, a process that is early
+    # reads the address that one of the last attempt left there.
+    store = dist.PrefixStore(f"attempt-{restarts()}", store)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=limit)
     try:
         yield processes
     except (dist.DistError, RuntimeError) as error:
@@ -97,6 +102,11 @@ def joined(device: str, timeout: float, heartbeats: Path) -> Iterator[Processes]
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def restarts() -> int:
+    """Returns how many times torchrun has started these processes anew."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
 def beat(heartbeats: Path, processes: Processes, step: int) -> None:

@@ -1,7 +1,6 @@
 """Training: one visible loop that can be killed at any moment and goes on bit for bit."""
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,7 @@ from atrous.errors import AtrousError
 from atrous.training import randomness
 from atrous.training.allocation import keep_freed_memory
 from atrous.training.batch_norm import restore_folded
-from atrous.training.distributed import beat, joined
+from atrous.training.distributed import beat, joined, restarts
 from atrous.training.guard import Guard, check_learning_rate, check_predictions
 from atrous.training.interruption import StopSignals, memory_errors
 from atrous.training.learner import Learner
@@ -108,7 +107,7 @@ def train(
     """
     out = Path(out)
     keep_freed_memory()
-    resume = resume or (_restarted_by_torchrun() and (out / "config.json").exists())
+    resume = resume or (restarts() > 0 and (out / "config.json").exists())
     with (
         joined(config.device, config.timeout, out / "heartbeats") as processes,
         opened(out, leads=processes.leads, resume=resume) as run,
@@ -170,10 +169,6 @@ def train(
 
 def _due(step: int, every: int, last: int) -> bool:
     return step == last or (every > 0 and step % every == 0)
-
-
-def _restarted_by_torchrun() -> bool:
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
 def _prepare(run: RunFolder, learner: Learner, loader: TrainingLoader, val_data: Dataset) -> None:

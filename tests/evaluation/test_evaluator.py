@@ -10,6 +10,7 @@ from atrous import create_model, metrics
 from atrous.classes import numbered
 from atrous.errors import AtrousError
 from atrous.evaluation.evaluator import evaluate
+from atrous.export import export
 from atrous.torch_engine import TorchEngine
 
 K = 4
@@ -122,6 +123,19 @@ def test_order_of_the_pictures_does_not_matter(model):
 def test_torch_model_and_its_engine_score_alike(model):
     ours, theirs = evaluate(model, Painted()), evaluate(TorchEngine(model), Painted())
     assert ours.mean_iou == pytest.approx(theirs.mean_iou, abs=0.005)
+
+
+def test_exported_model_scores_as_the_torch_model(tmp_path):
+    torch.manual_seed(0)
+    options = {"depth_multiplier": 0.1, "decoder": False, "atrous_rates": ()}
+    model, data = create_model("mobilenet_v2", num_classes=K, **options).eval(), Painted(3)
+    ours = evaluate(model, data)
+    export(model, tmp_path / "model.onnx")
+    theirs = evaluate(tmp_path / "model.onnx", data)
+    assert theirs.protocol["engine"].startswith("OpenVINO 20")
+    assert theirs.protocol["precision"] == "float32"
+    assert abs(theirs.confusion - ours.confusion).sum() <= 2e-3 * ours.confusion.sum()
+    assert abs(theirs.minus(ours).mean_iou) < 1e-3
 
 
 def test_model_keeps_its_mode_stride_and_weights(model):
