@@ -25,7 +25,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from atrous import upsample
+from atrous import built_in, upsample
 from atrous.engines import Engine, ExportedEngine, import_openvino, usable_processors
 from atrous.errors import AtrousError, ExitCode
 from atrous.onnx_file import read_header
@@ -107,7 +107,8 @@ def bench(
     Anything but an exported file is run by torch, and exported for the other engines.
 
     Args:
-        model: A path or name as in `atrous.load`, or an exported file.
+        model: An exported file, the name of a built-in model, or a path or name as in
+            `atrous.load`.
         size: Height and width of the picture; None: 513 x 513, or what the file is fixed to.
         threads: Threads to use; None: one for each processor this process may run on.
         samples: Timed runs of each engine.
@@ -155,7 +156,7 @@ def _as_exported(
 ) -> Iterator[tuple[Path, dict[str, str]]]:
     """Yields an exported file, and what each installed engine is given to run."""
     installed = [n for n, package in PACKAGES.items() if importlib.util.find_spec(package)]
-    path = Path(model)
+    path = built_in.find(str(model)) or Path(model)
     if path.suffix == ".onnx" and path.is_file():
         yield path, {name: str(path) for name in installed if name != "PyTorch"}
         return

@@ -19,6 +19,7 @@ from atrous.classes import Color
 from atrous.errors import AtrousError
 from atrous.exported_graph import bytes_per_pixel, give_pooled, up_to_high_level
 from atrous.onnx_file import read_header
+from atrous.strips import in_strips
 
 REPEATS_WORTH_COMPILING = 16  # of a size: what its own compiled model saves, it has then cost
 
@@ -109,7 +110,12 @@ class ExportedEngine:
         self.reach = self.header.reach
         self.bytes_fixed = _BYTES_OF_PROCESS + _COPIES_OF_WEIGHTS * path.stat().st_size
         self.fingerprint = self.header.sha256
-        self._compiler = Compiler(path, threads or usable_processors(), keep_compiled=keep_compiled)
+        self._compiler = Compiler(
+            path,
+            threads or usable_processors(),
+            keep_compiled=keep_compiled,
+            strips=self.header.precision != "int8",
+        )
         self._for_size: tuple[tuple[int, int], Any] | None = None
         self._for_any_size: Any = None
         self._for_tiles: tuple[tuple[object, ...], Any] | None = None
@@ -193,10 +199,18 @@ class ExportedEngine:
 
 
 class Compiler:
-    """Compiles a file for picture sizes."""
+    """Compiles a file for picture sizes.
 
-    def __init__(self, path: Path, threads: int, *, keep_compiled: bool) -> None:
+    Args:
+        path: The file.
+        threads: Threads to use.
+        keep_compiled: Whether to keep compiled models for other processes.
+        strips: Whether to run the decoder in strips where the size is known.
+    """
+
+    def __init__(self, path: Path, threads: int, *, keep_compiled: bool, strips: bool) -> None:
         self._path = path
+        self._strips = strips
         self._core = import_openvino().Core()
         self._settings = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -237,6 +251,8 @@ class Compiler:
     def _compiled(self, model: Any, shape: tuple[int, ...]) -> Any:
         try:
             model.reshape({model.input(0): list(shape)})
+            if self._strips and min(shape) > 0:
+                in_strips(import_openvino(), model)
             return self._core.compile_model(model, "CPU", self._settings).create_infer_request()
         except RuntimeError as error:
             raise self._refused(error) from error

@@ -13,7 +13,7 @@ errors
 classes
 images
 upsample onnx_file visualize windows png outlines
-built_in exported_graph
+built_in exported_graph strips
 engines
 sources tiles
 predict
