@@ -33,6 +33,7 @@ from atrous.training.run_folder import (
     write_model_card,
 )
 from atrous.training.starting import augmentation, create_network, open_data
+from atrous.training.tensorboard import write_events
 from atrous.training.validation import scores_of, validate
 from atrous.weights.store import save as save_model
 
@@ -211,6 +212,8 @@ def _record(run: RunFolder, learner: Learner, state: State, counts: Any) -> None
     )  # fmt: skip
     draw_curves(run)
     draw_confusion(run, counts, classes)
+    if learner.config.tensorboard:
+        write_events(run)
     if better:
         with learner.evaluated() as model:
             save_model(model, run.best)
