@@ -136,6 +136,7 @@ def train(
             state = State()
             _prepare(run, learner, loader, val_data)
             saver.save(state, must=True)
+            run.begin(config, leads=processes.leads)
         guard = Guard(out / "debug", fp16=config.precision == "fp16")
         clock = Clock(config, state.step, on_progress)
 
@@ -173,7 +174,6 @@ def _prepare(run: RunFolder, learner: Learner, loader: TrainingLoader, val_data:
     """Finds what would fail hours later: writes the folder, takes a batch and a picture."""
     config, processes = learner.config, learner.processes
     if processes.leads:
-        run.write_config(config)
         facts = environment(processes.device, processes.world_size)
         run.write("environment.json", to_json(facts))
     first = next(replace(loader, workers=0, cache_bytes=0).batches())

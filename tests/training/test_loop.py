@@ -28,7 +28,7 @@ from atrous.training.guard import Guard, check_learning_rate, check_predictions
 from atrous.training.learner import Learner, Update
 from atrous.training.loop import train
 from atrous.training.progress import Progress
-from atrous.training.run_folder import opened
+from atrous.training.run_folder import RunFolder, opened
 from atrous.training.starting import augmentation, create_network
 from tests.tiny import SCRIPT, start, tiny, tiny_data
 
@@ -247,6 +247,23 @@ def test_T13_what_was_learnt_is_saved_when_data_fail(tmp_path: Path) -> None:
     train(config, tmp_path / "run", data=tiny_data(), resume=True)
     train(config, tmp_path / "calm", data=tiny_data())
     assert _fingerprint(tmp_path / "run") == _fingerprint(tmp_path / "calm")
+
+
+def test_T01_a_start_that_failed_or_was_killed_is_simply_repeated(
+    tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by torchrun, which takes the folder for a run only once there is a checkpoint."""
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "begin", _killed)
+        with pytest.raises(KilledError):
+            train(tiny(average_decay=0.9), tmp_path / "run", data=tiny_data())
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    train(tiny(average_decay=0.9), tmp_path / "run", data=tiny_data())
+    assert _fingerprint(tmp_path / "run") == _fingerprint(finished)
+
+
+def _killed(*_: object, **__: object) -> None:
+    raise KilledError
 
 
 def test_D22_changed_data_is_said_aloud(
