@@ -585,6 +585,15 @@ def test_T20_training_and_evaluation_feed_the_same_colours() -> None:
     assert (labels != reversed_labels).mean() > 0.05  # blue for red would be noticed
 
 
+def test_the_leading_process_keeps_the_model_without_the_others() -> None:
+    """Else it would wait for them while they wait for its checkpoint."""
+    data, _ = tiny_data()
+    learner = Learner(create_network(tiny(), data), tiny(), ALONE)
+    learner.processes = Processes(0, 2, torch.device("cpu"))  # there is nobody to talk to
+    with learner.evaluated() as model:
+        assert not model.training
+
+
 @pytest.mark.slow
 def test_overfits_two_pictures() -> None:
     torch.manual_seed(0)
