@@ -82,6 +82,7 @@ class TrainConfig:
         save_every: Updates between checkpoints.
         keep: Newest checkpoints to keep.
         samples: Validation pictures drawn at each evaluation.
+        tensorboard: Also write the scores as an event file that TensorBoard shows.
         timeout: Seconds without a sign of life of another process before giving up.
     """
 
@@ -142,6 +143,7 @@ class TrainConfig:
     save_every: int = 500
     keep: int = 2
     samples: int = 4
+    tensorboard: bool = False
     timeout: float = 120.0
 
     def __post_init__(self) -> None:
@@ -174,7 +176,7 @@ class TrainConfig:
 
 # What may change when a run goes on: none of it changes what the run computes.
 SAFE_TO_CHANGE = frozenset(
-    ("workers", "cache_megabytes", "save_every", "keep", "samples", "timeout")
+    ("workers", "cache_megabytes", "save_every", "keep", "samples", "tensorboard", "timeout")
 )
 
 

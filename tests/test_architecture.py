@@ -76,7 +76,7 @@ evaluation.report
 loss optim checkpoint training.allocation training.randomness training.distributed
 training.learner
 training.guard training.interruption training.run_folder training.starting
-training.progress training.planning training.validation
+training.progress training.planning training.tensorboard training.validation
 training.loop
 cli.options
 cli.predict cli.models cli.convert cli.export cli.data cli.train cli.evaluate cli.submit cli.bench

@@ -194,9 +194,8 @@ class Learner:
     def evaluated(self) -> Iterator[DeepLabV3Plus]:
         """Lends the network as it is evaluated and kept: the average where there is one.
 
-        Where each process has statistics of its own, those of the leading one count.
+        Processes need not do this together.
         """
-        self.processes.follow(self.model.buffers())
         with self.average.swapped_in(self.model) if self.average else nullcontext():
             try:
                 yield self.model.eval()

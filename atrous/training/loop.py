@@ -34,6 +34,7 @@ from atrous.training.run_folder import (
     write_model_card,
 )
 from atrous.training.starting import augmentation, balanced, create_network, open_data
+from atrous.training.tensorboard import write_events
 from atrous.training.validation import scores_of, validate
 from atrous.weights.store import save as save_model
 
@@ -138,6 +139,7 @@ def train(
             state = State()
             _prepare(run, learner, loader, val_data)
             saver.save(state, must=True)
+            run.begin(config, leads=processes.leads)
         guard = Guard(out / "debug", fp16=config.precision == "fp16")
         clock = Clock(config, state.step, on_progress)
 
@@ -175,7 +177,6 @@ def _prepare(run: RunFolder, learner: Learner, loader: TrainingLoader, val_data:
     """Finds what would fail hours later: writes the folder, takes a batch and a picture."""
     config, processes = learner.config, learner.processes
     if processes.leads:
-        run.write_config(config)
         facts = environment(processes.device, processes.world_size)
         run.write("environment.json", to_json(facts))
     first = next(replace(loader, workers=0, cache_bytes=0).batches())
@@ -214,6 +215,8 @@ def _record(run: RunFolder, learner: Learner, state: State, counts: Any) -> None
     )  # fmt: skip
     draw_curves(run)
     draw_confusion(run, counts, classes)
+    if learner.config.tensorboard:
+        write_events(run)
     if better:
         config, origin = learner.config, learner.model.provenance
         if origin.training is not None:

@@ -57,6 +57,14 @@ class RunFolder:
         """Keeps what is asked."""
         self.write("config.json", config.to_json(asked))
 
+    def begin(self, asked: TrainConfig, *, leads: bool) -> None:
+        """Says that the folder holds a run: what fails or is killed before can simply be repeated.
+
+        To be called once there is a checkpoint to go on from.
+        """
+        if leads:
+            self.write_config(asked)
+
     def write(self, name: str, text: str) -> None:
         """Writes a text file, whole or not at all."""
         with atomic(self.path / name) as temporary:

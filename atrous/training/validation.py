@@ -89,6 +89,8 @@ def validate(
             batches = islice(loader.batches(position), learner.config.recalibration)
             recalibrate(model, (b.images.to(processes.device) for b in batches))
             model.eval()
+        # Where each process has statistics of its own, those of the leading one count.
+        processes.follow(model.buffers())
         if indices:
             counts += evaluate(model, Share(data, indices), trimap=None, on_picture=keep).confusion
     total = processes.sum(torch.from_numpy(counts).to(processes.device))

@@ -74,10 +74,7 @@ def forked(work: Callable[[], object]) -> int:
 
 def run(config: TrainConfig, out: Path) -> None:
     """Begins a run, or goes on with it."""
-    started = any((out / "checkpoints").glob("step-*"))
-    if not started:
-        shutil.rmtree(out, ignore_errors=True)  # killed before its first checkpoint
-    train(config, out, data=tiny_data(), resume=started)
+    train(config, out, data=tiny_data(), resume=(out / "config.json").exists())
 
 
 def kill_until_finished(

@@ -29,7 +29,7 @@ from atrous.training.guard import Guard, check_learning_rate, check_predictions
 from atrous.training.learner import Learner, Update
 from atrous.training.loop import train
 from atrous.training.progress import Progress
-from atrous.training.run_folder import opened
+from atrous.training.run_folder import RunFolder, opened
 from atrous.training.starting import augmentation, create_network
 from tests.tiny import SCRIPT, start, tiny, tiny_data
 
@@ -260,6 +260,23 @@ def test_T13_what_was_learnt_is_saved_when_data_fail(tmp_path: Path) -> None:
     train(config, tmp_path / "run", data=tiny_data(), resume=True)
     train(config, tmp_path / "calm", data=tiny_data())
     assert _fingerprint(tmp_path / "run") == _fingerprint(tmp_path / "calm")
+
+
+def test_T01_a_start_that_failed_or_was_killed_is_simply_repeated(
+    tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by torchrun, which takes the folder for a run only once there is a checkpoint."""
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "begin", _killed)
+        with pytest.raises(KilledError):
+            train(tiny(average_decay=0.9), tmp_path / "run", data=tiny_data())
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    train(tiny(average_decay=0.9), tmp_path / "run", data=tiny_data())
+    assert _fingerprint(tmp_path / "run") == _fingerprint(finished)
+
+
+def _killed(*_: object, **__: object) -> None:
+    raise KilledError
 
 
 def test_D22_changed_data_is_said_aloud(
@@ -579,6 +596,15 @@ def test_T20_training_and_evaluation_feed_the_same_colours() -> None:
     counts = confusion_matrix(batch.targets.numpy(), labels, 7)
     assert np.array_equal(evaluate(model, data).confusion, counts)
     assert (labels != reversed_labels).mean() > 0.05  # blue for red would be noticed
+
+
+def test_the_leading_process_keeps_the_model_without_the_others() -> None:
+    """Else it would wait for them while they wait for its checkpoint."""
+    data, _ = tiny_data()
+    learner = Learner(create_network(tiny(), data), tiny(), ALONE)
+    learner.processes = Processes(0, 2, torch.device("cpu"))  # there is nobody to talk to
+    with learner.evaluated() as model:
+        assert not model.training
 
 
 @pytest.mark.slow
