@@ -18,7 +18,8 @@ def scenes() -> TrainConfig:
     Paper: has no such data. Here: .904 mean IoU on 100 scenes of another seed (atrous.data.scenes(
     77, 100)) after 281 s of processor time, two threads on a busy machine with AVX-512;
     `benchmarks/scenes.py` prints both. Crops are whole pictures, which is what image pooling sees
-    in evaluation; rates fit features of 8x10, and batch norm's momentum a run of some hundred steps.
+    in evaluation; rates fit features of 8x10, and batch norm's momentum a run of some hundred
+    steps.
     """
     return TrainConfig(
         recipe="scenes",
