@@ -11,12 +11,15 @@ from atrous.config import TrainConfig
 
 
 def scenes() -> TrainConfig:
-    """Painted landscapes, a small MobileNetV2: no download, nothing to prepare.
+    """Painted landscapes, MobileNetV2: no download, nothing to prepare.
 
     atrous train scenes --out runs/scenes
 
-    Paper: has no such data. Here: not run to its end; a schedule of 300 steps gave .65 mean IoU
-    on 30 pictures. Batch norm's momentum fits a run of some hundred steps.
+    Paper: has no such data. Here: .904 mean IoU on 100 scenes of another seed (atrous.data.scenes(
+    77, 100)) after 281 s of processor time, two threads on a busy machine with AVX-512;
+    `benchmarks/scenes.py` prints both. Crops are whole pictures, which is what image pooling sees
+    in evaluation; rates fit features of 8x10, and batch norm's momentum a run of some hundred
+    steps.
     """
     return TrainConfig(
         recipe="scenes",
@@ -24,9 +27,9 @@ def scenes() -> TrainConfig:
         backbone="mobilenet_v2",
         atrous_rates=(1, 2, 4),
         decoder_channels=128,
-        steps=1_100,
-        batch_size=8,
-        crop_size=(96, 128),
+        steps=1_000,
+        batch_size=6,
+        crop_size=(128, 160),
         scale_range=(1.0, 1.0),
         optimizer="adamw",
         base_lr=0.004,
@@ -34,8 +37,8 @@ def scenes() -> TrainConfig:
         weight_decay=0.01,
         batch_norm_momentum=0.03,
         cache_megabytes=200,
-        evaluate_every=275,
-        save_every=275,
+        evaluate_every=250,
+        save_every=250,
         samples=8,
     )
 
