@@ -1,12 +1,16 @@
 """Picture to labels at 513 x 513: our exported file against the peer, at its best and as it comes.
 
-python benchmarks/engines.py --network mobilenet_v2 [--rounds N] [--picture FILE]
+python benchmarks/engines.py --network mobilenet_v2 [--rounds N] [--picture FILE] [--weights FILE]
 
-Both networks have random weights, output stride 16 and 21 classes, and both are exported and
-quantised here, the second with the same tool, settings and picture; no budget of accuracy, which
-means nothing without training. The peer's labels come from an ArgMax in its graph, in OpenVINO
-and in ONNX Runtime, whichever is faster; eager PyTorch with interpolation and argmax is what most
-people run. All take turns in one process, each run once untimed before every sample.
+Both networks have random weights, output stride 16 and 21 classes. With --weights ours has trained
+ones of the same network: what labels cost depends on how many cells are undecided, and random
+weights leave four times as many as trained ones; nothing of the peer depends on its weights.
+
+Both are exported and quantised here, the second with the same tool, settings and picture; no
+budget of accuracy, which means nothing without training. The peer's labels come from an ArgMax in
+its graph, in OpenVINO and in ONNX Runtime, whichever is faster; eager PyTorch with interpolation
+and argmax is what most people run. All take turns in one process, each run once untimed before
+every sample.
 
 On processors with bfloat16, OpenVINO computes float files in it unless told otherwise. The rows
 called fp32 are told otherwise, as our engine always is; the others are reported apart.
@@ -29,6 +33,7 @@ from atrous.build import create_model
 from atrous.data.procedural import scenes
 from atrous.engines import ExportedEngine, import_openvino, usable_processors
 from atrous.export import export
+from atrous.loading import load
 from atrous.quantize import Pictures, quantize, quantize_file
 from atrous.upsample import labels, undecided_share
 
@@ -50,21 +55,26 @@ def main() -> None:
     parser.add_argument("--network", choices=tuple(GOALS), required=True)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--picture", type=Path, help="default: a drawn scene")
+    parser.add_argument("--weights", type=Path, help="trained weights for our network")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(usable_processors())
     picture = read(arguments.picture)
     with tempfile.TemporaryDirectory() as folder:
-        files, theirs, counts = write_files(arguments.network, picture, Path(folder))
+        files, theirs, counts = write_files(
+            arguments.network, arguments.weights, picture, Path(folder)
+        )
         candidates, engine = make_candidates(files, theirs, picture)
         times = interleave(candidates, rounds=arguments.rounds, untimed=1)
         share = undecided_share(engine.coarse_logits(picture))
+    trained = f"ours {arguments.weights.name}, the peer's random" if arguments.weights else ""
+    kind = trained or "random weights"
     shown = "a drawn scene" if arguments.picture is None else arguments.picture.name
     save(
         f"engines_{arguments.network}",
         {
             "what": f"{arguments.network}, uint8 picture 513 x 513 ({shown}) to labels, 21 "
-            "classes, output stride 16, random weights; int8 without a budget of accuracy",
+            f"classes, output stride 16, {kind}; int8 without a budget of accuracy",
             "times": times,
             "multiply_adds": counts,
             "ratios": ratios(times, counts, GOALS[arguments.network]),
@@ -84,12 +94,15 @@ def read(path: Path | None) -> np.ndarray:
 
 
 def write_files(
-    network: str, picture: np.ndarray, folder: Path
+    network: str, weights: Path | None, picture: np.ndarray, folder: Path
 ) -> tuple[dict[str, Path], Peer, dict[str, int]]:
     """Exports and quantises both networks; counts their multiply-adds."""
     crops = torch.from_numpy(np.stack([picture[:257, :257], picture[-257:, -257:]]))
     ours = create_model(network, num_classes=21, output_stride=16)
-    lively(ours, crops.permute(0, 3, 1, 2))
+    if weights is None:
+        lively(ours, crops.permute(0, 3, 1, 2))
+    else:  # of the same network, or this refuses
+        ours.load_state_dict(load(weights).state_dict())
     theirs = Peer(network)
     lively(theirs, crops)
     images = torch.from_numpy(picture)[None]
