@@ -82,8 +82,6 @@ def _is_tensorflow(path: Path) -> bool:
 
 def _not_found(text: str) -> AtrousError:
     path = Path(text)
-    if built_in.find(text) is not None:
-        return built_in.exported_already(text)
     if path.exists():
         return AtrousError(
             "E-MODEL-KIND",
@@ -91,6 +89,8 @@ def _not_found(text: str) -> AtrousError:
             where=path,
             fix="name a .safetensors, .tflite or TensorFlow source, or a run folder",
         )
+    if built_in.find(text) is not None:
+        return built_in.exported_already(text)
     near = get_close_matches(text, (*built_in.names(), *zoo.names()), n=1, cutoff=0.6)
     beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     near += [str(path.with_name(n)) for n in get_close_matches(path.name, beside, n=1)]

@@ -1,10 +1,13 @@
 """Picture to labels at 513 x 513: our exported file against the peer, at its best and as it comes.
 
-python benchmarks/engines.py --network mobilenet_v2 [--rounds N] [--picture FILE] [--weights FILE]
+python benchmarks/engines.py --network mobilenet_v2 [--rounds N] [--picture FILE]
+                             [--weights FILE | --labels-of MODEL]
 
 Both networks have random weights, output stride 16 and 21 classes. With --weights ours has trained
 ones of the same network: what labels cost depends on how many cells are undecided, and random
-weights leave four times as many as trained ones; nothing of the peer depends on its weights.
+weights leave four times as many as trained ones or more; nothing of the peer depends on its
+weights. With --labels-of our random network is timed with labels of another model's logits of the
+same picture and shape, for networks of which there are no trained weights here.
 
 Both are exported and quantised here, the second with the same tool, settings and picture; no
 budget of accuracy, which means nothing without training. The peer's labels come from an ArgMax in
@@ -32,7 +35,7 @@ from PIL import Image
 from atrous.build import create_model
 from atrous.data.procedural import scenes
 from atrous.engines import ExportedEngine, import_openvino, usable_processors
-from atrous.export import export
+from atrous.export import export, torch_logits
 from atrous.loading import load
 from atrous.quantize import Pictures, quantize, quantize_file
 from atrous.upsample import labels, undecided_share
@@ -56,6 +59,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--picture", type=Path, help="default: a drawn scene")
     parser.add_argument("--weights", type=Path, help="trained weights for our network")
+    parser.add_argument("--labels-of", type=Path, help="trained model whose logits are labelled")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(usable_processors())
@@ -64,10 +68,14 @@ def main() -> None:
         files, theirs, counts = write_files(
             arguments.network, arguments.weights, picture, Path(folder)
         )
-        candidates, engine = make_candidates(files, theirs, picture)
+        usual = torch_logits(load(arguments.labels_of), picture) if arguments.labels_of else None
+        candidates, engine = make_candidates(files, theirs, picture, usual)
         times = interleave(candidates, rounds=arguments.rounds, untimed=1)
-        share = undecided_share(engine.coarse_logits(picture))
-    trained = f"ours {arguments.weights.name}, the peer's random" if arguments.weights else ""
+        share = undecided_share(engine.coarse_logits(picture) if usual is None else usual)
+    if arguments.labels_of:
+        trained = f"random weights, labels of {arguments.labels_of.name}'s logits"
+    else:
+        trained = f"ours {arguments.weights.name}, the peer's random" if arguments.weights else ""
     kind = trained or "random weights"
     shown = "a drawn scene" if arguments.picture is None else arguments.picture.name
     save(
@@ -121,17 +129,25 @@ def write_files(
 
 
 def make_candidates(
-    files: Mapping[str, Path], theirs: Peer, picture: np.ndarray
+    files: Mapping[str, Path], theirs: Peer, picture: np.ndarray, usual: np.ndarray | None
 ) -> tuple[dict[str, Callable[[], Any]], ExportedEngine]:
     """Returns what is timed, by name, and our engine."""
     engine = ExportedEngine(files["ours"], keep_compiled=False)
     engine8 = ExportedEngine(files["ours8"], keep_compiled=False)
     stride = engine.logits_stride
     ours16 = in_openvino(files["ours"], picture, {})
+
+    def ours(engine: Callable[[np.ndarray], np.ndarray]) -> Callable[[], Any]:
+        def run() -> Any:
+            coarse = engine(picture)
+            return labels(coarse if usual is None else usual, stride, SIZE)
+
+        return run
+
     f32 = {"INFERENCE_PRECISION_HINT": "f32"}
     return {
-        "ours, fp32": lambda: labels(engine.coarse_logits(picture), stride, SIZE),
-        "ours, int8": lambda: labels(engine8.coarse_logits(picture), stride, SIZE),
+        "ours, fp32": ours(engine.coarse_logits),
+        "ours, int8": ours(engine8.coarse_logits),
         "peer, fp32, OpenVINO": in_openvino(files["peer"], picture, f32),
         "peer, fp32, ONNX Runtime": in_onnxruntime(files["peer"], picture),
         "peer, int8, OpenVINO": in_openvino(files["peer8"], picture, {}),

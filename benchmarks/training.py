@@ -21,12 +21,12 @@ Writes results/training.json.
 """
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import measuring
@@ -167,7 +167,9 @@ def main() -> None:
         step = contender(arguments.memory, ROWS[arguments.rows[0]])
         for _ in range(3):
             step()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+        # Not ru_maxrss, which a process inherits from the one that started it.
+        status = Path("/proc/self/status").read_text()
+        print(int(status.partition("VmHWM:")[2].split()[0]) // 1024)
         return
     rows = []
     start = time.perf_counter()
