@@ -21,6 +21,7 @@ Writes results/training.json.
 """
 
 import argparse
+import json
 import statistics
 import subprocess
 import sys
@@ -154,6 +155,11 @@ def peak_memory(name: str, index: int, threads: int) -> int:
     return int(done.stdout.split()[-1])
 
 
+def memory_of_all(index: int, threads: int) -> dict[str, int]:
+    """Returns the peak megabytes of each contender in a setting."""
+    return {name: peak_memory(name, index, threads) for name in ("atrous", *PEERS)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, nargs="*", default=range(len(ROWS)))
@@ -161,6 +167,7 @@ def main() -> None:
     parser.add_argument(
         "--memory", metavar="CONTENDER", help="only its three steps, in this process"
     )
+    parser.add_argument("--memory-alone", action="store_true", help="measure memory anew, not time")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.memory:
@@ -171,12 +178,17 @@ def main() -> None:
         status = Path("/proc/self/status").read_text()
         print(int(status.partition("VmHWM:")[2].split()[0]) // 1024)
         return
+    if arguments.memory_alone:
+        result = json.loads((measuring.RESULTS / "training.json").read_text())
+        for index, row in enumerate(result["rows"]):
+            row["memory_mb"] = memory_of_all(index, arguments.threads)
+        measuring.save("training", result)
+        return
     rows = []
     start = time.perf_counter()
     for index in arguments.rows:
         row = measured(ROWS[index])
-        names = ("atrous", *PEERS)
-        row["memory_mb"] = {name: peak_memory(name, index, arguments.threads) for name in names}
+        row["memory_mb"] = memory_of_all(index, arguments.threads)
         rows.append(row)
         spoken = ("backbone", "crop", "ratio_of_seconds", "ratio_of_processor_seconds", "memory_mb")
         print({key: row[key] for key in spoken}, flush=True)
