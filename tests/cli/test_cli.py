@@ -200,7 +200,7 @@ train: accumulation atrous-rates average-decay backbone base-lr batch batch-norm
     dry-run evaluate-every extend flip focal-gamma gradient-checkpointing graft head-multiplier keep
     losses mining-steps momentum multi-grid ohem-threshold optimizer out output-stride override
     photometric power precision recalibration resume rotation samples save-every scale-range
-    scale-step schedule seed separable slow-start-lr slow-start-steps steps timeout top-k
+    scale-step schedule seed separable slow-start-lr slow-start-steps steps tensorboard timeout top-k
     train-split val-split weight-decay weights workers
 """
 
