@@ -200,8 +200,8 @@ train: accumulation atrous-rates average-decay backbone base-lr batch batch-norm
     dry-run evaluate-every extend flip focal-gamma gradient-checkpointing graft head-multiplier keep
     losses mining-steps momentum multi-grid ohem-threshold optimizer out output-stride override
     photometric power precision recalibration resume rotation samples save-every scale-range
-    scale-step schedule seed separable slow-start-lr slow-start-steps steps tensorboard timeout top-k
-    train-split val-split weight-decay weights workers
+    scale-step schedule seed separable slow-start-lr slow-start-steps steps tensorboard timeout
+    top-k train-split val-split weight-decay weights workers
 """
 
 
