@@ -92,7 +92,8 @@ def test_rotated_picture_and_target_stay_aligned(degrees: float, seed: int) -> N
     labelled = target != 255
     wrong = (turned[0].numpy() > 100) != (target == 1)
     # The outline has about 75 pixels; half a pixel of misalignment would turn 25 of them wrong.
-    assert (wrong & labelled).sum() <= 12
+    # Of 6,000 turns the worst had 18, one in 240 more than 12.
+    assert (wrong & labelled).sum() <= 21
 
 
 @given(
