@@ -16,11 +16,10 @@ import numpy as np
 from PIL import Image
 
 from atrous.errors import AtrousError
-from atrous.images import SUFFIXES, atomic, open_image, read_image
+from atrous.images import SUFFIXES, atomic, exif_of, open_image, read_image
 from atrous.outlines import coco_annotation, outlines, polygon_area
 from atrous.predict import Predictor
 
-_ORIENTATION = 274  # of EXIF
 STDIN = Path("-")  # a picture on standard input
 
 
@@ -167,7 +166,7 @@ def segment_files(
                 out,
                 stem,
                 probabilities=extras.probabilities,
-                exif=_exif(path if content is None else io.BytesIO(content))
+                exif=exif_of(path if content is None else io.BytesIO(content))
                 if extras.keep_exif
                 else b"",
                 facts=made_from,
@@ -195,14 +194,6 @@ def _made_from(
     used = {name: value for name, value in options.items() if value}
     made_from = {"picture": picture, "model": predictor.engine.fingerprint}
     return {**made_from, "options": used} if used else made_from
-
-
-def _exif(source: Path | io.BytesIO) -> bytes:
-    """Returns a picture's EXIF without its orientation: output is upright."""
-    with open_image(source, decode=False) as image:
-        exif = image.getexif()
-    exif.pop(_ORIENTATION, None)
-    return exif.tobytes() if exif else b""
 
 
 def write_coco(path: Path, records: Sequence[dict[str, Any]], classes: Sequence[str]) -> int:

@@ -54,6 +54,14 @@ def upright(image: Image.Image) -> Image.Image:
         return image
 
 
+def exif_of(source: str | Path | IO[bytes]) -> bytes:
+    """Returns a picture's EXIF without its orientation: what is made of it is upright."""
+    with open_image(source, decode=False) as image:
+        exif = image.getexif()
+    exif.pop(_ORIENTATION, None)
+    return exif.tobytes() if exif else b""
+
+
 @contextmanager
 def open_image(
     source: str | Path | IO[bytes],

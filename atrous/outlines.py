@@ -89,8 +89,7 @@ def _goes_on(ways: dict[Point, list[Point]], point: Point, step: Point) -> bool:
 
 def _encloses(ring: Ring) -> bool:
     """Says whether a ring goes around its region, not around a hole of it."""
-    x, y = np.array(ring, np.int64).T
-    return int((x * np.roll(y, -1) - np.roll(x, -1) * y).sum()) > 0
+    return _twice_the_area(np.array(ring)) > 0
 
 
 def _joined(outline: Ring, at: Point, hole: Ring, corner: Point) -> Ring:
@@ -122,5 +121,10 @@ def coco_annotation(ring: NDArray[np.int32], area: int, **ids: int) -> dict[str,
 
 def polygon_area(ring: NDArray[np.int32]) -> int:
     """Returns the pixels inside: holes, which are wound the other way, do not count."""
+    return abs(_twice_the_area(ring)) // 2
+
+
+def _twice_the_area(ring: NDArray[Any]) -> int:
+    """Returns twice the area inside, negative where the ring runs the other way."""
     x, y = ring.astype(np.int64).T
-    return abs(int((x * np.roll(y, -1) - np.roll(x, -1) * y).sum())) // 2
+    return int((x * np.roll(y, -1) - np.roll(x, -1) * y).sum())

@@ -1,5 +1,6 @@
 """Labels at the picture's own size from coarse logits, without the full-resolution logits."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -175,13 +176,9 @@ def _bilinear(corners: NDArray[np.float32], stride: int) -> NDArray[np.float32]:
 
 def plain_labels(coarse: NDArray[np.float32], stride: int, size: tuple[int, int]) -> Labels:
     """Does what `labels` does by interpolating everything, in chunks: what it is tested against."""
-    height, width = size
-    num_classes = coarse.shape[2]
-    result = np.empty(size, _label_type(num_classes))
-    rows = max(1, CHUNK_BYTES // max(1, 4 * width * num_classes))
-    for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        result[top:bottom] = upsampled_rows(coarse, stride, top, bottom, width).argmax(axis=2)
+    result = np.empty(size, _label_type(coarse.shape[2]))
+    for rows, logits in _in_chunks(coarse, stride, size):
+        result[rows] = logits.argmax(axis=2)
     return result
 
 
@@ -189,17 +186,12 @@ def probability(
     coarse: NDArray[np.float32], stride: int, size: tuple[int, int], index: int
 ) -> NDArray[np.float32]:
     """Returns the softmax of one class at every pixel, (H, W) in 0..1, row by row as `labels`."""
-    height, width = size
     if not 0 <= index < coarse.shape[2]:
         raise AtrousError("E-CLASS-INDEX", f"class {index} of {coarse.shape[2]}")
     result = np.empty(size, np.float32)
-    rows = max(1, CHUNK_BYTES // max(1, 4 * width * coarse.shape[2]))
-    for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        logits = upsampled_rows(coarse, stride, top, bottom, width)
-        logits -= logits.max(axis=2, keepdims=True)
-        np.exp(logits, out=logits)
-        result[top:bottom] = logits[..., index] / logits.sum(axis=2)
+    for rows, logits in _in_chunks(coarse, stride, size):
+        exponentials = _exponentials(logits)
+        result[rows] = exponentials[..., index] / exponentials.sum(axis=2)
     return result
 
 
@@ -207,16 +199,27 @@ def confidence(
     coarse: NDArray[np.float32], stride: int, size: tuple[int, int]
 ) -> NDArray[np.float32]:
     """Returns the largest softmax at every pixel, (H, W) in 1/K..1, row by row as `labels`."""
-    height, width = size
     result = np.empty(size, np.float32)
-    rows = max(1, CHUNK_BYTES // max(1, 4 * width * coarse.shape[2]))
-    for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        logits = upsampled_rows(coarse, stride, top, bottom, width)
-        logits -= logits.max(axis=2, keepdims=True)
-        np.exp(logits, out=logits)
-        result[top:bottom] = 1 / logits.sum(axis=2)
+    for rows, logits in _in_chunks(coarse, stride, size):
+        result[rows] = 1 / _exponentials(logits).sum(axis=2)
     return result
+
+
+def _in_chunks(
+    coarse: NDArray[np.float32], stride: int, size: tuple[int, int]
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """Yields rows of the picture and their full-resolution logits, few enough at a time."""
+    height, width = size
+    step = max(1, CHUNK_BYTES // max(1, 4 * width * coarse.shape[2]))
+    for top in range(0, height, step):
+        bottom = min(top + step, height)
+        yield slice(top, bottom), upsampled_rows(coarse, stride, top, bottom, width)
+
+
+def _exponentials(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns, in place, what the softmax is a share of: 1 for the largest logit of a pixel."""
+    logits -= logits.max(axis=2, keepdims=True)
+    return np.exp(logits, out=logits)
 
 
 def upsampled_rows(

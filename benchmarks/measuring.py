@@ -11,6 +11,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from atrous.bench import processor
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -63,14 +65,9 @@ def _spread(values: list[float]) -> float:
 
 def machine(*packages: str) -> dict[str, Any]:
     """Names processor, cores, load and versions."""
-    model = platform.processor()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
     flags = Path("/proc/cpuinfo").read_text()
     return {
-        "processor": model,
+        "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "avx512": "avx512f" in flags,
         "vnni": "vnni" in flags,

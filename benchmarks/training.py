@@ -27,7 +27,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import measuring
@@ -36,6 +35,7 @@ import torch
 from peer import ENCODERS, Peer
 from torch import nn
 
+from atrous.bench import peak_megabytes
 from atrous.build import create_model
 from atrous.config import TrainConfig
 from atrous.layers import AtrousConv2d
@@ -174,9 +174,7 @@ def main() -> None:
         step = contender(arguments.memory, ROWS[arguments.rows[0]])
         for _ in range(3):
             step()
-        # Not ru_maxrss, which a process inherits from the one that started it.
-        status = Path("/proc/self/status").read_text()
-        print(int(status.partition("VmHWM:")[2].split()[0]) // 1024)
+        print(int(peak_megabytes()))
         return
     if arguments.memory_alone:
         result = json.loads((measuring.RESULTS / "training.json").read_text())
