@@ -26,7 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous import built_in, upsample
-from atrous.engines import Engine, ExportedEngine, import_openvino, usable_processors
+from atrous.engines import (
+    Engine,
+    ExportedEngine,
+    import_openvino,
+    openvino_core,
+    usable_processors,
+)
 from atrous.errors import AtrousError, ExitCode
 from atrous.onnx_file import read_header
 from atrous.sources import load_model, open_engine
@@ -231,7 +237,7 @@ def _engine_cost(
 
 def multiply_adds(path: Path, size: tuple[int, int]) -> int:
     """Returns the multiply-adds of an exported file's convolutions for a picture of a size."""
-    model = import_openvino().Core().read_model(str(path))
+    model = openvino_core().read_model(str(path))
     model.reshape([1, *size, 3])
     total = 0
     for node in model.get_ops():
@@ -266,7 +272,7 @@ def _peak_runner(threads: int, precision: str) -> tuple[Callable[[], Any], int]:
         x = ops.max_pool(x, [1, 1], [1, 1], [0, 0], [0, 0], [1, 1]).output(0)  # reads the bytes
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
     model = openvino.Model([x], [image])
-    request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+    request = openvino_core().compile_model(model, "CPU", settings).create_infer_request()
     request.set_input_tensor(openvino.Tensor(random.random(shape).astype(np.float32)))
     return request.infer, PEAK_CHANNELS**2 * PEAK_SIDE**2
 

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 from collections import Counter
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +20,8 @@ from atrous.errors import AtrousError
 from atrous.exported_graph import bytes_per_pixel, give_pooled, up_to_high_level
 from atrous.onnx_file import read_header
 from atrous.strips import in_strips
+
+_CORE_LOCK = threading.Lock()
 
 REPEATS_WORTH_COMPILING = 16  # of a size: what its own compiled model saves, it has then cost
 
@@ -211,7 +213,7 @@ class Compiler:
     def __init__(self, path: Path, threads: int, *, keep_compiled: bool, strips: bool) -> None:
         self._path = path
         self._strips = strips
-        self._core = import_openvino().Core()
+        self._core = openvino_core()
         self._settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f32",
@@ -287,6 +289,22 @@ def import_openvino() -> Any:
     import openvino
 
     return openvino
+
+
+def openvino_core() -> Any:
+    """Returns OpenVINO's entry point, one for the whole process and never given up.
+
+    Each `openvino.Core` that compiles gives the thread a stack for signal handlers, and frees it
+    when it goes. Of two that go in the order they came, the second puts the first one's freed
+    stack back, and the next signal that Python handles ends the process (OpenVINO 2026.4).
+    """
+    with _CORE_LOCK:  # functools.cache alone may call twice
+        return _core()
+
+
+@cache
+def _core() -> Any:
+    return import_openvino().Core()
 
 
 def _writable(folder: Path) -> Path | None:

@@ -195,7 +195,7 @@ def _first_difference(
     tolerance: float,
 ) -> tuple[str, float]:
     """Finds the first layer whose output differs, by making all of them outputs."""
-    from atrous.engines import import_openvino
+    from atrous.engines import openvino_core
 
     expected: dict[str, NDArray[np.float32]] = {}
 
@@ -212,8 +212,7 @@ def _first_difference(
     finally:
         for handle in handles:
             handle.remove()
-    openvino = import_openvino()
-    core = openvino.Core()
+    core = openvino_core()
     graph = core.read_model(proto.SerializeToString())
     names = [name for name in layers if name in expected]
     graph.add_outputs([layers[name] for name in names if layers[name] != "logits"])

@@ -34,7 +34,7 @@ from PIL import Image
 
 from atrous.build import create_model
 from atrous.data.procedural import scenes
-from atrous.engines import ExportedEngine, import_openvino, usable_processors
+from atrous.engines import ExportedEngine, openvino_core, usable_processors
 from atrous.export import export, torch_logits
 from atrous.loading import load
 from atrous.quantize import Pictures, quantize, quantize_file
@@ -161,7 +161,7 @@ def make_candidates(
 def in_openvino(
     path: Path, picture: np.ndarray, settings: Mapping[str, str]
 ) -> Callable[[], np.ndarray]:
-    core = import_openvino().Core()
+    core = openvino_core()
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": usable_processors(),

@@ -139,6 +139,32 @@ def test_two_engines_in_many_threads_do_not_mix(tmp_path: Path) -> None:
         np.testing.assert_allclose(logits, expected(picture, gains[which]), rtol=1e-6)
 
 
+SIGNAL_AFTER_TWO_ENGINES = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from atrous.engines import ExportedEngine
+
+first, second = (ExportedEngine(Path(path), keep_compiled=False) for path in sys.argv[1:])
+for engine in (first, second):
+    engine.coarse_logits(np.zeros((8, 8, 3), np.uint8))
+del engine, first
+del second
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+def test_signals_are_handled_after_engines_are_gone(tmp_path: Path) -> None:
+    paths = tiny(tmp_path / "a.onnx"), tiny(tmp_path / "b.onnx")
+    result = subprocess.run(
+        [sys.executable, "-c", SIGNAL_AFTER_TWO_ENGINES, *map(str, paths)],
+        capture_output=True,
+        text=True,
+    )
+    assert (result.returncode, result.stdout) == (0, "handled\n")
+
+
 def test_threads_follow_option_and_affinity(tmp_path: Path) -> None:
     def threads_of(engine: ExportedEngine) -> int:
         engine.coarse_logits(pictures()[0])
