@@ -73,7 +73,10 @@ class Learner:
             bias_multiplier=config.bias_multiplier,
         )
         self.optimizer = create_optimizer(
-            groups, optimizer=config.optimizer, momentum=config.momentum
+            groups,
+            optimizer=config.optimizer,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
         )
         self.average = MovingAverage(model, config.average_decay) if config.average_decay else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
@@ -142,6 +145,8 @@ class Learner:
             steps=config.steps,
             schedule=config.schedule,
             power=config.power,
+            decay_rate=config.decay_rate,
+            decay_steps=config.decay_steps,
             slow_start_steps=config.slow_start_steps,
             slow_start_lr=config.slow_start_lr,
         )
