@@ -193,11 +193,14 @@ class TrainConfig:
                 raise AtrousError("E-CONFIG", problem, where=self.recipe)
 
     @property
-    def measures(self) -> tuple[str, str]:
-        """The scores an evaluation writes down; the first decides which model is the best."""
+    def measures(self) -> Mapping[str, str]:
+        """The two scores an evaluation writes down, with their names in words.
+
+        The first decides which model is the best.
+        """
         if self.task == "classification":
-            return ("top1", "top5")
-        return ("mean_iou", "pixel_accuracy")
+            return {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
+        return {"mean_iou": "mean IoU", "pixel_accuracy": "pixel accuracy"}
 
 
 # Options that would silently have no effect on a classifier.

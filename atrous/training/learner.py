@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from atrous import loss as losses
 from atrous.config import TrainConfig, parse_losses
 from atrous.errors import AtrousError
-from atrous.model import DeepLabV3Plus
+from atrous.model import Model
 from atrous.optim import (
     MovingAverage,
     create_optimizer,
@@ -53,7 +53,7 @@ class Learner:
         processes: Those that learn together.
     """
 
-    def __init__(self, model: DeepLabV3Plus, config: TrainConfig, processes: Processes) -> None:
+    def __init__(self, model: Model, config: TrainConfig, processes: Processes) -> None:
         self.config = config
         self.processes = processes
         device = processes.device
@@ -196,7 +196,7 @@ class Learner:
             yield
 
     @contextmanager
-    def evaluated(self) -> Iterator[DeepLabV3Plus]:
+    def evaluated(self) -> Iterator[Model]:
         """Lends the network as it is evaluated and kept: the average where there is one.
 
         Processes need not do this together.
@@ -240,7 +240,7 @@ class Learner:
         self.scaler.load_state_dict(state)
 
 
-def recompute_blocks(model: DeepLabV3Plus) -> None:
+def recompute_blocks(model: Model) -> None:
     """Lets the backbone's blocks forget their insides and compute them again when needed.
 
     The second computation leaves batch norm's running statistics alone.
