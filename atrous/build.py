@@ -1,9 +1,9 @@
 """The composition root: from a few words to a DeepLabv3+."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,10 @@ from atrous.encoder.timm import TimmBackbone
 from atrous.encoder.xception import VARIANTS, Xception
 from atrous.errors import AtrousError, unknown_name
 from atrous.layers import Normalize
-from atrous.model import CLASSIFIER, Architecture, DeepLabV3Plus, Head, as_tuple
+from atrous.model import CLASSIFIER, Architecture, DeepLabV3Plus, Head, Model, as_tuple
 from atrous.weights import imagenet
+
+M = TypeVar("M", bound=Model)
 
 BACKBONES = (*VARIANTS, *UNITS, "mobilenet_v2", *mobilenet_v3.VARIANTS)
 
@@ -110,13 +112,7 @@ def create_model(
         stem=stem,
         relu_after_depthwise=relu_after_depthwise,
     )
-    if pretrained is None:
-        return build(architecture)
-    _check(architecture)
-    weights = imagenet.find(pretrained, backbone)
-    model = build(replace(architecture, **weights.architecture), timm_weights=weights.timm)
-    weights.assign(model)
-    return model
+    return _started(architecture, pretrained, build)
 
 
 def create_classifier(
@@ -142,12 +138,18 @@ def create_classifier(
         multi_grid=as_tuple(multi_grid),
         depth_multiplier=depth_multiplier,
     )
+    return _started(architecture, pretrained, build_classifier)
+
+
+def _started(
+    architecture: Architecture, pretrained: str | Path | None, build: Callable[..., M]
+) -> M:
+    """Builds a network with random weights, or with those of a backbone."""
     if pretrained is None:
-        return build_classifier(architecture)
+        return build(architecture)
     _check(architecture)
-    weights = imagenet.find(pretrained, backbone)
-    architecture = replace(architecture, **weights.architecture)
-    model = build_classifier(architecture, timm_weights=weights.timm)
+    weights = imagenet.find(pretrained, architecture.backbone)
+    model = build(replace(architecture, **weights.architecture), timm_weights=weights.timm)
     weights.assign(model)
     return model
 

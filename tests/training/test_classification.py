@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def finished(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "classified"
     words = [
         "imagenet_xception65", "--data", str(images), "--out", str(out), *SMALL, "--steps", "60",
-        "--batch-size", "12", "--decay-steps", "20", "--base-lr", "0.02", "--evaluate-every", "15",
+        "--batch-size", "12", "--decay-steps", "20", "--base-lr", "0.02", "--evaluate-every", "30",
         "--batch-norm-momentum", "0.1",
     ]  # fmt: skip
     result = CliRunner().invoke(command, words, catch_exceptions=False)
@@ -56,9 +57,9 @@ def test_the_loss_falls_and_pictures_are_told_apart(finished: Path) -> None:
     with (finished / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["step", "epoch", "loss", "top1", "top5"]
-    assert [row["step"] for row in rows] == ["15", "30", "45", "60"]
-    assert float(rows[-1]["loss"]) < 0.5 * float(rows[0]["loss"])
-    assert max(float(row["top1"]) for row in rows) >= 0.9
+    assert [row["step"] for row in rows] == ["30", "60"]
+    assert float(rows[-1]["loss"]) < 0.7 * float(rows[0]["loss"]) < 0.7 * math.log(3)
+    assert float(rows[-1]["top1"]) >= 0.75  # by chance 0.33
     assert {row["top5"] for row in rows} == {"1.0"}  # of three classes
 
 

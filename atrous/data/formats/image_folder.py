@@ -90,7 +90,8 @@ def open_image_folder(path: str | Path, split: str = "val") -> ImageFolder:
     root = Path(path)
     if not root.is_dir():
         raise AtrousError("E-FILE-MISSING", "no such folder", where=root)
-    folders = [p for p in sorted(root.iterdir()) if p.is_dir() and split_name(p.name) == split]
+    wanted = split_name(split)
+    folders = [p for p in sorted(root.iterdir()) if p.is_dir() and split_name(p.name) == wanted]
     if not folders:
         found = _listed([p.name for p in root.iterdir()])
         raise _wrong(root, f"no folder {split}/; it holds {found}")

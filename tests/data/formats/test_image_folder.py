@@ -50,7 +50,7 @@ def test_folders_within_a_class_and_other_spellings_of_a_split(copy: Path) -> No
     shutil.move(copy / "train" / "disc" / "disc_1.JPEG", copy / "train" / "disc" / "more")
     assert open_image_folder(copy, "train").names[1] == "disc/more/disc_1.JPEG"
     (copy / "val").rename(copy / "validation")
-    assert len(open_image_folder(copy, "val")) == 3
+    assert len(open_image_folder(copy, "val")) == len(open_image_folder(copy, "valid")) == 3
 
 
 def test_files_that_are_no_pictures_are_left_out_aloud(
