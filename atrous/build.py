@@ -1,19 +1,21 @@
 """The composition root: from a few words to a DeepLabv3+."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 
-from atrous.decoder import BilinearDecoder, Decoder, Refinement
+from atrous.classifier import Classifier
+from atrous.decoder import BilinearDecoder, Decoder, Refinement, classifier
 from atrous.encoder import mobilenet_v3
 from atrous.encoder.aspp import ASPP
 from atrous.encoder.backbone import Backbone, check_output_stride
 from atrous.encoder.dense_prediction_cell import DensePredictionCell
 from atrous.encoder.encoder import Encoder, PyramidHead
+from atrous.encoder.global_pooling import GlobalPooling
 from atrous.encoder.lr_aspp import LRASPP
 from atrous.encoder.mobilenet_v2 import MobileNetV2
 from atrous.encoder.mobilenet_v3 import MobileNetV3
@@ -22,8 +24,10 @@ from atrous.encoder.timm import TimmBackbone
 from atrous.encoder.xception import VARIANTS, Xception
 from atrous.errors import AtrousError, unknown_name
 from atrous.layers import Normalize
-from atrous.model import Architecture, DeepLabV3Plus, Head, as_tuple
+from atrous.model import CLASSIFIER, Architecture, DeepLabV3Plus, Head, Model, as_tuple
 from atrous.weights import imagenet
+
+M = TypeVar("M", bound=Model)
 
 BACKBONES = (*VARIANTS, *UNITS, "mobilenet_v2", *mobilenet_v3.VARIANTS)
 
@@ -79,8 +83,9 @@ def create_model(
         relu_after_depthwise: In Xception, a ReLU after every depthwise convolution as in the
             paper's text, which the authors' released code does not have.
         pretrained: ``imagenet`` for weights of the backbone (fetched once, and checked), or a
-            file of them: the authors' checkpoints, timm's, torchvision's, or .tflite. They bring
-            their own normalisation and epsilon.
+            file of them: the authors' checkpoints, timm's, torchvision's, .tflite, or any model or
+            run folder of this package, of which the backbone is taken. They bring their own
+            normalisation and epsilon.
 
     Returns:
         A model that takes RGB values 0..255 and normalises them itself.
@@ -107,10 +112,43 @@ def create_model(
         stem=stem,
         relu_after_depthwise=relu_after_depthwise,
     )
+    return _started(architecture, pretrained, build)
+
+
+def create_classifier(
+    backbone: str,
+    *,
+    num_classes: int,
+    output_stride: int = 32,
+    multi_grid: Sequence[int] | None = None,
+    depth_multiplier: float = 1.0,
+    pretrained: str | Path | None = None,
+) -> Classifier:
+    """Builds the classifier a backbone is trained as; its arguments are those of `create_model`.
+
+    Raises:
+        AtrousError: An unknown backbone, or an option it does not have.
+    """
+    architecture = Architecture(
+        backbone=backbone,
+        num_classes=num_classes,
+        output_stride=output_stride,
+        head=CLASSIFIER,
+        decoder=False,
+        multi_grid=as_tuple(multi_grid),
+        depth_multiplier=depth_multiplier,
+    )
+    return _started(architecture, pretrained, build_classifier)
+
+
+def _started(
+    architecture: Architecture, pretrained: str | Path | None, build: Callable[..., M]
+) -> M:
+    """Builds a network with random weights, or with those of a backbone."""
     if pretrained is None:
         return build(architecture)
     _check(architecture)
-    weights = imagenet.find(pretrained, backbone)
+    weights = imagenet.find(pretrained, architecture.backbone)
     model = build(replace(architecture, **weights.architecture), timm_weights=weights.timm)
     weights.assign(model)
     return model
@@ -125,13 +163,11 @@ def build(
         architecture: The network.
         timm_weights: Tensors that timm loads into its backbone, by its names.
     """
+    if architecture.head == CLASSIFIER:
+        raise unknown_name("head", architecture.head, get_args(Head))
     _check(architecture)
     a = architecture
     backbone = _build_backbone(a, timm_weights)
-    if a.epsilon is not None:
-        for module in backbone.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eps = a.epsilon
     _check_decoder_strides(a, backbone)
     aspp = _build_head(a, backbone.channels)
     decoder: Decoder | BilinearDecoder
@@ -149,6 +185,18 @@ def build(
     else:
         decoder = BilinearDecoder(aspp.channels, a.num_classes, output_stride=a.output_stride)
     return DeepLabV3Plus(_build_normalize(a, backbone), Encoder(backbone, aspp), decoder, a)
+
+
+def build_classifier(
+    architecture: Architecture, *, timm_weights: Mapping[str, Tensor] | None = None
+) -> Classifier:
+    """Builds the classifier an `Architecture` describes, as `build` does the rest."""
+    assert architecture.head == CLASSIFIER
+    _check(architecture)
+    backbone = _build_backbone(architecture, timm_weights)
+    encoder = Encoder(backbone, GlobalPooling(backbone.channels))
+    logits = classifier(backbone.channels, architecture.num_classes)
+    return Classifier(_build_normalize(architecture, backbone), encoder, logits, architecture)
 
 
 def build_blank(architecture: Architecture) -> DeepLabV3Plus:
@@ -170,6 +218,15 @@ def build_blank(architecture: Architecture) -> DeepLabV3Plus:
 
 
 def _build_backbone(a: Architecture, timm_weights: Mapping[str, Tensor] | None) -> Backbone:
+    backbone = _backbone_of_family(a, timm_weights)
+    if a.epsilon is not None:
+        for module in backbone.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eps = a.epsilon
+    return backbone
+
+
+def _backbone_of_family(a: Architecture, timm_weights: Mapping[str, Tensor] | None) -> Backbone:
     if a.backbone in VARIANTS:
         return Xception(
             a.backbone,
@@ -250,7 +307,8 @@ def _check(a: Architecture) -> None:
         "multi_grid takes three rates": a.multi_grid is not None and len(a.multi_grid) != 3,
         "multi_grid is an option of ResNets and Xception": a.multi_grid not in (None, (1, 1, 1))
         and a.backbone not in (*UNITS, *VARIANTS),
-        "head must be 'aspp', 'dense_prediction_cell' or 'lr_aspp'": a.head not in get_args(Head),
+        "head must be 'aspp', 'dense_prediction_cell' or 'lr_aspp'": a.head
+        not in (*get_args(Head), CLASSIFIER),
         "atrous_rates are an option of the head 'aspp'": a.atrous_rates is not None
         and a.head != "aspp",
         "image_pooling is an option of the head 'aspp'": not a.image_pooling and a.head != "aspp",

@@ -18,11 +18,15 @@ class TrainConfig:
 
     Args:
         recipe: Name of the recipe this comes from.
-        data: Devkit root, dataset YAML, or ``scenes`` for painted landscapes made on the fly.
+        task: ``segmentation``: a class for every pixel; ``classification``: one for the whole
+            picture, to train a backbone (backbone, global average pooling, logits).
+        data: Devkit root, dataset YAML, or ``scenes`` for painted landscapes made on the fly; to
+            classify, a folder with a folder of pictures for each class: train/CLASS/, val/CLASS/.
         train_split: Split to train on.
         val_split: Split to evaluate on.
         weights: What to start from: a model file, a built-in name or a run folder; ``imagenet``
-            for the backbone's published ImageNet weights; None for random weights.
+            for the backbone's published ImageNet weights; None for random weights. Of a
+            classifier, and for one, the backbone is taken.
         graft: Take of `weights` what fits a network of this config's shape, and start the rest
             anew, instead of going on with the network as it is.
         backbone: As `atrous.create_model`, like the next fields.
@@ -36,7 +40,7 @@ class TrainConfig:
         steps: Updates of the whole run; the schedule ends there.
         batch_size: Pictures per update, over all processes and accumulated parts.
         accumulation: Parts an update's pictures are computed in, one after the other.
-        crop_size: (height, width) of training crops.
+        crop_size: (height, width) of training crops; to classify, also of validation pictures.
         scale_range: Smallest and largest random scale.
         scale_step: Distance of the equally likely scales; 0: any.
         flip: Probability of a left-right flip.
@@ -44,11 +48,14 @@ class TrainConfig:
         rotation: Largest rotation in degrees.
         optimizer: ``sgd`` with momentum, or ``adamw``.
         base_lr: Learning rate after the slow start.
-        schedule: ``poly``, ``cosine`` or ``constant``.
+        schedule: ``poly``, ``cosine``, ``staircase`` or ``constant``.
         power: Of the polynomial.
+        decay_rate: Factor of each step of the staircase.
+        decay_steps: Updates between its steps.
         slow_start_steps: First updates, at a constant `slow_start_lr`.
         slow_start_lr: Their learning rate.
         momentum: Of SGD; the first beta of AdamW.
+        nesterov: Nesterov's momentum (SGD).
         weight_decay: Of weights of convolutions, not of depthwise ones.
         head_multiplier: Learning rate of ASPP, decoder and classifier relative to the backbone's.
         bias_multiplier: Learning rate of biases relative to weights.
@@ -81,12 +88,13 @@ class TrainConfig:
         evaluate_every: Updates between evaluations; 0: only at the end.
         save_every: Updates between checkpoints.
         keep: Newest checkpoints to keep.
-        samples: Validation pictures drawn at each evaluation.
+        samples: Validation pictures drawn at each evaluation (segmentation).
         tensorboard: Also write the scores as an event file that TensorBoard shows.
         timeout: Seconds without a sign of life of another process before giving up.
     """
 
     recipe: str = ""
+    task: Literal["segmentation", "classification"] = "segmentation"
     data: str = "scenes"
     train_split: str = "train"
     val_split: str = "val"
@@ -111,11 +119,14 @@ class TrainConfig:
     rotation: float = 0.0
     optimizer: Literal["sgd", "adamw"] = "sgd"
     base_lr: float = 0.007
-    schedule: Literal["poly", "cosine", "constant"] = "poly"
+    schedule: Literal["poly", "cosine", "staircase", "constant"] = "poly"
     power: float = 0.9
+    decay_rate: float = 0.94
+    decay_steps: int = 1
     slow_start_steps: int = 0
     slow_start_lr: float = 1e-4
     momentum: float = 0.9
+    nesterov: bool = False
     weight_decay: float = 4e-5
     head_multiplier: float = 1.0
     bias_multiplier: float = 2.0
@@ -168,11 +179,35 @@ class TrainConfig:
             and "cross_entropy" not in parse_losses(self.losses),
             "a frozen batch norm is not recalibrated": self.batch_norm == "frozen"
             and self.recalibration > 0,
+            "decay_rate must be above 0 and at most 1": not 0 < self.decay_rate <= 1,
+            "decay_steps must be at least 1": self.decay_steps < 1,
+            "nesterov is for sgd with momentum": self.nesterov
+            and (self.optimizer != "sgd" or self.momentum <= 0),
         }
+        if self.task == "classification":
+            for name in _SEGMENTATION_ONLY:
+                without_effect = getattr(self, name) != getattr(type(self), name)
+                problems[f"{name} is an option of segmentation"] = without_effect
         for problem, present in problems.items():
             if present:
                 raise AtrousError("E-CONFIG", problem, where=self.recipe)
 
+    @property
+    def measures(self) -> Mapping[str, str]:
+        """The two scores an evaluation writes down, with their names in words.
+
+        The first decides which model is the best.
+        """
+        if self.task == "classification":
+            return {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
+        return {"mean_iou": "mean IoU", "pixel_accuracy": "pixel accuracy"}
+
+
+# Options that would silently have no effect on a classifier.
+_SEGMENTATION_ONLY = (
+    "graft", "atrous_rates", "separable", "decoder", "decoder_channels", "scale_range",
+    "scale_step", "rotation", "class_balance",
+)  # fmt: skip
 
 # What may change when a run goes on: none of it changes what the run computes.
 SAFE_TO_CHANGE = frozenset(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from atrous.layers import Size
-from atrous.model import DeepLabV3Plus
+from atrous.model import Model
 
 Convention = Literal["true", "paper"]
 
@@ -35,7 +35,7 @@ def parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def multiply_adds(model: DeepLabV3Plus, size: Size, *, convention: Convention = "true") -> int:
+def multiply_adds(model: Model, size: Size, *, convention: Convention = "true") -> int:
     """Counts the multiply-adds of the convolutions for one picture.
 
     The paper's figures (Tables 3 and 5) are profiles of TensorFlow graphs, in which an atrous
@@ -57,7 +57,7 @@ def multiply_adds(model: DeepLabV3Plus, size: Size, *, convention: Convention = 
     return cost.multiply_adds if convention == "true" else cost.paper_multiply_adds
 
 
-def measure(model: DeepLabV3Plus, size: Size) -> Cost:
+def measure(model: Model, size: Size) -> Cost:
     """Follows one picture through a copy of the network that has shapes but no values."""
     true = paper = activations = 0
 

@@ -12,7 +12,7 @@ from atrous import built_in
 from atrous.build import build_blank
 from atrous.classes import ADE20K_31, ADE20K_151, CITYSCAPES, VOC, ClassTable
 from atrous.errors import AtrousError, ExitCode
-from atrous.model import Architecture, DeepLabV3Plus, Provenance, as_tuple
+from atrous.model import CLASSIFIER, Architecture, DeepLabV3Plus, Provenance, as_tuple
 from atrous.weights import foreign, hub, store, tensorflow, tf_names, tflite, zoo
 from atrous.weights.differences import check_finite
 from atrous.weights.tf_files import ARCHIVES, read_tensorflow
@@ -35,8 +35,9 @@ def load(source: str | Path) -> DeepLabV3Plus:
         The model in evaluation mode, with its classes, colours and provenance.
 
     Raises:
-        AtrousError: Nothing there, damaged, of another network, or of a newer version. Pickles are
-            refused: ``atrous convert`` reads what is safe in them.
+        AtrousError: Nothing there, damaged, of another network, of a newer version, or a classifier
+            (``E-MODEL-CLASSIFIER``), whose backbone alone is of use here. Pickles are refused:
+            ``atrous convert`` reads what is safe in them.
     """
     text = str(source)
     if text.startswith("hf:"):
@@ -105,6 +106,15 @@ def _not_found(text: str) -> AtrousError:
 
 def _load_store(path: Path) -> DeepLabV3Plus:
     description, tensors = store.read(path)
+    if description.architecture.head == CLASSIFIER:
+        raise AtrousError(
+            "E-MODEL-CLASSIFIER",
+            f"a classifier of whole pictures into {len(description.classes)} classes, which says "
+            "nothing of pixels",
+            where=path,
+            fix="train a network for segmentation from its backbone: atrous train RECIPE "
+            "--weights with this file or its run folder; in Python, create_model(pretrained=)",
+        )
     try:
         model = build_blank(description.architecture)
         model.name_classes(description.class_table)

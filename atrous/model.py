@@ -1,8 +1,11 @@
-"""DeepLabv3+: an encoder, a decoder and nothing else (arXiv:1802.02611, Fig. 2)."""
+"""DeepLabv3+: an encoder, a decoder and nothing else (arXiv:1802.02611, Fig. 2).
+
+`Model` is what it shares with the classifier its backbone may come from (`classifier.py`).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from torch import Tensor, nn
 
@@ -15,6 +18,7 @@ from atrous.errors import AtrousError
 from atrous.layers import Normalize, Size, resize
 
 Head = Literal["aspp", "dense_prediction_cell", "lr_aspp"]
+CLASSIFIER: Final = "global_pooling"  # what a classifier has in ASPP's place
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Architecture:
     backbone: str
     num_classes: int
     output_stride: int = 16
-    head: Head = "aspp"
+    head: Literal[Head, "global_pooling"] = "aspp"
     separable: bool = True
     decoder_separable: bool | None = None
     image_pooling: bool = True
@@ -85,14 +89,13 @@ class Provenance:
     training: Training | None = None
 
 
-class DeepLabV3Plus(nn.Module):
-    """Assigns a score for each class to every pixel.
+class Model(nn.Module):
+    """An encoder, with the names of its classes and what is known about its weights.
 
     Args:
         normalize: Turns RGB values 0..255 into what the backbone expects.
-        encoder: Backbone and ASPP.
-        decoder: The paper's decoder or the bilinear one.
-        architecture: What the three are.
+        encoder: Backbone and ASPP, or what is in its place.
+        architecture: What the network is.
 
     Attributes:
         classes: Names of the classes, in the order of the logits.
@@ -100,17 +103,10 @@ class DeepLabV3Plus(nn.Module):
         provenance: Where the weights come from.
     """
 
-    def __init__(
-        self,
-        normalize: Normalize,
-        encoder: Encoder,
-        decoder: Decoder | BilinearDecoder,
-        architecture: Architecture,
-    ) -> None:
+    def __init__(self, normalize: Normalize, encoder: Encoder, architecture: Architecture) -> None:
         super().__init__()
         self.normalize = normalize
         self.encoder = encoder
-        self.decoder = decoder
         self.architecture = architecture
         self.provenance = Provenance()
         self._batch_norm_frozen = False
@@ -132,8 +128,70 @@ class DeepLabV3Plus(nn.Module):
 
     @property
     def output_stride(self) -> int:
-        """Pixels of the picture per step of the encoder's features."""
+        """Pixels of the picture per step of the backbone's last features."""
         return self.architecture.output_stride
+
+    def freeze_batch_norm(self, frozen: bool = True) -> Self:
+        """Keeps every batch norm on its running statistics, also after `train()`.
+
+        Their scale and offset go on learning and dropout stays, as with the authors'
+        ``fine_tune_batch_norm=False``.
+        """
+        self._batch_norm_frozen = frozen
+        return self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets training or evaluation mode; frozen batch norms stay in evaluation mode."""
+        super().train(mode)
+        if self._batch_norm_frozen:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def encoded(self, images: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+        """Returns what the encoder says of pictures (N, C, H, W), uint8 or float in 0..255; RGB.
+
+        Raises:
+            AtrousError: Another shape or number of channels.
+        """
+        channels = self.architecture.in_channels
+        if images.ndim != 4 or images.shape[1] != channels or 0 in images.shape:
+            raise AtrousError(
+                "E-IMAGES-SHAPE",
+                f"expected images of shape (N, {channels}, H, W), got {tuple(images.shape)}",
+            )
+        return self.encoder(self.normalize(images))
+
+    def extra_repr(self) -> str:
+        """Shows what the network is instead of hundreds of layers' worth of inference."""
+        return f"{self.architecture.backbone}, output_stride={self.output_stride}"
+
+
+class DeepLabV3Plus(Model):
+    """Assigns a score for each class to every pixel.
+
+    Args:
+        normalize: Turns RGB values 0..255 into what the backbone expects.
+        encoder: Backbone and ASPP.
+        decoder: The paper's decoder or the bilinear one.
+        architecture: What the three are.
+
+    Attributes:
+        classes: Names of the classes, in the order of the logits.
+        palette: Their colours.
+        provenance: Where the weights come from.
+    """
+
+    def __init__(
+        self,
+        normalize: Normalize,
+        encoder: Encoder,
+        decoder: Decoder | BilinearDecoder,
+        architecture: Architecture,
+    ) -> None:
+        super().__init__(normalize, encoder, architecture)
+        self.decoder = decoder
 
     @property
     def logits_stride(self) -> int:
@@ -154,24 +212,6 @@ class DeepLabV3Plus(nn.Module):
         self.decoder.set_output_stride(output_stride)
         self.architecture = self.architecture.at_output_stride(output_stride)
 
-    def freeze_batch_norm(self, frozen: bool = True) -> Self:
-        """Keeps every batch norm on its running statistics, also after `train()`.
-
-        Their scale and offset go on learning and dropout stays, as with the authors'
-        ``fine_tune_batch_norm=False``.
-        """
-        self._batch_norm_frozen = frozen
-        return self.train(self.training)
-
-    def train(self, mode: bool = True) -> Self:
-        """Sets training or evaluation mode; frozen batch norms stay in evaluation mode."""
-        super().train(mode)
-        if self._batch_norm_frozen:
-            for module in self.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
-        return self
-
     def coarse_logits(self, images: Tensor) -> Tensor:
         """Returns logits at the stride they are computed at.
 
@@ -185,23 +225,13 @@ class DeepLabV3Plus(nn.Module):
         Raises:
             AtrousError: Another shape or number of channels.
         """
-        channels = self.architecture.in_channels
-        if images.ndim != 4 or images.shape[1] != channels or 0 in images.shape:
-            raise AtrousError(
-                "E-IMAGES-SHAPE",
-                f"expected images of shape (N, {channels}, H, W), got {tuple(images.shape)}",
-            )
-        encoded, low_level = self.encoder(self.normalize(images))
+        encoded, low_level = self.encoded(images)
         return self.decoder(encoded, low_level)
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps images (N, C, H, W), uint8 or 0..255, to logits (N, K, H, W)."""
         size: Size = (images.shape[-2], images.shape[-1])
         return resize(self.coarse_logits(images), self.logits_stride, 1, size)
-
-    def extra_repr(self) -> str:
-        """Shows what the network is instead of hundreds of layers' worth of inference."""
-        return f"{self.architecture.backbone}, output_stride={self.output_stride}"
 
 
 def as_tuple(value: Sequence[Any] | None) -> tuple[Any, ...] | None:

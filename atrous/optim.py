@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-Schedule = Literal["poly", "cosine", "constant"]
+Schedule = Literal["poly", "cosine", "staircase", "constant"]
 
 
 def learning_rate(
@@ -21,6 +21,8 @@ def learning_rate(
     steps: int,
     schedule: Schedule = "poly",
     power: float = 0.9,
+    decay_rate: float = 0.94,
+    decay_steps: int = 1,
     slow_start_steps: int = 0,
     slow_start_lr: float = 1e-4,
 ) -> float:
@@ -31,8 +33,12 @@ def learning_rate(
         base_lr: The rate after the slow start.
         steps: Updates of the whole run.
         schedule: ``poly``: base_lr * (1 - t) ** power (DeepLabv3, Sec. 4.1); ``cosine``:
-            base_lr * (1 + cos(pi t)) / 2; t runs from 0 after the slow start to 1 at the end.
+            base_lr * (1 + cos(pi t)) / 2; t runs from 0 after the slow start to 1 at the end;
+            ``staircase``: base_lr * decay_rate ** floor(s / decay_steps), s counting updates from
+            the end of the slow start (the paper's ImageNet training, Sec. 4); ``constant``.
         power: Of the polynomial.
+        decay_rate: Factor of each step of the staircase.
+        decay_steps: Updates between its steps.
         slow_start_steps: Updates at the constant `slow_start_lr` before the schedule begins.
         slow_start_lr: Their rate.
 
@@ -46,6 +52,8 @@ def learning_rate(
         return base_lr * (1 - t) ** power
     if schedule == "cosine":
         return base_lr * (1 + math.cos(math.pi * t)) / 2
+    if schedule == "staircase":
+        return base_lr * decay_rate ** ((step - slow_start_steps) // decay_steps)
     return base_lr
 
 
@@ -88,11 +96,18 @@ def is_depthwise(module: nn.Module) -> bool:
 
 
 def create_optimizer(
-    groups: list[dict[str, Any]], *, optimizer: Literal["sgd", "adamw"], momentum: float = 0.9
+    groups: list[dict[str, Any]],
+    *,
+    optimizer: Literal["sgd", "adamw"],
+    momentum: float = 0.9,
+    nesterov: bool = False,
 ) -> torch.optim.Optimizer:
-    """Returns SGD with momentum (not Nesterov's), as the authors use, or AdamW."""
+    """Returns SGD with momentum, or AdamW.
+
+    The authors segment with plain momentum, and train on ImageNet with Nesterov's.
+    """
     if optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=momentum)
+        return torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=nesterov)
     return torch.optim.AdamW(groups, lr=0.0, betas=(momentum, 0.999))
 
 

@@ -25,11 +25,12 @@ layers
 training.batch_norm
 encoder.backbone
 encoder.xception encoder.resnet encoder.mobilenet_v2 encoder.timm encoder.aspp
+encoder.global_pooling
 encoder.mobilenet_v3 encoder.dense_prediction_cell encoder.lr_aspp
 encoder.encoder
 decoder
 model
-cost
+classifier cost
 weights.archives weights.differences weights.schema weights.tf_protos weights.transfer
 weights.download weights.tf_checkpoint weights.tf_graph weights.torch_files weights.zoo
 weights.tf_files weights.store weights.foreign weights.tflite
@@ -51,11 +52,12 @@ data.formats.layout
 data.formats.documents data.formats.class_files
 data.formats.voc data.formats.cityscapes data.formats.ade20k data.formats.camvid
 data.formats.folders data.formats.labelme data.formats.cvat data.formats.shards
+data.formats.image_folder
 data.formats.coco_files data.formats.dataset_yaml
 data.formats.coco data.formats.ultralytics
 data.resize data.painting data.order
 data.scenery data.transforms
-data.procedural
+data.procedural data.area_crop
 data.opening
 data.cache
 data.loader
@@ -67,7 +69,7 @@ data.doctor.diagnosis
 data.show
 data.doctor.report
 metrics
-evaluation.boundary evaluation.uncertainty evaluation.class_matching
+evaluation.classification evaluation.boundary evaluation.uncertainty evaluation.class_matching
 evaluation.scores evaluation.networks
 evaluation.multiscale
 evaluation.evaluator

@@ -36,6 +36,46 @@ def test_cosine_is_half_at_half() -> None:
     assert rates == pytest.approx([2.0, 1.0, 0.0])
 
 
+def test_staircase_is_tensorflows_exponential_decay() -> None:
+    """slim: decay_steps = int(pictures * epochs a step / batch); rate ** floor(s / decay_steps)."""
+    decay_steps = int(1_281_167 * 2 / 32)
+    for step, times in ((0, 0), (80_071, 0), (80_072, 1), (160_143, 1), (4_003_600, 50)):
+        rate = learning_rate(
+            step, base_lr=0.05, steps=10**7, schedule="staircase", decay_steps=decay_steps
+        )
+        assert rate == pytest.approx(0.05 * 0.94**times, rel=1e-12)
+
+
+def test_staircase_begins_after_the_slow_start() -> None:
+    rates = [
+        learning_rate(
+            s, base_lr=1.0, steps=9, schedule="staircase", decay_rate=0.5, decay_steps=2,
+            slow_start_steps=3, slow_start_lr=0.1,
+        )
+        for s in range(9)
+    ]  # fmt: skip
+    assert rates == [0.1, 0.1, 0.1, 1, 1, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_nesterov_momentum_follows_tensorflows_update() -> None:
+    """TensorFlow: a = m a + g; w = w - lr (g + m a), with L2 within g."""
+    conv = nn.Conv2d(1, 1, 1, bias=False)
+    optimizer = create_optimizer(
+        parameter_groups(nn.Sequential(conv), weight_decay=0.1), optimizer="sgd", nesterov=True
+    )
+    weight, accumulated = conv.weight.item(), 0.0
+    for step in range(5):
+        rate = learning_rate(step, base_lr=0.1, steps=5, schedule="staircase", decay_steps=2)
+        optimizer.zero_grad()
+        conv(torch.full((1, 1, 1, 1), 1.0 + step)).sum().backward()
+        set_learning_rate(optimizer, rate)
+        optimizer.step()
+        gradient = 1.0 + step + 0.1 * weight
+        accumulated = 0.9 * accumulated + gradient
+        weight -= rate * (gradient + 0.9 * accumulated)
+    assert conv.weight.item() == pytest.approx(weight, rel=1e-5)
+
+
 @pytest.mark.parametrize("backbone", ["xception41", "mobilenet_v2", "resnet50"])
 def test_only_convolutions_that_mix_channels_decay(backbone: str) -> None:
     model = create_model(backbone, num_classes=3)

@@ -31,6 +31,20 @@ def test_numbers_are_the_papers(name: str) -> None:
     assert (c.photometric, c.rotation) == (0, 0)
 
 
+def test_numbers_of_imagenet_are_the_papers() -> None:
+    """Fact sheet, 3.1 and the classification head of 1.1."""
+    c = RECIPES["imagenet_xception65"]()
+    assert (c.task, c.backbone, c.output_stride) == ("classification", "xception65", 32)
+    assert (c.optimizer, c.momentum, c.nesterov) == ("sgd", 0.9, True)
+    assert (c.base_lr, c.weight_decay, c.batch_size) == (0.05, 4e-5, 32)
+    assert c.crop_size == (299, 299)
+    assert (c.schedule, c.decay_rate) == ("staircase", 0.94)
+    assert c.decay_steps == int(2 * 1_281_167 / c.batch_size)  # slim's rule for two epochs
+    assert c.steps == 50 * c.decay_steps
+    assert (c.slow_start_steps, c.batch_norm, c.batch_norm_momentum) == (0, "train", None)
+    assert (c.bias_multiplier, c.head_multiplier, c.losses) == (1.0, 1.0, "cross_entropy")
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_docstring_gives_command_and_scores(name: str) -> None:
     text = inspect.getdoc(RECIPES[name]) or ""

@@ -160,8 +160,9 @@ def train(
         on_progress=_progress_printer(),
     )  # fmt: skip
     if result.best:
+        measure, name = next(iter(config.measures.items()))
         click.echo(
-            f"\nbest mean IoU {result.best['mean_iou']:.4f} at step {result.best['step']}; "
+            f"\nbest {name} {result.best[measure]:.4f} at step {result.best['step']}; "
             f"see {folder}/model_card.md"
         )
 

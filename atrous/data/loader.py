@@ -5,7 +5,7 @@ workers or ranks. Workers draw nothing by themselves.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -18,7 +18,7 @@ from atrous.data.cache import CONTEXT, CachedDataset
 from atrous.data.dataset import Dataset, Sample
 from atrous.data.order import START, Draw, Position, evaluation_order, training_order
 from atrous.data.resize import as_tensor
-from atrous.data.transforms import Augmentation, augmented, sample_generator
+from atrous.data.transforms import sample_generator
 from atrous.errors import AtrousError, ExitCode
 
 logger = logging.getLogger(__name__)
@@ -28,11 +28,16 @@ MAX_BAD_SHARE = 0.01  # of the samples, with on_bad_sample="skip"
 _SUBSTITUTES = 10  # tried for one bad sample
 
 
+# From data set, index and generator to a sample; picklable.
+Vary = Callable[[Dataset, int, np.random.Generator], Sample]
+
+
 class Batch(NamedTuple):
     """What one training step of one rank takes."""
 
     images: Tensor  # (N, 3, H, W) uint8 RGB, channels last in memory
-    targets: Tensor  # (N, H, W) uint8, or int32 above 255 classes: .long() it on the device
+    targets: Tensor  # (N, H, W) uint8, or int32 above 255 classes: .long() it on the device;
+    # (N, 1, 1) of classified pictures
     names: list[str]
     position: Position  # of the whole stream after this batch: where a resumed run begins
 
@@ -43,7 +48,8 @@ class TrainingLoader:
 
     Args:
         dataset: What to train on.
-        augmentation: How samples are varied.
+        augmentation: How samples are varied: an `Augmentation`, or an `AreaCrop` of classified
+            pictures. All samples it gives have one size.
         batch_size: Samples in a batch over all ranks.
         seed: Decides order and variation.
         workers: Processes that prepare batches; 0 prepares them here.
@@ -58,7 +64,7 @@ class TrainingLoader:
     """
 
     dataset: Dataset
-    augmentation: Augmentation
+    augmentation: Vary
     batch_size: int
     seed: int
     workers: int = 0
@@ -159,7 +165,7 @@ class _Prepared(NamedTuple):
 @dataclass(frozen=True)
 class _AugmentingReader(torch.utils.data.Dataset[_Prepared]):
     dataset: Dataset
-    augmentation: Augmentation
+    augmentation: Vary
     seed: int
     substitutes: int
 
@@ -171,7 +177,7 @@ class _AugmentingReader(torch.utils.data.Dataset[_Prepared]):
             if attempt:
                 index = int(rng.integers(len(self.dataset)))
             try:
-                image, target = augmented(self.dataset, index, self.augmentation, rng)
+                image, target = self.augmentation(self.dataset, index, rng)
             except AtrousError as error:
                 failures.append(error)
                 continue

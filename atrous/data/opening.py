@@ -12,6 +12,7 @@ from atrous.data.formats import (
     coco,
     cvat,
     folders,
+    image_folder,
     labelme,
     shards,
     ultralytics,
@@ -158,6 +159,8 @@ def _unrecognised(root: Path) -> AtrousError:
             what += f" and {len(names) - _SHOWN} more"
     else:
         what = "not a data set's file"
+    if image_folder.looks_like_image_folder(root):
+        what += "; it is a folder of classified pictures (atrous train imagenet_xception65)"
     return AtrousError(
         "E-DATA-LAYOUT",
         f"{what}. Looked for:\n{looked_for}",

@@ -86,6 +86,10 @@ class Augmentation:
                 fix="list the class indices they are about",
             )
 
+    def __call__(self, dataset: Dataset, index: int, rng: Generator) -> Sample:
+        """Returns sample `index` of a data set, varied (`augmented`)."""
+        return augmented(dataset, index, self, rng)
+
 
 def sample_generator(seed: int, epoch: int, index: int, attempt: int = 0) -> Generator:
     """Returns the source of all randomness of one sample in one epoch.

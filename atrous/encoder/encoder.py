@@ -5,9 +5,10 @@ from torch import Tensor, nn
 from atrous.encoder.aspp import ASPP
 from atrous.encoder.backbone import Backbone
 from atrous.encoder.dense_prediction_cell import DensePredictionCell
+from atrous.encoder.global_pooling import GlobalPooling
 from atrous.encoder.lr_aspp import LRASPP
 
-PyramidHead = ASPP | DensePredictionCell | LRASPP
+PyramidHead = ASPP | DensePredictionCell | LRASPP | GlobalPooling
 
 
 class Encoder(nn.Module):
@@ -15,7 +16,7 @@ class Encoder(nn.Module):
 
     Args:
         backbone: The network before ASPP.
-        aspp: ASPP, or what some of the authors' models have in its place.
+        aspp: ASPP, or what some of the authors' models, and classifiers, have in its place.
     """
 
     def __init__(self, backbone: Backbone, aspp: PyramidHead) -> None:

@@ -117,14 +117,16 @@ def check_learning_rate(learner: Learner) -> None:
 
 
 def check_predictions(counts: NDArray[np.int64], classes: Sequence[str], learner: Learner) -> None:
-    """Says aloud when all pixels get one class, or batch norms have died."""
+    """Says aloud when everything gets one class, or batch norms have died."""
     predicted, true = counts.sum(0), counts.sum(1)
     top = int(predicted.argmax())
+    unit = "pictures" if learner.config.task == "classification" else "pixels"
     if predicted[top] > 0.99 * max(1, predicted.sum()) and true[top] < 0.95 * true.sum():
         logger.warning(
-            "the model predicts one class: %s for %.1f %% of the pixels (true: %.1f %%); check the "
+            "the model predicts one class: %s for %.1f %% of the %s (true: %.1f %%); check the "
             "labels with `atrous data check`, then learning rate and class weights",
-            classes[top], 100 * predicted[top] / predicted.sum(), 100 * true[top] / true.sum(),
+            classes[top], 100 * predicted[top] / predicted.sum(), unit,
+            100 * true[top] / true.sum(),
         )  # fmt: skip
     for path, share in dead_channels(learner.model).items():
         logger.warning(

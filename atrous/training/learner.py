@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from atrous import loss as losses
 from atrous.config import TrainConfig, parse_losses
 from atrous.errors import AtrousError
-from atrous.model import DeepLabV3Plus
+from atrous.model import Model
 from atrous.optim import (
     MovingAverage,
     create_optimizer,
@@ -53,7 +53,7 @@ class Learner:
         processes: Those that learn together.
     """
 
-    def __init__(self, model: DeepLabV3Plus, config: TrainConfig, processes: Processes) -> None:
+    def __init__(self, model: Model, config: TrainConfig, processes: Processes) -> None:
         self.config = config
         self.processes = processes
         device = processes.device
@@ -73,7 +73,10 @@ class Learner:
             bias_multiplier=config.bias_multiplier,
         )
         self.optimizer = create_optimizer(
-            groups, optimizer=config.optimizer, momentum=config.momentum
+            groups,
+            optimizer=config.optimizer,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
         )
         self.average = MovingAverage(model, config.average_decay) if config.average_decay else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
@@ -142,6 +145,8 @@ class Learner:
             steps=config.steps,
             schedule=config.schedule,
             power=config.power,
+            decay_rate=config.decay_rate,
+            decay_steps=config.decay_steps,
             slow_start_steps=config.slow_start_steps,
             slow_start_lr=config.slow_start_lr,
         )
@@ -191,7 +196,7 @@ class Learner:
             yield
 
     @contextmanager
-    def evaluated(self) -> Iterator[DeepLabV3Plus]:
+    def evaluated(self) -> Iterator[Model]:
         """Lends the network as it is evaluated and kept: the average where there is one.
 
         Processes need not do this together.
@@ -235,7 +240,7 @@ class Learner:
         self.scaler.load_state_dict(state)
 
 
-def recompute_blocks(model: DeepLabV3Plus) -> None:
+def recompute_blocks(model: Model) -> None:
     """Lets the backbone's blocks forget their insides and compute them again when needed.
 
     The second computation leaves batch norm's running statistics alone.

@@ -35,7 +35,7 @@ from atrous.training.run_folder import (
 )
 from atrous.training.starting import augmentation, balanced, create_network, open_data
 from atrous.training.tensorboard import write_events
-from atrous.training.validation import scores_of, validate
+from atrous.training.validation import Evaluation, rehearse, validate
 from atrous.weights.store import save as save_model
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,8 @@ class Result:
     Attributes:
         out: The run folder.
         step: Updates done.
-        scores: Mean IoU, pixel accuracy and class IoU of the last evaluation.
+        scores: Of the last evaluation: mean IoU, pixel accuracy and class IoU, or top-1, top-5 and
+            class accuracy.
         best: The same of the best one, whose model `best.safetensors` holds.
     """
 
@@ -158,8 +159,8 @@ def train(
                 clock.tick(run, state.step, state.position.epoch, update)
             evaluating = _due(state.step, config.evaluate_every, config.steps)
             if evaluating:
-                counts = validate(learner, val_data, loader, run, state.position)
-                _record(run, learner, state, counts)
+                evaluation = validate(learner, val_data, loader, run, state.position)
+                _record(run, learner, state, evaluation)
             stopped = stop.agreed(processes)
             if evaluating or stopped or _due(state.step, config.save_every, config.steps):
                 saver.save(state, must=bool(stopped))
@@ -180,14 +181,11 @@ def _prepare(run: RunFolder, learner: Learner, loader: TrainingLoader, val_data:
         facts = environment(processes.device, processes.world_size)
         run.write("environment.json", to_json(facts))
     first = next(replace(loader, workers=0, cache_bytes=0).batches())
-    image, _ = val_data[0]
     if config.weights is not None and config.batch_norm != "frozen":
         restored = restore_folded(learner.model, [first.images.to(processes.device)])
         if restored:
             logger.info("batch norm restored from data in %d layers", len(restored))
-    with learner.evaluated() as model, torch.no_grad():
-        picture = torch.from_numpy(image).permute(2, 0, 1)[None]
-        model.coarse_logits(picture.to(processes.device))
+    rehearse(learner, val_data)
     check_learning_rate(learner)
     logger.info(
         "%d training and %d validation pictures, %d classes; %d steps of %d",
@@ -195,39 +193,39 @@ def _prepare(run: RunFolder, learner: Learner, loader: TrainingLoader, val_data:
     )  # fmt: skip
 
 
-def _record(run: RunFolder, learner: Learner, state: State, counts: Any) -> None:
+def _record(run: RunFolder, learner: Learner, state: State, evaluation: Evaluation) -> None:
     """Writes down an evaluation; the best model so far is kept."""
-    classes = learner.model.classes
-    state.scores = {"step": state.step, **scores_of(counts, classes)}
+    config, classes = learner.config, learner.model.classes
+    state.scores = {"step": state.step, **evaluation.scores}
+    (best_by, first), (other, second) = config.measures.items()
     loss = state.loss_sum / max(1, state.loss_count)
     state.loss_sum, state.loss_count = 0.0, 0
-    better = not state.best or state.scores["mean_iou"] > state.best["mean_iou"]
+    better = not state.best or state.scores[best_by] > state.best[best_by]
     if better:
         state.best = state.scores
     if not learner.processes.leads:
         return
-    check_predictions(counts, classes, learner)
-    row = {**state.scores, "epoch": state.position.epoch, "loss": loss}
-    run.add_metrics(row)
-    logger.info(
-        "step %d: loss %.4f, mean IoU %.4f, pixel accuracy %.4f%s",
-        state.step, loss, row["mean_iou"], row["pixel_accuracy"], " (best)" if better else "",
-    )  # fmt: skip
+    check_predictions(evaluation.confusion, classes, learner)
+    scores = {name: state.scores[name] for name in config.measures}
+    run.add_metrics({"step": state.step, "epoch": state.position.epoch, "loss": loss, **scores})
+    found = f"{first} {scores[best_by]:.4f}, {second} {scores[other]:.4f}"
+    logger.info("step %d: loss %.4f, %s%s", state.step, loss, found, " (best)" if better else "")
     draw_curves(run)
-    draw_confusion(run, counts, classes)
-    if learner.config.tensorboard:
+    draw_confusion(run, evaluation.confusion, classes)
+    if config.tensorboard:
         write_events(run)
     if better:
-        config, origin = learner.config, learner.model.provenance
+        origin = learner.model.provenance
         if origin.training is not None:
+            on = f"{Path(config.data).name} {config.val_split}, step {state.step}"
             origin.training = replace(
                 origin.training,
-                mean_iou=state.best["mean_iou"],
-                evaluated_on=f"{Path(config.data).name} {config.val_split}, step {state.step}",
+                mean_iou=scores.get("mean_iou"),
+                evaluated_on=on if config.task == "segmentation" else f"{on}: {found}",
             )
         with learner.evaluated() as model:
             save_model(model, run.best)
-        write_model_card(run, learner.config, scores=state.best, palette=learner.model.palette)
+        write_model_card(run, config, scores=state.best, palette=learner.model.palette)
 
 
 class _Saver:

@@ -11,7 +11,7 @@ from atrous.config import TrainConfig
 from atrous.cost import measure, parameters
 from atrous.data.dataset import Dataset
 from atrous.data.loader import TrainingLoader
-from atrous.model import DeepLabV3Plus
+from atrous.model import Model
 from atrous.training.distributed import Processes
 from atrous.training.learner import Learner
 from atrous.training.starting import augmentation, create_network, open_data
@@ -93,14 +93,14 @@ def plan(config: TrainConfig, *, divide: bool = False) -> Plan:
     return Plan(config, counts, parameters(network), memory, available, seconds)
 
 
-def estimate_memory(network: DeepLabV3Plus, config: TrainConfig) -> int:
+def estimate_memory(network: Model, config: TrainConfig) -> int:
     """Estimates the bytes an update takes, of everything torch allocates.
 
-    Outputs of convolutions and batch norms are kept for the backward pass; logits at the crop's
-    size are there about four times (logits, their logarithms, two gradients).
+    Outputs of convolutions and batch norms are kept for the backward pass; logits, at the crop's
+    size in segmentation, are there about four times (logits, their logarithms, two gradients).
     """
     part = config.batch_size // config.accumulation
-    height, width = config.crop_size
+    height, width = config.crop_size if config.task == "segmentation" else (1, 1)
     logits = 4 * 4 * len(network.classes) * height * width
     activations = measure(network, config.crop_size).activation_bytes
     copies = 3 + (config.optimizer == "adamw") + (config.average_decay > 0)
@@ -124,7 +124,7 @@ def free_memory() -> int:
     return min(free)
 
 
-def _parts(network: DeepLabV3Plus, config: TrainConfig, available: int) -> int:
+def _parts(network: Model, config: TrainConfig, available: int) -> int:
     parts = [n for n in range(1, config.batch_size + 1) if config.batch_size % n == 0]
     for n in parts:
         if estimate_memory(network, replace(config, accumulation=n)) <= USABLE * available:
@@ -132,7 +132,7 @@ def _parts(network: DeepLabV3Plus, config: TrainConfig, available: int) -> int:
     return parts[-1]
 
 
-def _measure_step(network: DeepLabV3Plus, config: TrainConfig, data: Dataset) -> float:
+def _measure_step(network: Model, config: TrainConfig, data: Dataset) -> float:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     part = config.batch_size // config.accumulation
     one = replace(config, batch_size=part, accumulation=1, compile=False)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,8 +24,6 @@ from atrous.classes import Color
 from atrous.config import TrainConfig
 from atrous.errors import AtrousError, ExitCode
 from atrous.images import atomic
-
-METRICS = ("step", "epoch", "loss", "mean_iou", "pixel_accuracy")
 
 
 @dataclass(frozen=True)
@@ -71,9 +69,9 @@ class RunFolder:
             temporary.write_text(text, encoding="utf-8")
 
     def add_metrics(self, row: Mapping[str, Any]) -> None:
-        """Appends an evaluation to metrics.csv, unless it is there."""
+        """Appends an evaluation to metrics.csv, unless it is there: step, epoch, loss, scores."""
         rows = [old for old in self.metrics() if int(old["step"]) < int(row["step"])]
-        self._write_metrics([*rows, {name: str(row[name]) for name in METRICS}])
+        self._write_metrics(list(row), [*rows, {name: str(row[name]) for name in row}])
 
     def metrics(self) -> list[dict[str, str]]:
         """Reads metrics.csv."""
@@ -87,11 +85,12 @@ class RunFolder:
         """Drops evaluations of steps a killed run did after its last checkpoint."""
         rows = self.metrics()
         if rows:
-            self._write_metrics([row for row in rows if int(row["step"]) <= step])
+            kept = [row for row in rows if int(row["step"]) <= step]
+            self._write_metrics(list(rows[0]), kept)
 
-    def _write_metrics(self, rows: Sequence[Mapping[str, str]]) -> None:
+    def _write_metrics(self, columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> None:
         text = io.StringIO()
-        writer = csv.DictWriter(text, METRICS, lineterminator="\n")
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         self.write("metrics.csv", text.getvalue())
@@ -213,7 +212,7 @@ def draw_curves(run: RunFolder) -> None:
     left, right = figure.subplots(1, 2)
     left.plot(steps, [float(row["loss"]) for row in rows], "o-", color="#c03030")
     left.set_title("training loss, mean since the last evaluation")
-    for name, color in (("mean_iou", "#2060c0"), ("pixel_accuracy", "#30a030")):
+    for name, color in zip(list(rows[0])[3:], ("#2060c0", "#30a030"), strict=True):
         values = [float(row[name]) for row in rows]
         right.plot(steps, values, "o-", color=color, label=f"{name} {values[-1]:.3f}")
     right.set_ylim(0, 1)
@@ -233,8 +232,9 @@ def draw_confusion(run: RunFolder, counts: NDArray[np.int64], classes: Sequence[
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, fraction=0.04, label="share of the true class")
-    axes.set_xticks(range(len(classes)), classes, rotation=60, ha="right")
-    axes.set_yticks(range(len(classes)), classes)
+    if len(classes) <= 200:  # more names than that cannot be read
+        axes.set_xticks(range(len(classes)), classes, rotation=60, ha="right")
+        axes.set_yticks(range(len(classes)), classes)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if len(classes) <= 30:
@@ -256,6 +256,34 @@ def _save(figure: Any, path: Path) -> None:
         figure.savefig(temporary, dpi=100)
 
 
+class _CardWords(NamedTuple):
+    """What a card says of every model of a task."""
+
+    network: str
+    protocol: str
+    class_score: str
+    class_scores: str  # where the scores have them
+    use: str
+
+
+_CARD_WORDS = {
+    "segmentation": _CardWords(
+        "DeepLabv3+",
+        "whole pictures at their own size, single scale",
+        "IoU",
+        "class_iou",
+        "atrous predict PICTURES --model best.safetensors",
+    ),
+    "classification": _CardWords(
+        "Backbone and classifier of whole pictures",
+        "middle 7/8 of each picture, at the size of the crops",
+        "share of its pictures found",
+        "class_accuracy",
+        "atrous train RECIPE --weights best.safetensors",
+    ),
+}
+
+
 def write_model_card(
     run: RunFolder,
     asked: TrainConfig,
@@ -264,25 +292,27 @@ def write_model_card(
     palette: Sequence[Color],
 ) -> None:
     """Writes model_card.md: what the model is, its scores by class, how it was made."""
+    words = _CARD_WORDS[asked.task]
+    (best_by, first), (other, second) = asked.measures.items()
     lines = [
         f"# {asked.backbone} on {Path(asked.data).name}",
         "",
-        f"DeepLabv3+ trained by atrous {__version__}, recipe `{asked.recipe or 'none'}`, "
+        f"{words.network} trained by atrous {__version__}, recipe `{asked.recipe or 'none'}`, "
         f"{asked.steps} steps of {asked.batch_size} crops of "
         f"{asked.crop_size[0]}x{asked.crop_size[1]}, output stride {asked.output_stride}.",
         "",
-        f"- mean IoU on {asked.val_split}: {scores['mean_iou']:.4f} (best, step {scores['step']}; "
-        "whole pictures at their own size, single scale)",
-        f"- pixel accuracy: {scores['pixel_accuracy']:.4f}",
+        f"- {first} on {asked.val_split}: {scores[best_by]:.4f} (best, step {scores['step']}; "
+        f"{words.protocol})",
+        f"- {second}: {scores[other]:.4f}",
         f"- started from: {asked.weights or 'random weights'}",
         "",
-        "| class | IoU | colour |",
+        f"| class | {words.class_score} | colour |",
         "|---|---|---|",
     ]
-    for (name, value), color in zip(scores["class_iou"].items(), palette, strict=True):
+    for (name, value), color in zip(scores[words.class_scores].items(), palette, strict=True):
         shown = "n/a" if value is None else f"{value:.4f}"
         lines.append(f"| {name} | {shown} | #{bytes(color).hex()} |")
-    lines += ["", "Use: `atrous predict PICTURES --model best.safetensors`", ""]
+    lines += ["", f"Use: `{words.use}`", ""]
     run.write("model_card.md", "\n".join(lines))
 
 

@@ -7,16 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from atrous.build import create_model
+from atrous.build import create_classifier, create_model
 from atrous.classes import ClassTable
 from atrous.config import TrainConfig
+from atrous.data.area_crop import AreaCrop
 from atrous.data.dataset import Dataset
+from atrous.data.formats.image_folder import open_image_folder
 from atrous.data.opening import open_dataset
 from atrous.data.procedural import scenes_split
 from atrous.data.transforms import Augmentation
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, ExitCode, printable
 from atrous.loading import load
-from atrous.model import Architecture, DeepLabV3Plus, Provenance, Training
+from atrous.model import Architecture, DeepLabV3Plus, Model, Provenance, Training
 from atrous.surgery import change_classes, graft
 
 logger = logging.getLogger(__name__)
@@ -30,22 +32,27 @@ def open_data(config: TrainConfig) -> tuple[Dataset, Dataset]:
     Raises:
         AtrousError: Not recognised, empty, or the two have other classes.
     """
-    if config.data == "scenes":
+    if config.data == "scenes" and config.task == "segmentation":
         return scenes_split("train", config.seed), scenes_split("val")
-    train_data = open_dataset(config.data, config.train_split)
-    val_data = open_dataset(config.data, config.val_split)
+    opened = open_image_folder if config.task == "classification" else open_dataset
+    train_data: Dataset = opened(config.data, config.train_split)
+    val_data: Dataset = opened(config.data, config.val_split)
     if train_data.classes != val_data.classes:
+        different = sorted({*train_data.classes} ^ {*val_data.classes})[:10]
         raise AtrousError(
             "E-DATA-CLASSES",
-            f"{config.train_split} and {config.val_split} have different classes",
+            f"{config.train_split} and {config.val_split} have different classes"
+            + (f": only one has {', '.join(map(printable, different))}" if different else ""),
             where=config.data,
             exit_code=ExitCode.DATA,
         )
     return train_data, val_data
 
 
-def augmentation(config: TrainConfig) -> Augmentation:
+def augmentation(config: TrainConfig) -> Augmentation | AreaCrop:
     """Returns how training samples are varied."""
+    if config.task == "classification":
+        return AreaCrop(config.crop_size, flip=config.flip, photometric=config.photometric)
     return Augmentation(
         crop_size=config.crop_size,
         scale_range=config.scale_range,
@@ -75,23 +82,22 @@ def balanced(config: TrainConfig, data: Dataset) -> TrainConfig:
     return replace(config, class_weights=tuple(weights.round(4).tolist()))
 
 
-def create_network(config: TrainConfig, data: Dataset) -> DeepLabV3Plus:
+def create_network(config: TrainConfig, data: Dataset) -> Model:
     """Builds the network of a run, for the classes of its data.
 
     With `config.weights` a whole model, that is taken as it is, at the config's output stride, or
     what fits of it with `config.graft`; its classifier keeps the classes the data has too, by name.
+    Of a classifier, and for one, the backbone is taken.
 
     Raises:
         AtrousError: No such weights, or of another backbone than the config's.
     """
     table = ClassTable(Path(config.data).stem, tuple(data.classes), tuple(data.palette))
-    if config.weights not in (None, "imagenet"):
+    model: Model | None = None
+    if config.task == "segmentation" and config.weights not in (None, "imagenet"):
         model = _continued(config, str(config.weights), table)
-    else:
-        model = create_model(
-            num_classes=len(table.classes), pretrained=config.weights, **_shape(config)
-        )
-        model.name_classes(table)
+    if model is None:
+        model = _from_backbone(config, table)
     model.provenance = origin(config, model.provenance)
     return model
 
@@ -118,6 +124,28 @@ def origin(config: TrainConfig, start: Provenance) -> Provenance:
     return Provenance(source, licence=start.licence, notes=start.notes, training=training)
 
 
+def _from_backbone(config: TrainConfig, table: ClassTable) -> Model:
+    """Builds a network whose backbone, at most, has weights."""
+    model: Model
+    if config.task == "classification":
+        model = create_classifier(
+            config.backbone,
+            num_classes=len(table.classes),
+            output_stride=config.output_stride,
+            multi_grid=config.multi_grid,
+            depth_multiplier=config.depth_multiplier,
+            pretrained=config.weights,
+        )
+    else:
+        model = create_model(
+            num_classes=len(table.classes), pretrained=config.weights, **_shape(config)
+        )
+    if config.weights is not None:
+        logger.info("%s: %s", config.weights, "; ".join(model.provenance.notes))
+    model.name_classes(table)
+    return model
+
+
 def _shape(config: TrainConfig) -> dict[str, Any]:
     """Returns what the config says of the network, as `atrous.create_model` takes it."""
     return {
@@ -132,8 +160,14 @@ def _shape(config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def _continued(config: TrainConfig, source: str, table: ClassTable) -> DeepLabV3Plus:
-    model = load(source)
+def _continued(config: TrainConfig, source: str, table: ClassTable) -> DeepLabV3Plus | None:
+    """Goes on with a network for segmentation; None: the source is a classifier."""
+    try:
+        model = load(source)
+    except AtrousError as error:
+        if error.code == "E-MODEL-CLASSIFIER":
+            return None
+        raise
     if model.architecture.backbone != config.backbone:
         raise AtrousError(
             "E-CONFIG",

@@ -10,7 +10,7 @@ import struct
 import google_crc32c
 
 from atrous.images import atomic
-from atrous.training.run_folder import METRICS, RunFolder
+from atrous.training.run_folder import RunFolder
 
 NAME = "events.out.tfevents.0.atrous"
 
@@ -19,8 +19,8 @@ def write_events(run: RunFolder) -> None:
     """Writes the run's metrics, one scalar a column."""
     events = [_field(3, b"brain.Event:2")]
     for row in run.metrics():
-        for tag in METRICS[2:]:
-            value = _field(1, tag.encode()) + b"\x15" + struct.pack("<f", float(row[tag]))
+        for tag, number in list(row.items())[2:]:  # step and epoch apart
+            value = _field(1, tag.encode()) + b"\x15" + struct.pack("<f", float(number))
             summary = _field(5, _field(1, value))
             events.append(b"\x10" + _varint(int(row["step"])) + summary)
     with atomic(run.path / NAME) as temporary:

@@ -1,11 +1,11 @@
-"""Evaluation during training: the evaluator, shared by all processes, and what it leaves behind."""
+"""Evaluation during training, shared by all processes, and what it leaves behind."""
 
 import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,12 +14,16 @@ from PIL import Image
 
 from atrous import metrics
 from atrous.classes import Color
+from atrous.classifier import Classifier
 from atrous.data.dataset import Dataset, Sample
-from atrous.data.loader import TrainingLoader
+from atrous.data.loader import TrainingLoader, evaluation_samples
 from atrous.data.order import Position, evaluation_order
+from atrous.evaluation.classification import classify
 from atrous.evaluation.evaluator import Outcome, evaluate
 from atrous.images import atomic
+from atrous.model import DeepLabV3Plus
 from atrous.training.batch_norm import recalibrate
+from atrous.training.distributed import Processes
 from atrous.training.learner import Learner
 from atrous.training.run_folder import RunFolder
 from atrous.visualize import overlay
@@ -60,9 +64,16 @@ class Share:
         return f"{self.indices} of a validation set"
 
 
+class Evaluation(NamedTuple):
+    """What an evaluation found."""
+
+    confusion: NDArray[np.int64]  # (K, K): pixels, or pictures where those are classified
+    scores: dict[str, Any]  # the config's measures, and one for each class; in JSON's types
+
+
 def validate(
     learner: Learner, data: Dataset, loader: TrainingLoader, run: RunFolder, position: Position
-) -> NDArray[np.int64]:
+) -> Evaluation:
     """Evaluates the network as it stands, on all processes together.
 
     Args:
@@ -73,8 +84,34 @@ def validate(
         position: Of the training stream, where those batches begin.
 
     Returns:
-        The confusion matrix (K, K) of all pictures, the same in every process.
+        Confusion and scores over all pictures, the same in every process.
     """
+    processes = learner.processes
+    with learner.evaluated() as model:
+        if learner.config.recalibration:
+            batches = islice(loader.batches(position), learner.config.recalibration)
+            recalibrate(model, (b.images.to(processes.device) for b in batches))
+            model.eval()
+        # Where each process has statistics of its own, those of the leading one count.
+        processes.follow(model.buffers())
+        if isinstance(model, Classifier):
+            return _classified(model, learner, data)
+        assert isinstance(model, DeepLabV3Plus)
+        return _segmented(model, learner, data, run)
+
+
+def rehearse(learner: Learner, data: Dataset) -> None:
+    """Evaluates the first picture: what is wrong with it or the memory is found before training."""
+    image, target = data[0]
+    with learner.evaluated() as model, torch.no_grad():
+        if isinstance(model, Classifier):
+            classify(model, [Sample(image, target)], learner.config.crop_size)
+        elif isinstance(model, DeepLabV3Plus):
+            picture = torch.from_numpy(image).permute(2, 0, 1)[None]
+            model.coarse_logits(picture.to(learner.processes.device))
+
+
+def _segmented(model: DeepLabV3Plus, learner: Learner, data: Dataset, run: RunFolder) -> Evaluation:
     processes = learner.processes
     indices = evaluation_order(len(data), rank=processes.rank, world_size=processes.world_size)
     wanted = learner.config.samples if processes.leads else 0
@@ -84,17 +121,33 @@ def validate(
         if outcome.position < wanted:
             draw_sample(run, outcome, data.palette)
 
-    with learner.evaluated() as model:
-        if learner.config.recalibration:
-            batches = islice(loader.batches(position), learner.config.recalibration)
-            recalibrate(model, (b.images.to(processes.device) for b in batches))
-            model.eval()
-        # Where each process has statistics of its own, those of the leading one count.
-        processes.follow(model.buffers())
-        if indices:
-            counts += evaluate(model, Share(data, indices), trimap=None, on_picture=keep).confusion
-    total = processes.sum(torch.from_numpy(counts).to(processes.device))
-    return total.cpu().numpy()
+    if indices:
+        counts += evaluate(model, Share(data, indices), trimap=None, on_picture=keep).confusion
+    counts = _over_processes(processes, counts)
+    return Evaluation(counts, scores_of(counts, data.classes))
+
+
+def _classified(model: Classifier, learner: Learner, data: Dataset) -> Evaluation:
+    config, processes = learner.config, learner.processes
+    share = evaluation_samples(
+        data, workers=config.workers, rank=processes.rank, world_size=processes.world_size
+    )
+    counts, among = classify(model, (sample for _, sample in share), config.crop_size)
+    counts = _over_processes(processes, counts)
+    among = int(_over_processes(processes, np.array([among]))[0])
+    scores = {
+        "top1": float(metrics.pixel_accuracy(counts)),
+        "top5": among / len(data),
+        "class_accuracy": {
+            name: float(row[index] / row.sum()) if row.any() else None
+            for index, (name, row) in enumerate(zip(data.classes, counts, strict=True))
+        },
+    }
+    return Evaluation(counts, scores)
+
+
+def _over_processes(processes: Processes, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    return processes.sum(torch.from_numpy(counts).to(processes.device)).cpu().numpy()
 
 
 def scores_of(counts: NDArray[np.int64], classes: Sequence[str]) -> dict[str, Any]:

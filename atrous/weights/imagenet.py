@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from atrous.errors import AtrousError, ExitCode, unknown_name
-from atrous.model import DeepLabV3Plus, Provenance
-from atrous.weights import foreign, hub, tf_names, tflite, torch_names, zoo
+from atrous.model import Model, Provenance
+from atrous.weights import foreign, hub, store, tf_names, tflite, torch_names, zoo
 from atrous.weights.differences import check_finite, compare
 from atrous.weights.tf_files import read_tensorflow
 from atrous.weights.torch_files import is_pickle, read_tensors
@@ -29,6 +29,12 @@ _FOLDED = (
 )
 
 
+# What must be equal for the weights of one backbone to be those of another.
+_OF_THE_BACKBONE = (
+    "backbone", "depth_multiplier", "in_channels", "stem", "relu_after_depthwise",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class BackboneWeights:
     """Weights of a backbone, ready for a model of its architecture.
@@ -39,7 +45,7 @@ class BackboneWeights:
         timm: Tensors, where timm itself has to load them while it builds the network.
     """
 
-    assign: Callable[[DeepLabV3Plus], None]
+    assign: Callable[[Model], None]
     architecture: dict[str, Any] = field(default_factory=dict)
     timm: dict[str, Tensor] | None = None
 
@@ -48,7 +54,8 @@ def find(source: str | Path, backbone: str) -> BackboneWeights:
     """Finds and reads weights for a backbone.
 
     Args:
-        source: ``imagenet``, the path of a file, ``hf:org/name``, or a name of the zoo.
+        source: ``imagenet``, the path of a file or run folder, ``hf:org/name``, or a name of the
+            zoo.
         backbone: As in `create_model`.
 
     Raises:
@@ -56,6 +63,8 @@ def find(source: str | Path, backbone: str) -> BackboneWeights:
     """
     path, name = _locate(str(source), backbone)
     provenance = Provenance(name, sha256=file_digest(path) if path.is_file() else "")
+    if store.is_ours(path):
+        return _from_store(path, provenance)
     if backbone.startswith("timm/"):
         return _for_timm(path, provenance)
     if path.suffix == ".tflite":
@@ -83,6 +92,8 @@ def _locate(source: str, backbone: str) -> tuple[Path, str]:
     if source in zoo.names():
         return zoo.download(source), source
     path = Path(source)
+    if (path / "best.safetensors").is_file():  # a run folder
+        return path / "best.safetensors", source
     if path.name == source and not path.suffix and not (path.exists() or _is_checkpoint(path)):
         raise unknown_name("weights", source, ("imagenet", *zoo.names()))
     return path, path.name
@@ -110,6 +121,42 @@ def _timm_repository(name: str) -> str:
     return f"hf:{config.hf_hub_id}"
 
 
+def _from_store(path: Path, provenance: Provenance) -> BackboneWeights:
+    """Takes the backbone of a model of this package: a classifier's, or any other."""
+    description, tensors = store.read(path)
+    theirs, prefix = description.architecture, "encoder.backbone."
+    backbone = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    provenance.licence = description.provenance.licence
+
+    def assign(model: Model) -> None:
+        ours = model.architecture
+        for name in _OF_THE_BACKBONE:
+            if getattr(theirs, name) != getattr(ours, name):
+                raise AtrousError(
+                    "E-WEIGHTS-BACKBONE",
+                    f"weights of {name} {getattr(theirs, name)!r}, and the network's is "
+                    f"{getattr(ours, name)!r}",
+                    where=path,
+                    fix="ask for a network of the same backbone, or name other weights",
+                    exit_code=ExitCode.DATA,
+                )
+        store.copy_tensors(model.encoder.backbone, backbone, path)
+        left_out = [name for name in tensors if not name.startswith(prefix)]
+        copied = f"{len(backbone)} tensors of the backbone copied"
+        _record(model, provenance, left_out, [copied, *description.provenance.notes])
+
+    preprocessing = description.preprocessing
+    return BackboneWeights(
+        assign,
+        {
+            "mean": preprocessing.mean,
+            "std": preprocessing.std,
+            "epsilon": theirs.epsilon,
+            "one_sided_padding": theirs.one_sided_padding,
+        },
+    )
+
+
 def _for_timm(path: Path, provenance: Provenance) -> BackboneWeights:
     tensors = read_tensors(path).tensors  # here, so that timm opens no file that could run code
     return BackboneWeights(
@@ -118,7 +165,7 @@ def _for_timm(path: Path, provenance: Provenance) -> BackboneWeights:
 
 
 def _check_timm(
-    model: DeepLabV3Plus, tensors: dict[str, Tensor], path: Path, provenance: Provenance
+    model: Model, tensors: dict[str, Tensor], path: Path, provenance: Provenance
 ) -> None:
     """Makes sure that timm, which loads what fits, left no tensor at its random values."""
     network: Any = model.encoder.backbone.network
@@ -140,7 +187,7 @@ def _from_tensorflow(path: Path, provenance: Provenance) -> BackboneWeights:
     variables, extras = read_tensorflow(path)
     check_finite(variables.items(), path)
 
-    def assign(model: DeepLabV3Plus) -> None:
+    def assign(model: Model) -> None:
         root = tf_names.ROOTS[model.architecture.backbone]
         wanted = {n: v for n, v in variables.items() if n.startswith(f"{root}/")}
         if not wanted:
@@ -162,7 +209,7 @@ def _from_tflite(path: Path, provenance: Provenance) -> BackboneWeights:
     graph = tflite.read(path)
     wanted = {n: v for n, v in graph.variables.items() if _is_backbone(n)}
 
-    def assign(model: DeepLabV3Plus) -> None:
+    def assign(model: Model) -> None:
         tf_names.assign(model, wanted, path, part="encoder.backbone")
         _record(model, provenance, [n for n in graph.variables if n not in wanted], [_FOLDED])
 
@@ -184,7 +231,7 @@ def _from_torch(path: Path, backbone: str, provenance: Provenance) -> BackboneWe
         raise foreign.refusal(_shapes(file.tensors), path)
     tensors, left_out = torch_names.rename(file.tensors, layout, backbone)
 
-    def assign(model: DeepLabV3Plus) -> None:
+    def assign(model: Model) -> None:
         ours = model.encoder.backbone.state_dict()
         counters = {n: t for n, t in ours.items() if n.endswith("num_batches_tracked")}
         found = counters | tensors
@@ -200,7 +247,7 @@ def _from_torch(path: Path, backbone: str, provenance: Provenance) -> BackboneWe
 
 
 def _record(
-    model: DeepLabV3Plus,
+    model: Model,
     provenance: Provenance,
     left_out: list[str],
     notes: list[str] | None = None,

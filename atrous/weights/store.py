@@ -12,16 +12,16 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save as serialize
-from torch import Tensor
+from torch import Tensor, nn
 
 from atrous import __version__
 from atrous.classes import ClassTable, Color
 from atrous.errors import AtrousError, ExitCode
 from atrous.images import atomic
-from atrous.model import Architecture, DeepLabV3Plus, Provenance
+from atrous.model import Architecture, Model, Provenance
 from atrous.weights.differences import compare
 from atrous.weights.schema import from_json, to_json
-from atrous.weights.torch_files import check_finite, read_safetensors
+from atrous.weights.torch_files import check_finite, read_metadata, read_safetensors
 
 FORMAT = 1  # grows when an older version could not read a file rightly
 _KEY = "atrous"
@@ -65,7 +65,7 @@ class Description:
         return ClassTable("stored", self.classes, self.palette)
 
 
-def save(model: DeepLabV3Plus, path: str | Path, *, half: bool = False) -> str:
+def save(model: Model, path: str | Path, *, half: bool = False) -> str:
     """Writes a model to a ``.safetensors`` file, whole or not at all.
 
     Args:
@@ -99,7 +99,7 @@ def save(model: DeepLabV3Plus, path: str | Path, *, half: bool = False) -> str:
     return description.tensors_sha256
 
 
-def describe(model: DeepLabV3Plus, tensors: Mapping[str, Tensor]) -> Description:
+def describe(model: Model, tensors: Mapping[str, Tensor]) -> Description:
     """Returns what `save` writes about a model with these tensors."""
     return Description(
         format=FORMAT,
@@ -113,10 +113,17 @@ def describe(model: DeepLabV3Plus, tensors: Mapping[str, Tensor]) -> Description
     )
 
 
-def preprocessing_of(model: DeepLabV3Plus) -> Preprocessing:
+def preprocessing_of(model: Model) -> Preprocessing:
     """Returns the normalisation inside a model."""
     mean, std = (tuple(t.flatten().tolist()) for t in (model.normalize.mean, model.normalize.std))
     return Preprocessing(mean, std)
+
+
+def is_ours(path: Path) -> bool:
+    """Says whether a file is one that `save` wrote, sound or not."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    return _KEY in read_metadata(path)
 
 
 def read(path: Path) -> tuple[Description, dict[str, Tensor]]:
@@ -184,7 +191,7 @@ def _parsed(text: str) -> Description:
     return description
 
 
-def copy_tensors(model: DeepLabV3Plus, tensors: Mapping[str, Tensor], where: object) -> None:
+def copy_tensors(model: nn.Module, tensors: Mapping[str, Tensor], where: object) -> None:
     """Copies tensors into a model: every one, into every place, strictly.
 
     Raises:

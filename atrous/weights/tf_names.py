@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from atrous.layers import ConvBN
-from atrous.model import DeepLabV3Plus
+from atrous.model import Model
 from atrous.weights.differences import compare
 
 logger = logging.getLogger(__name__)
@@ -93,9 +93,7 @@ def scope_of(path: str, *, root: str, stem: str) -> str:
     raise AssertionError(path)
 
 
-def assign(
-    model: DeepLabV3Plus, variables: Variables, where: object = "", *, part: str = ""
-) -> list[str]:
+def assign(model: Model, variables: Variables, where: object = "", *, part: str = "") -> list[str]:
     """Copies variables into the model: every one of them, into every parameter.
 
     Args:
@@ -131,13 +129,13 @@ def assign(
     return strangers
 
 
-def _scope(model: DeepLabV3Plus, path: str) -> str:
+def _scope(model: Model, path: str) -> str:
     stem = "conv1_" if model.architecture.stem == "beta" else "conv"  # conv1_1.., or lone conv1
     return scope_of(path, root=ROOTS[model.architecture.backbone], stem=stem)
 
 
 def _targets(
-    model: DeepLabV3Plus, modules: Mapping[str, nn.Module], names: Collection[str]
+    model: Model, modules: Mapping[str, nn.Module], names: Collection[str]
 ) -> Iterator[tuple[str, Tensor]]:
     """Yields the name of the variable for each tensor of some of the model's modules.
 

@@ -83,6 +83,16 @@ def read_safetensors(path: Path) -> TorchFile:
         raise _broken(path, f"not a sound safetensors file: {error}") from None
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """Reads what a ``.safetensors`` file says beside its tensors; errors as `read_tensors`."""
+    _check_header(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _broken(path, f"not a sound safetensors file: {error}") from None
+
+
 def check_finite(tensors: Mapping[str, Tensor], where: object) -> None:
     """Refuses weights that are not numbers, with the first tensor that holds any."""
     for name, tensor in tensors.items():

@@ -48,7 +48,7 @@ def run(processes: Processes, out: Path) -> dict[str, object]:
             targets[2, :20] = 255
         losses.append(learner.update(batch.images, targets, step).loss)
     network.float()
-    counts = validate(learner, val_data, loader, RunFolder(out), batch.position)
+    counts = validate(learner, val_data, loader, RunFolder(out), batch.position).confusion
     return {"losses": losses, "pixels": int(counts.sum()), "correct": int(counts.trace())}
 
 

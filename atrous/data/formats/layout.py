@@ -149,7 +149,7 @@ def find_files(
     """
     files: dict[str, Path] = {}
     problems = []
-    for name in sorted(_walk(folder)):  # strings: there may be a hundred thousand of them
+    for name in sorted(walk(folder)):  # strings: there may be a hundred thousand of them
         key, suffix = os.path.splitext(name)  # noqa: PTH122
         if suffix.lower() not in suffixes or not key.endswith(ending):
             continue
@@ -162,7 +162,7 @@ def find_files(
     return Found(files, tuple(problems))
 
 
-def _walk(folder: Path) -> Iterator[str]:
+def walk(folder: Path) -> Iterator[str]:
     """Yields the paths of files within a folder, without the hidden ones."""
     top = os.path.join(folder, "")  # noqa: PTH118  # paths stay strings here
     walked = set()

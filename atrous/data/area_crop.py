@@ -1,0 +1,93 @@
+"""How pictures of one class each are cropped: any part to train, the middle to evaluate.
+
+The paper says only that pictures are 299x299. This is the convention of ImageNet training since
+GoogLeNet (arXiv:1409.4842, Sec. 6): a part of the picture of 8 to 100 % of its area and an aspect
+of 3:4 to 4:3, resized to the size the network takes whatever its aspect.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from atrous.data.dataset import Dataset, Sample
+from atrous.data.resize import Window, resized_image
+from atrous.data.transforms import distort_colors
+
+CENTRAL = 0.875  # of height and width, in evaluation
+
+_ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class AreaCrop:
+    """Varies classified pictures: a crop of random area and aspect, perhaps mirrored.
+
+    A call gives sample `index` of a data set as one (height, width) crop with a target of one
+    value, (1, 1); all randomness comes from the generator, as in `transforms`.
+
+    Args:
+        crop_size: (height, width) of every crop.
+        flip: Probability of a left-right flip.
+        photometric: Probability of each change of colour, as `transforms.Augmentation`.
+        area_range: Smallest and largest share of the picture's area, drawn evenly.
+        aspect_range: Smallest and largest width / height of what is cut out, drawn evenly by
+            logarithm.
+    """
+
+    crop_size: tuple[int, int]
+    flip: float = 0.5
+    photometric: float = 0.0
+    area_range: tuple[float, float] = (0.08, 1.0)
+    aspect_range: tuple[float, float] = (3 / 4, 4 / 3)
+
+    def __call__(self, dataset: Dataset, index: int, rng: Generator) -> Sample:
+        """Returns a varied view of a sample."""
+        image, target = dataset[index]
+        cut = self._draw((image.shape[0], image.shape[1]), rng)
+        crop = resized_image(image, self._window(image.shape, cut, rng))
+        if self.photometric:
+            crop = distort_colors(crop, self.photometric, rng)
+        if rng.random() < self.flip:
+            crop = crop.flip(-1)
+        return Sample(np.ascontiguousarray(crop.permute(1, 2, 0).numpy()), target[:1, :1])
+
+    def _draw(self, size: tuple[int, int], rng: Generator) -> tuple[float, float]:
+        """Draws height and width of a part of the picture; all of it if none drawn fits."""
+        height, width = size
+        for _ in range(_ATTEMPTS):
+            area = rng.uniform(*self.area_range) * height * width
+            narrow, wide = self.aspect_range
+            aspect = math.exp(rng.uniform(math.log(narrow), math.log(wide)))
+            cut = (math.sqrt(area / aspect), math.sqrt(area * aspect))
+            if cut[0] <= height and cut[1] <= width:
+                return cut
+        return size
+
+    def _window(self, shape: tuple[int, ...], cut: tuple[float, float], rng: Generator) -> Window:
+        """Returns the crop at a random place, as a window of the picture resized for it."""
+        height, width = self.crop_size
+        whole = (
+            max(height, round(shape[0] * height / cut[0])),
+            max(width, round(shape[1] * width / cut[1])),
+        )
+        top = int(rng.integers(whole[0] - height + 1))
+        left = int(rng.integers(whole[1] - width + 1))
+        return Window(whole, top, left, height, width)
+
+
+def central_crop(image: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
+    """Returns the middle of a picture (H, W, 3), 7/8 of its height and width, resized to `size`.
+
+    TensorFlow's rule for the margins, `tf.image.central_crop`: int((H - 7/8 H) / 2).
+
+    Returns:
+        (3, height, width) uint8, channels last in memory.
+    """
+    height, width = image.shape[:2]
+    top, left = int((height - CENTRAL * height) / 2), int((width - CENTRAL * width) / 2)
+    middle = image[top : height - top, left : width - left]
+    return resized_image(middle, Window(size, 0, 0, *size))
