@@ -58,6 +58,8 @@ class TrainConfig:
         nesterov: Nesterov's momentum (SGD).
         weight_decay: Of weights of convolutions, not of depthwise ones.
         head_multiplier: Learning rate of ASPP, decoder and classifier relative to the backbone's.
+        freeze_backbone: Train ASPP, decoder and classifier only. The backbone stays as it is, its
+            statistics too: for few pictures, and twice as fast.
         bias_multiplier: Learning rate of biases relative to weights.
         losses: Losses to add up, comma-separated: cross_entropy, focal, ohem, dice, lovasz; each
             may have a factor: ``cross_entropy,0.5*dice``.
@@ -129,6 +131,7 @@ class TrainConfig:
     nesterov: bool = False
     weight_decay: float = 4e-5
     head_multiplier: float = 1.0
+    freeze_backbone: bool = False
     bias_multiplier: float = 2.0
     losses: str = "cross_entropy"
     class_weights: tuple[float, ...] = ()

@@ -110,6 +110,7 @@ class Model(nn.Module):
         self.architecture = architecture
         self.provenance = Provenance()
         self._batch_norm_frozen = False
+        self._backbone_frozen = False
         self.name_classes(numbered(architecture.num_classes))
 
     def name_classes(self, table: ClassTable) -> None:
@@ -140,9 +141,17 @@ class Model(nn.Module):
         self._batch_norm_frozen = frozen
         return self.train(self.training)
 
+    def freeze_backbone(self) -> Self:
+        """Keeps the backbone as it is: no gradients, no new statistics."""
+        self.encoder.backbone.requires_grad_(False)
+        self._backbone_frozen = True
+        return self.train(self.training)
+
     def train(self, mode: bool = True) -> Self:
-        """Sets training or evaluation mode; frozen batch norms stay in evaluation mode."""
+        """Sets training or evaluation mode; what is frozen stays in evaluation mode."""
         super().train(mode)
+        if self._backbone_frozen:
+            self.encoder.backbone.eval()
         if self._batch_norm_frozen:
             for module in self.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):

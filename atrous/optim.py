@@ -69,7 +69,8 @@ def parameter_groups(
     Weight decay applies to weights of convolutions that mix channels: not to depthwise ones, not
     to batch norm, not to biases. Everything outside `encoder.backbone` (ASPP, decoder,
     classifier) learns `head_multiplier` times as fast, biases of convolutions `bias_multiplier`
-    times. With momentum, a multiple of the rate is what the authors' multiple of the gradient is.
+    times; what is frozen is in no group. With momentum, a multiple of the rate is what the
+    authors' multiple of the gradient is.
 
     Returns:
         Groups for a torch optimiser, each with its ``lr_multiplier``.
@@ -77,6 +78,8 @@ def parameter_groups(
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for path, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad:
+                continue
             convolution = isinstance(module, nn.Conv2d)
             multiplier = 1.0 if path.startswith("encoder.backbone") else head_multiplier
             if convolution and name == "bias":

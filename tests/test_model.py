@@ -111,6 +111,19 @@ def test_frozen_batch_norm_stays_frozen_in_training_and_still_learns():
     assert network.freeze_batch_norm(False).encoder.backbone.conv.bn.training
 
 
+def test_a_frozen_backbone_stays_and_the_rest_learns():
+    torch.manual_seed(0)
+    network = create_model("mobilenet_v2", num_classes=3).train().freeze_backbone()
+    before = {n: t.clone() for n, t in network.encoder.backbone.state_dict().items()}
+    moved = network.encoder.aspp.project.bn.running_mean.clone()
+    network(torch.rand(2, 3, 33, 33) * 255).square().mean().backward()
+    after = network.encoder.backbone.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    learning = {name for name, p in network.named_parameters() if p.grad is not None}
+    assert learning == {n for n, _ in network.named_parameters() if "backbone" not in n}
+    assert not torch.equal(network.encoder.aspp.project.bn.running_mean, moved)
+
+
 @pytest.mark.parametrize("shape", [(3, 33, 33), (1, 4, 33, 33), (1, 33, 33, 3), (1, 3, 0, 33)])
 def test_wrong_shapes_are_refused(model, shape):
     with pytest.raises(AtrousError, match=r"expected images of shape \(N, 3, H, W\)"):

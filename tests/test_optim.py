@@ -92,6 +92,13 @@ def test_only_convolutions_that_mix_channels_decay(backbone: str) -> None:
         assert group["lr_multiplier"] == multiplier, name
 
 
+def test_what_is_frozen_is_in_no_group() -> None:
+    model = create_model("mobilenet_v2", num_classes=3).freeze_backbone()
+    groups = parameter_groups(model, weight_decay=4e-5)
+    learning = {id(p) for group in groups for p in group["params"]}
+    assert learning == {id(p) for n, p in model.named_parameters() if "backbone" not in n}
+
+
 def test_momentum_sgd_follows_the_authors_update() -> None:
     """TensorFlow: a = m a + g; w = w - lr a, with L2 and multipliers within g."""
     conv = nn.Conv2d(2, 1, 1)

@@ -32,17 +32,19 @@ def set_momentum(model: nn.Module, momentum: float) -> None:
 def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Replaces the running statistics by the mean over batches, as the network stands now.
 
+    A frozen backbone keeps its own.
+
     Args:
         model: The network; its mode comes back as it was.
         batches: Images (N, 3, H, W).
     """
-    modules = [module for _, module in batch_norms(model)]
-    momenta = [module.momentum for module in modules]
     training = model.training
+    model.train()
+    modules = [module for _, module in batch_norms(model) if module.training]
+    momenta = [module.momentum for module in modules]
     for module in modules:
         module.reset_running_stats()
         module.momentum = None  # torch: the cumulative mean
-    model.train()
     for images in batches:
         model(images)
     for module, momentum in zip(modules, momenta, strict=True):

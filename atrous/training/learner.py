@@ -58,14 +58,7 @@ class Learner:
         self.processes = processes
         device = processes.device
         self.model = model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        if config.batch_norm == "frozen":
-            model.freeze_batch_norm()
-        elif config.batch_norm == "sync" and processes.world_size > 1:
-            synchronize(model)
-        if config.batch_norm_momentum is not None:
-            set_momentum(model, config.batch_norm_momentum)
-        if config.gradient_checkpointing:
-            recompute_blocks(model)
+        _set_up(model, config, processes)
         groups = parameter_groups(
             model,
             weight_decay=config.weight_decay,
@@ -238,6 +231,20 @@ class Learner:
             for name, value in tensors["average"].items():
                 self.average.tensors[name].copy_(value)
         self.scaler.load_state_dict(state)
+
+
+def _set_up(model: Model, config: TrainConfig, processes: Processes) -> None:
+    """Freezes, synchronises and recomputes what the config says."""
+    if config.freeze_backbone:
+        model.freeze_backbone()
+    if config.batch_norm == "frozen":
+        model.freeze_batch_norm()
+    elif config.batch_norm == "sync" and processes.world_size > 1:
+        synchronize(model)
+    if config.batch_norm_momentum is not None:
+        set_momentum(model, config.batch_norm_momentum)
+    if config.gradient_checkpointing:
+        recompute_blocks(model)
 
 
 def recompute_blocks(model: Model) -> None:

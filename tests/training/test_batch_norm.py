@@ -54,6 +54,15 @@ def test_recalibration_averages_batches() -> None:
     assert bn.momentum == 3e-4
 
 
+def test_recalibration_leaves_a_frozen_backbone_alone() -> None:
+    model = create_model("mobilenet_v2", num_classes=3, depth_multiplier=0.25).freeze_backbone()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    recalibrate(model, [torch.rand(2, 3, 33, 33) * 255])
+    changed = {n for n, t in model.state_dict().items() if not torch.equal(t, before[n])}
+    assert changed
+    assert not any("backbone" in name for name in changed)
+
+
 def test_set_momentum_reaches_every_layer(model: DeepLabV3Plus) -> None:
     set_momentum(model, 0.1)
     assert {module.momentum for _, module in batch_norms(model)} == {0.1}
