@@ -197,11 +197,11 @@ submit: flip json names out output-stride pad-to scales to window
 train: accumulation atrous-rates average-decay backbone base-lr batch batch-norm batch-norm-momentum
     batch-size bias-multiplier cache-megabytes class-balance class-weights clip-norm compile
     crop-size data decay-rate decay-steps decoder decoder-channels depth-multiplier deterministic
-    device dry-run evaluate-every extend flip focal-gamma freeze-backbone gradient-checkpointing graft
-    head-multiplier keep losses mining-steps momentum multi-grid nesterov ohem-threshold optimizer
-    out output-stride override photometric power precision recalibration resume rotation samples
-    save-every scale-range scale-step schedule seed separable slow-start-lr slow-start-steps steps
-    task tensorboard timeout top-k train-split val-split weight-decay weights workers
+    device dry-run evaluate-every extend flip focal-gamma freeze-backbone gradient-checkpointing
+    graft head-multiplier keep losses mining-steps momentum multi-grid nesterov ohem-threshold
+    optimizer out output-stride override photometric power precision recalibration resume rotation
+    samples save-every scale-range scale-step schedule seed separable slow-start-lr slow-start-steps
+    steps task tensorboard timeout top-k train-split val-split weight-decay weights workers
 """
 
 
