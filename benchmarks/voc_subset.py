@@ -19,10 +19,17 @@ def title(protocol: dict[str, Any]) -> str:
             f"padded to {padded}" if padded else "native size",
             "" if scales == [1.0] else f"scales {' '.join(f'{s:g}' for s in scales)}",
             "flip" if protocol["flip"] else "",
+            "" if protocol["output_stride"] == 16 else f"stride {protocol['output_stride']}",
             f"{protocol['pictures']} pictures",
         )
         if part
     )
+
+
+def cell(value: Any) -> str:
+    if value is None:
+        return "not run"
+    return f"{value:.4f}" if isinstance(value, float) else " to ".join(f"{x:.4f}" for x in value)
 
 
 def main() -> None:
@@ -34,17 +41,13 @@ def main() -> None:
     rows["**mean IoU**"] = [r["mean_iou"] for r in results]
     rows["95 % interval"] = [r["mean_iou_interval"] for r in results]
     rows["pixel accuracy"] = [r["pixel_accuracy"] for r in results]
-    rows["boundary IoU"] = [r["mean_boundary_iou"] for r in results]
-    rows["boundary F-score"] = [r["mean_boundary_f"] for r in results]
+    rows["boundary IoU"] = [r.get("mean_boundary_iou") for r in results]
+    rows["boundary F-score"] = [r.get("mean_boundary_f") for r in results]
     rows["calibration error"] = [r["expected_calibration_error"] for r in results]
     for width in (1, 2, 5, 10, 20, 40):
-        rows[f"trimap, {width} px"] = [r["trimap"][str(width)] for r in results]
+        rows[f"trimap, {width} px"] = [(r.get("trimap") or {}).get(str(width)) for r in results]
     for name, values in rows.items():
-        cells = (
-            f"{v:.4f}" if isinstance(v, float) else " to ".join(f"{x:.4f}" for x in v)
-            for v in values
-        )
-        print(f"| {name} | {' | '.join(cells)} |")
+        print(f"| {name} | {' | '.join(map(cell, values))} |")
     print()
     for result in results:
         p = result["protocol"]
