@@ -96,7 +96,7 @@ class Segmentation:
     @property
     def _stored_palette(self) -> tuple[Color, ...]:
         """Colours of all label values: white for the unknown, after the classes and blacks."""
-        if not self.unknown_below or len(self.palette) >= 256:
+        if not self.unknown_below or len(self.palette) > 256:
             return self.palette
         return (*self.palette, *((0, 0, 0),) * (255 - len(self.palette)), (255, 255, 255))
 
@@ -184,8 +184,8 @@ class TiledSegmentation(Segmentation):
 
     @cached_property
     def labels(self) -> visualize.Labels:
-        """(H, W) uint8, or uint16 for more than 256 classes."""
-        dtype = np.uint8 if len(self.classes) <= 256 else np.uint16
+        """(H, W) uint8, or uint16 for more than 256 classes, the unknown among them."""
+        dtype = np.uint8 if len(self._stored_palette) <= 256 else np.uint16
         result, top = np.empty(self.size, dtype), 0
         for rows in self._rows_of_labels():
             result[top : top + len(rows)] = rows

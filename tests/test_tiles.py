@@ -298,6 +298,32 @@ def test_P03_a_picture_of_900_megapixels_takes_no_more_memory_than_one_of_25(
     assert peaks[1] < peaks[0] + 150_000_000
 
 
+def test_unknown_pixels_beside_256_classes_take_16_bits(tmp_path: Path) -> None:
+    class Every(BrightestChannel):
+        classes = tuple(map(str, range(256)))
+        palette = ((1, 2, 3),) * 256
+
+        bytes_per_pixel = 256
+
+        def coarse_logits(self, image: np.ndarray) -> np.ndarray:
+            logits = np.zeros((*image[::4, ::4].shape[:2], 256), np.float32)
+            logits[..., 255] = image[::4, ::4, 0]  # no class is sure of black
+            return logits
+
+    picture = np.zeros((128, 1024, 3), np.uint8)
+    picture[:, :450] = 9
+    whole = Predictor(Every(), unknown_below=0.5)(picture)
+    tiled = Predictor(Every(), memory=30_000_000, unknown_below=0.5)(picture)
+    assert isinstance(tiled, TiledSegmentation)
+    assert tiled.labels.dtype == np.uint16
+    assert set(np.unique(tiled.labels)) == {255, 65535}
+    np.testing.assert_array_equal(tiled.labels, whole.labels)
+    for name, found in (("whole", whole), ("tiled", tiled)):
+        found.save(tmp_path, name)
+        with Image.open(tmp_path / f"{name}.labels.png") as stored:
+            np.testing.assert_array_equal(np.asarray(stored), whole.labels)
+
+
 MANY_CLASSES = """
 import sys
 import numpy as np
