@@ -20,6 +20,7 @@ from atrous.errors import AtrousError
 from atrous.exported_graph import bytes_per_pixel, give_pooled, up_to_high_level
 from atrous.onnx_file import read_header
 from atrous.strips import in_strips
+from atrous.vectors import in_whole_vectors
 
 _CORE_LOCK = threading.Lock()
 
@@ -116,7 +117,7 @@ class ExportedEngine:
             path,
             threads or usable_processors(),
             keep_compiled=keep_compiled,
-            strips=self.header.precision != "int8",
+            rewrites=self.header.precision != "int8",
         )
         self._for_size: tuple[tuple[int, int], Any] | None = None
         self._for_any_size: Any = None
@@ -207,12 +208,12 @@ class Compiler:
         path: The file.
         threads: Threads to use.
         keep_compiled: Whether to keep compiled models for other processes.
-        strips: Whether to run the decoder in strips where the size is known.
+        rewrites: Whether to rewrite the graph for speed where the size is known.
     """
 
-    def __init__(self, path: Path, threads: int, *, keep_compiled: bool, strips: bool) -> None:
+    def __init__(self, path: Path, threads: int, *, keep_compiled: bool, rewrites: bool) -> None:
         self._path = path
-        self._strips = strips
+        self._rewrites = rewrites
         self._core = openvino_core()
         self._settings = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -253,7 +254,8 @@ class Compiler:
     def _compiled(self, model: Any, shape: tuple[int, ...]) -> Any:
         try:
             model.reshape({model.input(0): list(shape)})
-            if self._strips and min(shape) > 0:
+            if self._rewrites and min(shape) > 0:
+                in_whole_vectors(import_openvino(), model)
                 in_strips(import_openvino(), model)
             return self._core.compile_model(model, "CPU", self._settings).create_infer_request()
         except RuntimeError as error:

@@ -7,6 +7,8 @@ import math
 from collections import defaultdict
 from typing import Any
 
+import numpy as np
+
 from atrous.onnx_file import HIGH_LEVEL, POOLED
 
 
@@ -14,6 +16,17 @@ def find(model: Any, name: str) -> Any:
     """Returns the value of a name; None if the graph has none."""
     outputs = (output for node in model.get_ordered_ops() for output in node.outputs())
     return next((output for output in outputs if name in output.get_names()), None)
+
+
+def data_of(value: Any) -> Any:
+    """Returns the array of a constant in the shape and type it is read; None for other values."""
+    node = value.get_node()
+    while node.get_type_name() in ("Reshape", "Convert"):
+        node = node.input_value(0).get_node()
+    if node.get_type_name() != "Constant":
+        return None
+    shape = [int(length) for length in value.get_shape()]
+    return np.array(node.data).reshape(shape).astype(value.get_element_type().to_dtype())
 
 
 def give_pooled(openvino: Any, model: Any) -> None:

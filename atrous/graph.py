@@ -212,12 +212,11 @@ _BINARY: dict[Callable[..., Any] | str, str] = {
     torch.mul: "Mul",
 }
 
+_RELU = (F.relu, torch.relu, "relu")
+
 _UNARY: dict[Callable[..., Any] | str, str] = {
-    F.relu: "Relu",
-    torch.relu: "Relu",
     torch.sigmoid: "Sigmoid",
     "sigmoid": "Sigmoid",
-    "relu": "Relu",
     F.hardswish: "HardSwish",
 }
 
@@ -228,6 +227,8 @@ def _function(writer: GraphWriter, node: fx.Node, values: dict[fx.Node, Any]) ->
     target: Any = node.target
     if target in _BINARY and all(isinstance(a, str) for a in args):
         return writer.add(_BINARY[target], args, name)
+    if target in _RELU:
+        return writer.relu(args[0], name)
     if target in _UNARY:
         return writer.add(_UNARY[target], args[:1], name)
     if target is F.hardsigmoid:
@@ -302,7 +303,7 @@ def _conv(writer: GraphWriter, module: nn.Module, x: str, name: str) -> str:
         return writer.conv_bn(x, module, name)
     assert isinstance(module, AtrousSeparableConv)
     if module.relu_before:
-        x = writer.add("Relu", [x], f"{name}.rectified")
+        x = writer.relu(x, f"{name}.rectified")
     x = writer.conv_bn(x, module.depthwise, f"{name}.depthwise")
     return writer.conv_bn(x, module.pointwise, f"{name}.pointwise")
 

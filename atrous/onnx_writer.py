@@ -98,6 +98,8 @@ class GraphWriter:
             return x
         if isinstance(module, nn.ReLU6):
             return self.clip(x, 0, 6, name)
+        if isinstance(module, nn.ReLU):
+            return self.relu(x, f"{name}.activation")
         for kind, op in _ACTIVATIONS.items():
             if isinstance(module, kind):
                 return self.add(op, [x], f"{name}.activation")
@@ -105,6 +107,12 @@ class GraphWriter:
             gate = self.add("Sigmoid", [x], f"{name}.gate")
             return self.add("Mul", [x, gate], f"{name}.activation")
         raise unsupported(type(module).__name__, name)
+
+    def relu(self, x: str, name: str) -> str:
+        """Adds a rectification of what is not rectified yet."""
+        if x in self.nodes and self.nodes[x].op_type == "Relu":
+            return x
+        return self.add("Relu", [x], name)
 
     def clip(self, x: str, low: float, high: float, name: str) -> str:
         """Adds a clamp."""
@@ -152,7 +160,6 @@ class GraphWriter:
 
 
 _ACTIVATIONS: dict[type[nn.Module], str] = {
-    nn.ReLU: "Relu",
     nn.Sigmoid: "Sigmoid",
     nn.Hardswish: "HardSwish",
 }

@@ -13,7 +13,8 @@ errors
 classes
 images
 upsample onnx_file visualize windows png outlines
-built_in exported_graph strips
+built_in exported_graph
+strips vectors
 engines
 sources tiles
 predict
