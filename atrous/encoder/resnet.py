@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from atrous.encoder.backbone import Backbone, atrous_schedule
 from atrous.layers import RESNET, ConvBN
+from atrous.origins import reading
 
 Stem = Literal["beta", "plain"]
 
@@ -46,7 +47,7 @@ class Bottleneck(nn.Module):
         stride = self.conv2.conv.stride[0]
         # An identity shortcut past a stride is subsampled, not projected.
         shortcut = self.shortcut(x) if self.projects else x[..., ::stride, ::stride]
-        return F.relu(residual + shortcut), residual
+        return (residual + shortcut).relu_(), residual
 
 
 class ResNet(Backbone):
@@ -115,7 +116,8 @@ class ResNet(Backbone):
     def forward(self, x: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
         """See `Backbone.forward`."""
         x = self.stem(x)  # (N, 128, H/2, W/2)
-        x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)  # (N, 128, H/4, W/4)
+        with reading(x):
+            x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)  # (N, 128, H/4, W/4)
         low_level: dict[int, Tensor] = {}
         stride, previous = 4, x
         for unit, nominal in zip(self._units_in_order(), self._nominal_strides, strict=True):

@@ -24,6 +24,7 @@ from atrous.optim import (
     parameter_groups,
     set_learning_rate,
 )
+from atrous.origins import nothing_remembered
 from atrous.training.batch_norm import set_momentum, statistics_untouched, synchronize
 from atrous.training.distributed import Processes
 
@@ -253,4 +254,10 @@ def recompute_blocks(model: DeepLabV3Plus) -> None:
 
 
 def _contexts(block: nn.Module) -> tuple[Any, Any]:
-    return nullcontext(), statistics_untouched(block)
+    return nothing_remembered(), _made_again(block)
+
+
+@contextmanager
+def _made_again(block: nn.Module) -> Iterator[None]:
+    with nothing_remembered(), statistics_untouched(block):
+        yield
