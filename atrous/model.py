@@ -196,8 +196,11 @@ class DeepLabV3Plus(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps images (N, C, H, W), uint8 or 0..255, to logits (N, K, H, W)."""
-        size: Size = (images.shape[-2], images.shape[-1])
-        return resize(self.coarse_logits(images), self.logits_stride, 1, size)
+        return self.upsample(self.coarse_logits(images), (images.shape[-2], images.shape[-1]))
+
+    def upsample(self, coarse_logits: Tensor, size: Size) -> Tensor:
+        """Maps coarse logits to logits (N, K, *size), `size` being that of the images."""
+        return resize(coarse_logits, self.logits_stride, 1, size)
 
     def extra_repr(self) -> str:
         """Shows what the network is instead of hundreds of layers' worth of inference."""

@@ -92,7 +92,13 @@ def create_optimizer(
 ) -> torch.optim.Optimizer:
     """Returns SGD with momentum (not Nesterov's), as the authors use, or AdamW."""
     if optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=momentum)
+        sgd = torch.optim.SGD(groups, lr=0.0, momentum=momentum)
+        # torch would allocate these between the gradients of the first update, where they would
+        # divide the memory of all later ones. A momentum of zero changes nothing.
+        for group in groups:
+            for parameter in group["params"]:
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return sgd
     return torch.optim.AdamW(groups, lr=0.0, betas=(momentum, 0.999))
 
 
