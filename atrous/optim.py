@@ -95,9 +95,8 @@ def create_optimizer(
         sgd = torch.optim.SGD(groups, lr=0.0, momentum=momentum)
         # torch would allocate these between the gradients of the first update, where they would
         # divide the memory of all later ones. A momentum of zero changes nothing.
-        for group in groups:
-            for parameter in group["params"]:
-                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        for parameter in (p for group in groups for p in group["params"] if momentum):
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return sgd
     return torch.optim.AdamW(groups, lr=0.0, betas=(momentum, 0.999))
 

@@ -25,6 +25,7 @@ class Origin:
 
     def __init__(self, make: Callable[[], Tensor]) -> None:
         self.make = torch.no_grad()(make)
+        self.version = 0  # of the tensor: one that was written to since is another
         self._value: Tensor | None = None
         self._readers = 0
 
@@ -43,11 +44,13 @@ class Origin:
 
 def origin_of(tensor: Tensor) -> Origin | None:
     """Returns how a tensor is made, where it remembers."""
-    return getattr(tensor, "origin", None)
+    origin: Origin | None = getattr(tensor, "origin", None)
+    return origin if origin is not None and origin.version == tensor._version else None
 
 
 def remember(tensor: Tensor, origin: Origin) -> Tensor:
     """Returns the tensor, which from now on remembers its origin."""
+    origin.version = tensor._version
     tensor.origin = origin  # type: ignore[attr-defined]
     return tensor
 
@@ -104,7 +107,7 @@ def rectify(x: Tensor) -> Tensor:
 
 
 @contextmanager
-def nothing_remembered() -> Iterator[None]:
+def nothing_made_again() -> Iterator[None]:
     """Lets autograd keep the tensors themselves, for those who forget and remake whole blocks."""
     global _enabled
     before, _enabled = _enabled, False

@@ -24,7 +24,7 @@ from atrous.optim import (
     parameter_groups,
     set_learning_rate,
 )
-from atrous.origins import nothing_remembered
+from atrous.origins import nothing_made_again
 from atrous.training.batch_norm import set_momentum, statistics_untouched, synchronize
 from atrous.training.distributed import Processes
 
@@ -284,10 +284,10 @@ def recompute_blocks(model: DeepLabV3Plus) -> None:
 
 
 def _contexts(block: nn.Module) -> tuple[Any, Any]:
-    return nothing_remembered(), _made_again(block)
+    return nothing_made_again(), _made_again(block)
 
 
 @contextmanager
 def _made_again(block: nn.Module) -> Iterator[None]:
-    with nothing_remembered(), statistics_untouched(block):
+    with nothing_made_again(), statistics_untouched(block):
         yield
