@@ -55,8 +55,9 @@ class _SumOverPictures(torch.autograd.Function):
         ctx: Any, logits: Tensor, targets: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
     ) -> Tensor:
         total = logits.new_zeros((), dtype=torch.promote_types(logits.dtype, torch.float32))
-        gradients = []
-        for picture, truth in zip(logits.detach().split(1), targets.split(1), strict=True):
+        gradients: list[Tensor] = []
+        count = len(logits)
+        for picture, truth in zip(logits.detach().chunk(count), targets.chunk(count), strict=True):
             with torch.set_grad_enabled(ctx.needs_input_grad[0]):
                 value = loss(picture.requires_grad_(ctx.needs_input_grad[0]), truth)
             if ctx.needs_input_grad[0]:

@@ -74,6 +74,7 @@ def normalize(x: Tensor, batch_norm: nn.BatchNorm2d, activation: nn.Module) -> T
     source, weight, bias = x.detach(), batch_norm.weight, batch_norm.bias
     mean, variance, epsilon = batch_norm.running_mean, batch_norm.running_var, batch_norm.eps
     training, momentum = batch_norm.training, batch_norm.momentum
+    assert momentum is not None
     # What `nn.BatchNorm2d` comes down to; it does not return mean and deviation.
     y, batch_mean, inverse_deviation = torch.native_batch_norm(
         x, weight, bias, mean, variance, training, momentum, epsilon
@@ -134,7 +135,6 @@ def _can_remember(x: Tensor, batch_norm: nn.BatchNorm2d, activation: nn.Module) 
 @contextmanager
 def _kept(origin: Origin, tensor: Tensor | None = None) -> Iterator[None]:
     """Lets autograd keep an origin: instead of a tensor, or of all it would keep."""
-
     # The hooks live as long as what was saved with them: they must not hold the tensor.
     wanted = None if tensor is None else _place(tensor)
 
