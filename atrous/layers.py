@@ -231,7 +231,10 @@ class ConvBN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (N, C, H, W) to (N, C', ceil(H / stride), ceil(W / stride))."""
-        return normalize(self.conv(x), self.bn, self.activation)
+        x = self.conv(x)
+        if self.training:
+            return normalize(x, self.bn, self.activation)
+        return self.activation(self.bn(x))
 
 
 class AtrousSeparableConv(nn.Module):

@@ -44,8 +44,9 @@ class Origin:
 
 def origin_of(tensor: Tensor) -> Origin | None:
     """Returns how a tensor is made, where it remembers."""
-    origin: Origin | None = getattr(tensor, "origin", None)
-    return origin if origin is not None and origin.version == tensor._version else None
+    origin = getattr(tensor, "origin", None)  # of a tensor that is only traced: anything
+    fits = isinstance(origin, Origin) and origin.version == tensor._version
+    return origin if fits else None
 
 
 def remember(tensor: Tensor, origin: Origin) -> Tensor:

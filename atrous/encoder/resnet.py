@@ -47,8 +47,10 @@ class Bottleneck(nn.Module):
         stride = self.conv2.conv.stride[0]
         # An identity shortcut past a stride is subsampled, not projected.
         shortcut = self.shortcut(x) if self.projects else x[..., ::stride, ::stride]
-        total = residual + shortcut if apart else residual.add_(shortcut)
-        return total.relu_(), residual
+        if apart:
+            return F.relu(residual + shortcut, inplace=True), residual
+        residual += shortcut
+        return F.relu(residual, inplace=True), residual
 
 
 class ResNet(Backbone):
