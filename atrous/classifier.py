@@ -7,7 +7,7 @@ of the features, logits. Other backbones get the same one.
 from torch import Tensor, nn
 
 from atrous.encoder.encoder import Encoder
-from atrous.layers import Normalize
+from atrous.layers import Normalize, Size
 from atrous.model import Architecture, Model
 
 
@@ -37,5 +37,13 @@ class Classifier(Model):
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps images (N, C, H, W), uint8 or 0..255, to logits (N, K, 1, 1)."""
+        return self.coarse_logits(images)
+
+    def coarse_logits(self, images: Tensor) -> Tensor:
+        """Returns the same: there is one position for the whole picture."""
         pooled, _ = self.encoded(images)  # (N, C, 1, 1)
         return self.classifier(self.dropout(pooled))
+
+    def upsample(self, coarse_logits: Tensor, size: Size) -> Tensor:
+        """Returns the logits as they are: targets have one position too."""
+        return coarse_logits

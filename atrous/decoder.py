@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from atrous.layers import HEAD, AtrousSeparableConv, ConvBN, Size, resize
+from atrous.origins import reading
 
 Refinement = tuple[int, int]  # kernel size, filters
 
@@ -124,7 +125,8 @@ class Decoder(nn.Module):
             size = (-(-low.shape[-2] // step), -(-low.shape[-1] // step))
             decoded = stage(decoded, low, (decoded_stride, low_stride, stride), size)
             decoded_stride = stride
-        return self.classifier(decoded)
+        with reading(decoded):
+            return self.classifier(decoded)
 
 
 class BilinearDecoder(nn.Module):

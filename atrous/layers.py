@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atrous.depthwise import dilated_depthwise
+from atrous.origins import normalize, reading, rectify
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +85,10 @@ class AtrousConv2d(nn.Conv2d):
         if self.anchor == "start":
             height, width = self._reach()
             input = F.pad(input, (0, width, 0, height))
-        if self._trains_slowly(input):
-            return dilated_depthwise(input, self.weight, self.padding[0], self.dilation[0])  # type: ignore[arg-type]
-        return super().forward(input)
+        with reading(input):
+            if self._trains_slowly(input):
+                return dilated_depthwise(input, self.weight, self.padding[0], self.dilation[0])  # type: ignore[arg-type]
+            return super().forward(input)
 
     def _trains_slowly(self, input: Tensor) -> bool:
         """Says whether torch's own backward would be far from the machine's speed."""
@@ -229,7 +231,10 @@ class ConvBN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (N, C, H, W) to (N, C', ceil(H / stride), ceil(W / stride))."""
-        return self.activation(self.bn(self.conv(x)))
+        x = self.conv(x)
+        if self.training:
+            return normalize(x, self.bn, self.activation)
+        return self.activation(self.bn(x))
 
 
 class AtrousSeparableConv(nn.Module):
@@ -285,7 +290,7 @@ class AtrousSeparableConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps (N, C, H, W) to (N, C', ceil(H / stride), ceil(W / stride))."""
         if self.relu_before:
-            x = F.relu(x)
+            x = rectify(x)
         return self.pointwise(self.depthwise(x))
 
 

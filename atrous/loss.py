@@ -5,6 +5,9 @@ All of them give zero, with zero gradient, for a batch without a labelled pixel.
 Shapes: N pictures of H x W pixels, K classes. Targets hold class indices, or `ignore_index`.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -44,6 +47,45 @@ def pixel_losses(
         valid = targets != ignore_index
         losses = losses * class_weights.to(losses)[torch.where(valid, targets, 0)]
     return losses
+
+
+class _SumOverPictures(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, targets: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        total = logits.new_zeros((), dtype=torch.promote_types(logits.dtype, torch.float32))
+        gradients: list[Tensor] = []
+        count = len(logits)
+        for picture, truth in zip(logits.detach().chunk(count), targets.chunk(count), strict=True):
+            with torch.set_grad_enabled(ctx.needs_input_grad[0]):
+                value = loss(picture.requires_grad_(ctx.needs_input_grad[0]), truth)
+            if ctx.needs_input_grad[0]:
+                gradients += torch.autograd.grad(value, picture)
+            total += value.detach()
+        ctx.save_for_backward(*gradients)
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad * torch.cat(ctx.saved_tensors), None, None
+
+
+def sum_over_pictures(
+    logits: Tensor, targets: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Returns the sum of the losses of single pictures, each taken together with its gradient.
+
+    What a loss needs at full resolution is so there for one picture at a time, and gone before
+    the backward pass begins.
+
+    Args:
+        logits: (N, K, h, w), coarse.
+        targets: (N, H, W).
+        loss: Maps logits (1, K, h, w) and targets (1, H, W) to a scalar, upsampling included.
+    """
+    return _SumOverPictures.apply(logits, targets, loss)
 
 
 def mean_over_valid(losses: Tensor, targets: Tensor, *, ignore_index: int = IGNORE_INDEX) -> Tensor:

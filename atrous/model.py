@@ -172,6 +172,14 @@ class Model(nn.Module):
             )
         return self.encoder(self.normalize(images))
 
+    def coarse_logits(self, images: Tensor) -> Tensor:
+        """Returns logits at the stride they are computed at."""
+        raise NotImplementedError
+
+    def upsample(self, coarse_logits: Tensor, size: Size) -> Tensor:
+        """Returns such logits at the size of the targets."""
+        raise NotImplementedError
+
     def extra_repr(self) -> str:
         """Shows what the network is instead of hundreds of layers' worth of inference."""
         return f"{self.architecture.backbone}, output_stride={self.output_stride}"
@@ -239,8 +247,11 @@ class DeepLabV3Plus(Model):
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps images (N, C, H, W), uint8 or 0..255, to logits (N, K, H, W)."""
-        size: Size = (images.shape[-2], images.shape[-1])
-        return resize(self.coarse_logits(images), self.logits_stride, 1, size)
+        return self.upsample(self.coarse_logits(images), (images.shape[-2], images.shape[-1]))
+
+    def upsample(self, coarse_logits: Tensor, size: Size) -> Tensor:
+        """Maps coarse logits to logits (N, K, *size), `size` being that of the images."""
+        return resize(coarse_logits, self.logits_stride, 1, size)
 
 
 def as_tuple(value: Sequence[Any] | None) -> tuple[Any, ...] | None:

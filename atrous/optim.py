@@ -110,7 +110,12 @@ def create_optimizer(
     The authors segment with plain momentum, and train on ImageNet with Nesterov's.
     """
     if optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=nesterov)
+        sgd = torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=nesterov)
+        # torch would allocate these between the gradients of the first update, where they would
+        # divide the memory of all later ones. A momentum of zero changes nothing.
+        for parameter in (p for group in groups for p in group["params"] if momentum):
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return sgd
     return torch.optim.AdamW(groups, lr=0.0, betas=(momentum, 0.999))
 
 

@@ -21,7 +21,7 @@ predict
 batch
 config
 recipes
-depthwise
+depthwise origins
 layers
 training.batch_norm
 encoder.backbone

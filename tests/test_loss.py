@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from atrous.layers import resize
 from atrous.loss import (
     dice_loss,
     hardest_pixels,
@@ -13,6 +14,7 @@ from atrous.loss import (
     mining_fraction,
     ohem,
     pixel_losses,
+    sum_over_pictures,
 )
 
 IGNORE = 255
@@ -143,3 +145,23 @@ def test_absent_classes_do_not_count_in_dice_and_lovasz() -> None:
     logits[:, 0] = 1000.0
     assert dice_loss(logits, targets) == 0
     assert lovasz_loss(logits, targets) == 0
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+def test_sum_over_pictures_is_that_of_the_batch_with_its_gradient(gamma: float) -> None:
+    torch.manual_seed(0)
+    coarse = torch.randn(3, 4, 3, 2, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(0, 4, (3, 9, 5))
+    targets[1] = 255
+
+    def loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        whole = resize(logits, 4, 1, (9, 5))
+        return pixel_losses(whole, truth, focal_gamma=gamma).sum()
+
+    got = 0.25 * sum_over_pictures(coarse, targets, loss)
+    expected = 0.25 * loss(coarse, targets)
+    torch.testing.assert_close(got, expected)
+    gradients = [torch.autograd.grad(value, coarse)[0] for value in (got, expected)]
+    torch.testing.assert_close(*gradients)
+    with torch.no_grad():
+        torch.testing.assert_close(sum_over_pictures(coarse, targets, loss), 4 * expected)

@@ -59,7 +59,9 @@ class InvertedResidual(nn.Module):
         expanded = self.expand(x) if self.expands else x
         filtered = self.depthwise(expanded)
         projected = self.project(filtered)
-        return (projected + x if self.adds else projected), filtered
+        if self.adds:
+            projected += x
+        return projected, filtered
 
 
 class MobileNetV2(Backbone):

@@ -24,6 +24,7 @@ from atrous.optim import (
     parameter_groups,
     set_learning_rate,
 )
+from atrous.origins import nothing_made_again
 from atrous.training.batch_norm import set_momentum, statistics_untouched, synchronize
 from atrous.training.distributed import Processes
 
@@ -73,10 +74,10 @@ class Learner:
         )
         self.average = MovingAverage(model, config.average_decay) if config.average_decay else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
-        self.network: nn.Module = model
+        self.network: nn.Module = _Coarse(model)
         if processes.world_size > 1:
             # Each process's own statistics stay its own, as in the authors' clones.
-            self.network = DistributedDataParallel(model, broadcast_buffers=False)
+            self.network = DistributedDataParallel(self.network, broadcast_buffers=False)
         if config.compile:
             self.network.compile()
         weights = torch.tensor(config.class_weights, device=device)
@@ -110,14 +111,13 @@ class Learner:
                 with torch.autocast(
                     device.type, _AUTOCAST.get(config.precision), config.precision != "fp32"
                 ):
-                    logits = self.network(part)
+                    logits = self.network(part)  # coarse
                 loss = self.loss(logits, truth, step, labelled)
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach() / self.processes.world_size
         loss_value = self.processes.sum(total).item()
         self.scaler.unscale_(self.optimizer)
-        limit = config.clip_norm or math.inf
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit).item()
+        norm = self._clip()
         finite = math.isfinite(loss_value) and math.isfinite(norm)
         if finite:
             self.scaler.step(self.optimizer)
@@ -128,6 +128,14 @@ class Learner:
                 buffer.copy_(before)
         self.scaler.update()
         return Update(loss_value, norm, lr, int(labelled), finite, self.scaler.get_scale())
+
+    def _clip(self) -> float:
+        """Returns the norm of the gradient, which is scaled down to the limit if there is one."""
+        parameters = list(self.model.parameters())
+        if self.config.clip_norm:
+            return nn.utils.clip_grad_norm_(parameters, self.config.clip_norm).item()
+        norms = [p.grad.norm() for p in parameters if p.grad is not None]
+        return torch.stack(norms).norm().item()
 
     def learning_rate(self, step: int) -> float:
         """Returns the rate of a step."""
@@ -144,7 +152,7 @@ class Learner:
             slow_start_lr=config.slow_start_lr,
         )
 
-    def loss(self, logits: Tensor, targets: Tensor, step: int, labelled: Tensor) -> Tensor:
+    def loss(self, coarse_logits: Tensor, targets: Tensor, step: int, labelled: Tensor) -> Tensor:
         """Returns what this part adds to the mean gradient of all processes.
 
         Cross-entropy and focal loss are sums over pixels divided by the labelled pixels of the
@@ -153,31 +161,43 @@ class Learner:
         """
         config, ignore = self.config, self.ignore_index
         parts = config.accumulation
-        per_pixel = partial(
-            losses.pixel_losses, logits, targets, class_weights=self.class_weights,
-            ignore_index=ignore,
-        )  # fmt: skip
         share = self.processes.world_size / labelled.clamp(min=1)
-        total = logits.new_zeros((), dtype=torch.promote_types(logits.dtype, torch.float32))
-        for name, factor in parse_losses(config.losses).items():
-            if name == "focal":
-                value = per_pixel(focal_gamma=config.focal_gamma).sum() * share
-            elif name == "ohem":
-                value = losses.ohem(
-                    per_pixel(), logits, targets, threshold=config.ohem_threshold,
+        upsample = partial(self.model.upsample, size=(targets.shape[-2], targets.shape[-1]))
+        pixel_losses = partial(
+            losses.pixel_losses, class_weights=self.class_weights, ignore_index=ignore
+        )
+
+        def total_of(coarse: Tensor, truth: Tensor, focal_gamma: float = 0.0) -> Tensor:
+            return pixel_losses(upsample(coarse), truth, focal_gamma=focal_gamma).sum()
+
+        def mean(name: str) -> Tensor:
+            logits = upsample(coarse_logits)
+            if name == "dice":
+                return losses.dice_loss(logits, targets, ignore_index=ignore)
+            if name == "lovasz":
+                return losses.lovasz_loss(logits, targets, ignore_index=ignore)
+            per_pixel = pixel_losses(logits, targets)
+            if name == "ohem":
+                return losses.ohem(
+                    per_pixel, logits, targets, threshold=config.ohem_threshold,
                     ignore_index=ignore,
-                ) / parts  # fmt: skip
-            elif name == "dice":
-                value = losses.dice_loss(logits, targets, ignore_index=ignore) / parts
-            elif name == "lovasz":
-                value = losses.lovasz_loss(logits, targets, ignore_index=ignore) / parts
-            elif config.top_k < 1:
-                fraction = losses.mining_fraction(
-                    step, top_k=config.top_k, mining_steps=config.mining_steps
+                )  # fmt: skip
+            fraction = losses.mining_fraction(
+                step, top_k=config.top_k, mining_steps=config.mining_steps
+            )
+            return losses.hardest_pixels(per_pixel, fraction)
+
+        total = coarse_logits.new_zeros(
+            (), dtype=torch.promote_types(coarse_logits.dtype, torch.float32)
+        )
+        for name, factor in parse_losses(config.losses).items():
+            if name == "focal" or (name == "cross_entropy" and config.top_k == 1):
+                of_picture = partial(
+                    total_of, focal_gamma=config.focal_gamma if name == "focal" else 0.0
                 )
-                value = losses.hardest_pixels(per_pixel(), fraction) / parts
+                value = losses.sum_over_pictures(coarse_logits, targets, of_picture) * share
             else:
-                value = per_pixel().sum() * share
+                value = mean(name) / parts
             total = total + factor * value
         return total
 
@@ -233,6 +253,17 @@ class Learner:
         self.scaler.load_state_dict(state)
 
 
+class _Coarse(nn.Module):
+    """The network up to its coarse logits, as DistributedDataParallel wants to call it."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model.coarse_logits(images)
+
+
 def _set_up(model: Model, config: TrainConfig, processes: Processes) -> None:
     """Freezes, synchronises and recomputes what the config says."""
     if config.freeze_backbone:
@@ -265,4 +296,10 @@ def recompute_blocks(model: Model) -> None:
 
 
 def _contexts(block: nn.Module) -> tuple[Any, Any]:
-    return nullcontext(), statistics_untouched(block)
+    return nothing_made_again(), _made_again(block)
+
+
+@contextmanager
+def _made_again(block: nn.Module) -> Iterator[None]:
+    with nothing_made_again(), statistics_untouched(block):
+        yield

@@ -96,8 +96,10 @@ def plan(config: TrainConfig, *, divide: bool = False) -> Plan:
 def estimate_memory(network: Model, config: TrainConfig) -> int:
     """Estimates the bytes an update takes, of everything torch allocates.
 
-    Outputs of convolutions and batch norms are kept for the backward pass; logits, at the crop's
-    size in segmentation, are there about four times (logits, their logarithms, two gradients).
+    Outputs of convolutions and batch norms may be kept for the backward pass (on a CPU most of the
+    latter are not); logits, at the crop's size in segmentation, are there about four times
+    (logits, their logarithms, two gradients), of one picture only where the loss is cross-entropy
+    or focal.
     """
     part = config.batch_size // config.accumulation
     height, width = config.crop_size if config.task == "segmentation" else (1, 1)

@@ -561,7 +561,7 @@ def test_T20_evaluation_and_training_mode_agree_after_a_short_run() -> None:
         labelled = learner.processes.sum((targets != 255).sum())
 
         def loss_of(model, learner=learner, labelled=labelled):
-            return learner.loss(model(images), targets.long(), 0, labelled).item()
+            return learner.loss(model.coarse_logits(images), targets.long(), 0, labelled).item()
 
         with torch.no_grad():
             with learner.evaluated() as model:
