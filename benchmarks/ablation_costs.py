@@ -4,9 +4,9 @@
 
 Networks have MobileNetV2 and random weights, and run in torch, in float32 and channels_last memory;
 contenders take turns. A forward pass is of one picture of 513 x 513 with 21 classes and the paper's
-atrous rates. Views are of one scene of 128 x 160, averaged labels included, as the evaluator sees
-it; their time is of the processor, over all threads. An update is of the batch that `ablations.py`
-trains on, and in the peer's case of `ablation_peer.py`. Writes results/ablation_costs.json.
+atrous rates. Views are of one scene of 128 x 160, averaging and labels included, as the evaluator
+sees it; their time is of the processor, with one thread. An update is of a batch as `ablations.py`
+trains on, and in the peer's case as in `ablation_peer.py`. Writes results/ablation_costs.json.
 """
 
 import time
@@ -59,6 +59,7 @@ def views() -> dict[str, dict[str, float]]:
     """Times what the rows with another output stride, scales or flip let the network see."""
     image, _ = scenes(0, 1)[0]
     result = {}
+    torch.set_num_threads(1)  # more of them would wait busily
     for row in ("decoder", "bilinear"):
         model = network(row)
         for name, other in ablations.ROWS["scenes"].items():
@@ -103,7 +104,7 @@ def main() -> None:
     with torch.inference_mode():
         times = {
             "A forward pass of 513 x 513": measuring.interleave(forwards(), rounds=15, warm_up=2),
-            "A scene, processor time": views(),
+            "A scene, processor time of one thread": views(),
         }
     times["An update of six scenes"] = training
     result = {"machine": measuring.machine("torch", "segmentation_models_pytorch"), "times": times}

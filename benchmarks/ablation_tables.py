@@ -146,7 +146,7 @@ def _curves(found: Results) -> Iterator[str]:
 
 
 def _costs(costs: dict[str, Any]) -> Iterator[str]:
-    yield from ("", f"**Times**: {costs['machine']['processor']}, two threads", "")
+    yield from ("", f"**Times**: {costs['machine']['processor']}")
     for title, measured in costs["times"].items():
         yield from ("", f"{title}:", "", "| what | median, ms | quartiles apart, ms | samples |")
         yield "|---|---|---|---|"
