@@ -88,7 +88,7 @@ BASES = {
             base_lr=0.0003,
             head_multiplier=10.0,
             average_decay=0.98,
-            steps=250,
+            steps=160,
             **_QUIET,
         ),
         "deeplabv3_mnv2_pascal_quant.tflite",
