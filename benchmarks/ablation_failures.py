@@ -2,12 +2,14 @@
 
     python benchmarks/ablation_failures.py animals --runs RUNS
 
-The pictures of lowest mean IoU of the row `decoder`, seed 0, each with its true labels, those of
-`decoder` and those of `bilinear`, side by side. Unlabelled pixels are white. Writes
-docs/figures/ablation_failures_BASE.png and prints what is on it.
+The held-out pictures with the lowest mean IoU of the row `decoder`, seed 0, by its committed
+result: each with its true labels, those of `decoder` and those of `bilinear`, side by side.
+Unlabelled pixels are white. Writes docs/figures/ablation_failures_BASE.png and prints what is on
+it.
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import ablations
@@ -16,26 +18,27 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import atrous
+from atrous.data.dataset import Sample
 from atrous.evaluation.evaluator import Outcome
 from atrous.metrics import iou
 from atrous.visualize import brightened
 
 FIGURES = Path(__file__).parent.parent / "docs" / "figures"
-ROWS, HEIGHT, GAP = 6, 128, 4
+PICTURES, HEIGHT, GAP = 6, 128, 4
 
 
-def outcomes(base: str, row: str, runs: Path) -> tuple[list[Outcome], NDArray[np.float64]]:
-    """Returns each held-out picture's result, without the picture, and its mean IoU."""
+def scores(base: str, row: str) -> NDArray[np.float64]:
+    """Returns the mean IoU of each held-out picture."""
+    content = json.loads((ablations.RESULTS / f"{base}-{row}-0.json").read_text())
+    return np.array([np.nanmean(iou(*np.array(counts))) for counts in content["per_picture"]])
+
+
+def outcomes(base: str, row: str, samples: list[Sample], runs: Path) -> list[Outcome]:
+    """Returns what a row says of some pictures."""
     found: list[Outcome] = []
     model = atrous.load(ablations.trained(base, row, 0, runs))
-    scores = atrous.evaluate(
-        model,
-        ablations.data_of(base, 0)[2],
-        classes=ablations.BASES[base].classes,
-        trimap=None,
-        on_picture=lambda outcome: found.append(outcome._replace(image=np.empty(0, np.uint8))),
-    )
-    return found, np.array([np.nanmean(iou(*counts)) for counts in scores.per_picture])
+    atrous.evaluate(model, samples, trimap=None, on_picture=found.append)  # type: ignore[arg-type]
+    return found
 
 
 def drawn(labels: NDArray[np.uint8], outcome: Outcome) -> Image.Image:
@@ -47,23 +50,29 @@ def drawn(labels: NDArray[np.uint8], outcome: Outcome) -> Image.Image:
     return picture.resize((round(width * HEIGHT / height), HEIGHT), Image.Resampling.NEAREST)
 
 
+def described(labels: NDArray[np.uint8], outcome: Outcome, classes: tuple[str, ...]) -> str:
+    """Returns the classes of a label map with their shares of the labelled pixels."""
+    counts = np.bincount(labels[outcome.target != 255], minlength=len(classes))
+    shares = counts / max(1, counts.sum())
+    return ", ".join(f"{classes[c]} {shares[c]:.0%}" for c in np.argsort(-shares) if shares[c])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("base", choices=("scenes", "animals"))
     parser.add_argument("--runs", type=Path, required=True)
     asked = parser.parse_args()
-    decoder, scores = outcomes(asked.base, "decoder", asked.runs)
-    bilinear, others = outcomes(asked.base, "bilinear", asked.runs)
-    classes = ablations.data_of(asked.base, 0)[2].classes
+    data = ablations.data_of(asked.base, 0)[2]
+    by_row = {row: scores(asked.base, row) for row in ("decoder", "bilinear")}
+    worst = np.argsort(by_row["decoder"])[:PICTURES].tolist()
+    samples = [data[index] for index in worst]
+    results = [outcomes(asked.base, row, samples, asked.runs) for row in by_row]
     lines = []
-    for index in np.argsort(scores)[:ROWS]:
-        one, two = decoder[index], bilinear[index]
-        lines.append([drawn(one.target, one), drawn(one.labels, one), drawn(two.labels, two)])
-        seen = [
-            ", ".join(f"{classes[c]} {share:.0%}" for c, share in _shares(labels, one.target))
-            for labels in (one.target, one.labels, two.labels)
-        ]
-        print(f"{one.name}: {scores[index]:.3f}, {others[index]:.3f}\n  " + "\n  ".join(seen))
+    for index, one, two in zip(worst, *results, strict=True):
+        print(f"{data.names[index]}: {', '.join(f'{by_row[row][index]:.3f}' for row in by_row)}")
+        maps = (one.target, one.labels, two.labels)
+        print(*(f"  {described(labels, one, data.classes)}" for labels in maps), sep="\n")
+        lines.append([drawn(labels, one) for labels in maps])
     width = max(sum(part.width + GAP for part in line) for line in lines)
     sheet = Image.new("RGB", (width, len(lines) * (HEIGHT + GAP)), "white")
     for row, line in enumerate(lines):
@@ -72,12 +81,6 @@ def main() -> None:
             sheet.paste(part, (x, row * (HEIGHT + GAP)))
             x += part.width + GAP
     sheet.quantize(64).save(FIGURES / f"ablation_failures_{asked.base}.png", optimize=True)
-
-
-def _shares(labels: NDArray[np.uint8], target: NDArray[np.uint8]) -> list[tuple[int, float]]:
-    counts = np.bincount(labels[target != 255], minlength=1)
-    shares = counts / max(1, counts.sum())
-    return [(int(c), float(shares[c])) for c in np.argsort(-shares) if shares[c] >= 0.005]
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ TABLES = (
     Table("Separable against dense (photographs)", "animals", ("decoder", "dense")),
     Table("ASPP", "scenes", ("decoder", "no_image_pooling", "no_atrous_branches")),
     Table("The ReLU of the paper's text", "xception", ("decoder", "papers_relu")),
+    Table("Equal time", "xception", ("decoder", "resnet50")),
     Table("The peer", "scenes", ("decoder", "smp", "one_3x3")),
     *(
         Table(
