@@ -31,21 +31,21 @@ TABLES = (
     Table("The decoder (photographs)", "animals", ("bilinear", "decoder")),
     Table(
         "Table 1: reduced channels",
-        "scenes",
+        "short",
         ("decoder", "reduced_8", "reduced_16", "reduced_32", "reduced_64"),
     ),
     Table(
         "Table 2: structure of the decoder",
-        "scenes",
+        "short",
         ("decoder", "one_3x3", "three_3x3", "one_3x3_of_128", "two_3x3_of_128", "one_1x1",
          "conv3_conv2"),
     ),
-    Table("Separable against dense (scenes)", "scenes", ("decoder", "dense")),
+    Table("Separable against dense (short runs)", "short", ("decoder", "dense")),
     Table("Separable against dense (photographs)", "animals", ("decoder", "dense")),
-    Table("ASPP", "scenes", ("decoder", "no_image_pooling", "no_atrous_branches")),
+    Table("ASPP", "short", ("decoder", "no_image_pooling", "no_atrous_branches")),
     Table("The ReLU of the paper's text", "xception", ("decoder", "papers_relu")),
     Table("Equal time", "xception", ("decoder", "resnet50")),
-    Table("The peer", "scenes", ("decoder", "smp", "one_3x3")),
+    Table("The peer", "short", ("decoder", "smp")),
     *(
         Table(
             f"Output stride, scales and flip: {model} ({base})",
@@ -136,7 +136,7 @@ def _listed(seeds: Any) -> str:
 def _curves(found: Results) -> Iterator[str]:
     yield f"| base | row | seeds | {' | '.join(f'{w} px' for w in WIDTHS)} | all |"
     yield f"|---|---|---|{'---|' * (len(WIDTHS) + 1)}"
-    for base, row in (("scenes", "decoder"), ("scenes", "bilinear"), ("scenes", "smp"),
+    for base, row in (("scenes", "decoder"), ("scenes", "bilinear"), ("short", "decoder"), ("short", "smp"),
                       ("animals", "decoder"), ("animals", "bilinear")):  # fmt: skip
         if by_seed := found.get((base, row)):
             curve = np.mean([r["trimap"] for r in by_seed.values()], axis=0)

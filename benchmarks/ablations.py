@@ -72,11 +72,11 @@ class Row:
 
 _QUIET = {"evaluate_every": 0, "save_every": 100, "samples": 0, "graft": True}
 _XCEPTION = {"backbone": "xception41", "graft": False, "batch_size": 4, "steps": 150}
+_SCENES = replace(scenes(), decoder_channels=256, steps=400, base_lr=0.002, **_QUIET)
+_IMAGENET = "tf2_mobilenet_v2_1.0_224_ptq.tflite"
 BASES = {
-    "scenes": Base(
-        replace(scenes(), decoder_channels=256, steps=400, base_lr=0.002, **_QUIET),
-        "tf2_mobilenet_v2_1.0_224_ptq.tflite",
-    ),
+    "scenes": Base(_SCENES, _IMAGENET),
+    "short": Base(replace(_SCENES, steps=200), _IMAGENET),
     "animals": Base(
         replace(
             voc_animals(),
@@ -117,7 +117,8 @@ _STRIDES = {
     if (stride, suffix) != (16, "")  # the row itself
 }
 ROWS: dict[str, dict[str, Row]] = {
-    "scenes": {
+    "scenes": {**_DECODERS, **_STRIDES},
+    "short": {
         **_DECODERS,
         "reduced_8": Row({"reduced_channels": 8}),
         "reduced_16": Row({"reduced_channels": 16}),
@@ -131,7 +132,6 @@ ROWS: dict[str, dict[str, Row]] = {
         "conv3_conv2": Row({"decoder_kernels": (3,), "decoder_strides": (8, 4)}),
         "no_image_pooling": Row({"image_pooling": False}),
         "no_atrous_branches": Row({"atrous_rates": ()}),
-        **_STRIDES,
     },
     "animals": {**_DECODERS, **_STRIDES},
     "xception": {
