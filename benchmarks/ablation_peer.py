@@ -35,7 +35,6 @@ from atrous.training.batch_norm import restore_folded, set_momentum
 from atrous.training.starting import augmentation
 from atrous.weights import tflite
 
-
 BASE = "short"  # of `ablations.py`
 
 

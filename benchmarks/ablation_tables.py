@@ -56,6 +56,14 @@ TABLES = (
         for model in ("decoder", "bilinear")
     ),
 )  # fmt: skip
+CURVES = (
+    ("scenes", "decoder"),
+    ("scenes", "bilinear"),
+    ("animals", "decoder"),
+    ("animals", "bilinear"),
+    ("short", "decoder"),
+    ("short", "smp"),
+)
 
 
 def read() -> Results:
@@ -136,8 +144,7 @@ def _listed(seeds: Any) -> str:
 def _curves(found: Results) -> Iterator[str]:
     yield f"| base | row | seeds | {' | '.join(f'{w} px' for w in WIDTHS)} | all |"
     yield f"|---|---|---|{'---|' * (len(WIDTHS) + 1)}"
-    for base, row in (("scenes", "decoder"), ("scenes", "bilinear"), ("short", "decoder"), ("short", "smp"),
-                      ("animals", "decoder"), ("animals", "bilinear")):  # fmt: skip
+    for base, row in CURVES:
         if by_seed := found.get((base, row)):
             curve = np.mean([r["trimap"] for r in by_seed.values()], axis=0)
             whole = np.mean([r["mean_iou"] for r in by_seed.values()])
