@@ -36,7 +36,7 @@ FORWARD = ("decoder", "bilinear", "dense", "one_3x3", "conv3_conv2")
 def network(row: str, **changes: Any) -> DeepLabV3Plus:
     """Returns a row's network with random weights."""
     config = ablations.config_of("short", row, 0)
-    model = create_network(replace(config, graft=False, **changes), scenes(0, 1))
+    model = create_network(replace(config, **changes), scenes(0, 1))
     return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
 

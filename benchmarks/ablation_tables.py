@@ -28,6 +28,7 @@ class Table(NamedTuple):
 _VIEWS = [f"{stride}{view}" for stride in (32, 16, 8) for view in ("", "_ms", "_ms_flip")]
 TABLES = (
     Table("The decoder (scenes)", "scenes", ("bilinear", "decoder")),
+    Table("The decoder (scenes, random start)", "random", ("bilinear", "decoder")),
     Table("The decoder (photographs)", "animals", ("bilinear", "decoder")),
     Table(
         "Table 1: reduced channels",
@@ -59,6 +60,8 @@ TABLES = (
 CURVES = (
     ("scenes", "decoder"),
     ("scenes", "bilinear"),
+    ("random", "decoder"),
+    ("random", "bilinear"),
     ("animals", "decoder"),
     ("animals", "bilinear"),
     ("short", "decoder"),

@@ -70,12 +70,12 @@ class Row:
     evaluation: Mapping[str, Any] = field(default_factory=dict)
 
 
-_QUIET = {"evaluate_every": 0, "save_every": 100, "samples": 0, "graft": True}
-_XCEPTION = {"backbone": "xception41", "graft": False, "batch_size": 4, "steps": 150}
+_QUIET = {"evaluate_every": 0, "save_every": 100, "samples": 0}
 _SCENES = replace(scenes(), decoder_channels=256, steps=400, base_lr=0.002, **_QUIET)
 _IMAGENET = "tf2_mobilenet_v2_1.0_224_ptq.tflite"
 BASES = {
     "scenes": Base(_SCENES, _IMAGENET),
+    "random": Base(replace(scenes(), steps=500, **_QUIET)),
     "short": Base(replace(_SCENES, steps=200), _IMAGENET),
     "animals": Base(
         replace(
@@ -96,7 +96,7 @@ BASES = {
         "void",
     ),
     "xception": Base(
-        replace(scenes(), **{**_QUIET, **_XCEPTION}),
+        replace(scenes(), backbone="xception41", batch_size=4, steps=150, **_QUIET),
     ),
 }
 
@@ -118,6 +118,7 @@ _STRIDES = {
 }
 ROWS: dict[str, dict[str, Row]] = {
     "scenes": {**_DECODERS, **_STRIDES},
+    "random": _DECODERS,
     "short": {
         **_DECODERS,
         "reduced_8": Row({"reduced_channels": 8}),
@@ -178,7 +179,7 @@ def trained(base: str, row: str, seed: int, runs: Path) -> Path:
     out = runs / f"{base}-{row}-{seed}"
     train_data, check_data, _ = data_of(base, seed)
     start = start_of(base, seed, len(train_data.classes), runs)
-    config = replace(config_of(base, row, seed), weights=start)
+    config = replace(config_of(base, row, seed), weights=start, graft=start is not None)
     if not (out / "finished").exists():
         resume = (out / "checkpoints").exists()
         atrous.train(config, out, resume=resume, data=(train_data, check_data))
