@@ -18,16 +18,20 @@ Results = dict[tuple[str, str], dict[int, dict[str, Any]]]  # by (base, row) and
 
 
 class Table(NamedTuple):
-    """Rows of a base; differences are to the first."""
+    """Rows of a base; differences are to the first; `times` is what the milliseconds are of."""
 
     title: str
     base: str
     rows: Sequence[str]
+    times: str = ""
 
 
+FORWARD = "A forward pass of 513 x 513"
+UPDATE = "An update of six scenes"
+SCENE = "A scene, processor time of one thread"
 _VIEWS = [f"{stride}{view}" for stride in (32, 16, 8) for view in ("", "_ms", "_ms_flip")]
 TABLES = (
-    Table("The decoder (scenes)", "scenes", ("bilinear", "decoder")),
+    Table("The decoder (scenes)", "scenes", ("bilinear", "decoder"), FORWARD),
     Table("The decoder (scenes, random start)", "random", ("bilinear", "decoder")),
     Table("The decoder (photographs)", "animals", ("bilinear", "decoder")),
     Table(
@@ -40,18 +44,20 @@ TABLES = (
         "short",
         ("decoder", "one_3x3", "three_3x3", "one_3x3_of_128", "two_3x3_of_128", "one_1x1",
          "conv3_conv2"),
+        FORWARD,
     ),
-    Table("Separable against dense (short runs)", "short", ("decoder", "dense")),
+    Table("Separable against dense (short runs)", "short", ("decoder", "dense"), FORWARD),
     Table("Separable against dense (photographs)", "animals", ("decoder", "dense")),
-    Table("ASPP", "short", ("decoder", "no_image_pooling", "no_atrous_branches")),
+    Table("ASPP", "short", ("decoder", "no_image_pooling", "no_atrous_branches"), FORWARD),
     Table("The ReLU of the paper's text", "xception", ("decoder", "papers_relu")),
     Table("Equal time", "xception", ("decoder", "resnet50")),
-    Table("The peer", "short", ("decoder", "smp")),
+    Table("The peer", "short", ("decoder", "smp"), UPDATE),
     *(
         Table(
             f"Output stride, scales and flip: {model} ({base})",
             base,
             [model, *(f"{model}_{view}" for view in _VIEWS if view != "16")],
+            SCENE if base == "scenes" else "",
         )
         for base in ("scenes", "animals")
         for model in ("decoder", "bilinear")
@@ -86,22 +92,23 @@ def tables() -> Iterator[str]:
             yield from ("", f"**{table.title}**", "", *_lines(table, found))
     yield from ("", "**Trimap curves**: mean IoU within w pixels of the borders", "")
     yield from _curves(found)
-    if COSTS.exists():
-        yield from _costs(json.loads(COSTS.read_text()))
+    yield from _costs()
 
 
 def _lines(table: Table, found: Results) -> Iterator[str]:
     """Yields a table: scores are means over a row's seeds, differences are over common seeds."""
+    times = _times().get(table.times, {})
+    timed = f" ms: {table.times[0].lower()}{table.times[1:]} |" if times else ""
     yield (
-        "| row | seeds | steps | parameters | multiply-adds | mean IoU | at 1 px | "
+        f"| row | seeds | steps | parameters | multiply-adds |{timed} mean IoU | at 1 px | "
         "difference, points | at 1 px | commit |"
     )
-    yield "|---|---|---|---|---|---|---|---|---|---|"
+    yield "|---|---|---|---|---|---|---|---|---|---|" + ("---|" if times else "")
     reference = found.get((table.base, table.rows[0]), {})
     for row in table.rows:
         by_seed = found.get((table.base, row), {})
         if not by_seed:
-            yield f"| {row} | not run | | | | | | | | |"
+            yield f"| {row} | not run | | | | | | | | |" + (" |" if times else "")
             continue
         first = next(iter(by_seed.values()))
         cells = [
@@ -110,6 +117,7 @@ def _lines(table: Table, found: Results) -> Iterator[str]:
             first["steps"],
             f"{first['parameters']:,}",
             f"{first['multiply_adds'] / 1e6:,.0f} M",
+            *([times.get(row, {}).get("median_ms", "")] if times else []),
             f"{np.mean([r['mean_iou'] for r in by_seed.values()]):.4f}",
             f"{np.mean([r['trimap'][0] for r in by_seed.values()]):.4f}",
             *(_gain(reference, by_seed, key) for key in ("per_picture", "narrowest")),
@@ -156,10 +164,13 @@ def _curves(found: Results) -> Iterator[str]:
             yield f"| {base} | {row} | {_listed(by_seed)} | {shown} |"
 
 
-def _costs(costs: dict[str, Any]) -> Iterator[str]:
-    yield from ("", f"**Times**: {costs['machine']['processor']}")
-    for title, measured in costs["times"].items():
-        yield from ("", f"{title}:", "", "| what | median, ms | quartiles apart, ms | samples |")
+def _times() -> dict[str, dict[str, Any]]:
+    return json.loads(COSTS.read_text())["times"] if COSTS.exists() else {}
+
+
+def _costs() -> Iterator[str]:
+    for title, measured in _times().items():
+        yield from ("", f"**{title}**", "", "| what | median, ms | quartiles apart, ms | samples |")
         yield "|---|---|---|---|"
         for name, time in measured.items():
             cells = (name, time["median_ms"], time["spread_ms"], time["samples"])
