@@ -44,13 +44,16 @@ class Base:
 
     Args:
         config: The run of its reference, `decoder`.
-        start: File below weights/ whose backbone all rows start from; "": random weights.
+        start: File below weights/ that all rows start from; "": random weights.
+        grafted: All of the file that fits is taken, and a decoder at first passes on what the
+            encoder says; or the backbone alone.
         classes: Those whose mean IoU counts; None: all.
         trimap: Where the band of the trimap starts.
     """
 
     config: TrainConfig
     start: str = ""
+    grafted: bool = False
     classes: tuple[str, ...] | None = None
     trimap: Any = "borders"
 
@@ -72,28 +75,30 @@ class Row:
 
 _QUIET = {"evaluate_every": 0, "save_every": 100, "samples": 0}
 _SCENES = replace(scenes(), decoder_channels=256, steps=400, base_lr=0.002, **_QUIET)
+_ANIMALS = replace(voc_animals(), crop_size=(257, 257), photometric=0.0, **_QUIET)
+_VOC = "deeplabv3_mnv2_pascal_quant.tflite"
 _IMAGENET = "tf2_mobilenet_v2_1.0_224_ptq.tflite"
 BASES = {
     "scenes": Base(_SCENES, _IMAGENET),
     "random": Base(replace(scenes(), steps=500, **_QUIET)),
     "short": Base(replace(_SCENES, steps=200), _IMAGENET),
     "animals": Base(
+        replace(_ANIMALS, steps=200), _VOC, grafted=True, classes=ANIMALS, trimap="void"
+    ),
+    "new_heads": Base(
         replace(
-            voc_animals(),
+            _ANIMALS,
             batch_norm="train",
             batch_norm_momentum=0.03,
-            crop_size=(257, 257),
             scale_range=(0.75, 1.25),
-            photometric=0.0,
             base_lr=0.0003,
             head_multiplier=10.0,
             average_decay=0.98,
             steps=160,
-            **_QUIET,
         ),
-        "deeplabv3_mnv2_pascal_quant.tflite",
-        ANIMALS,
-        "void",
+        _VOC,
+        classes=ANIMALS,
+        trimap="void",
     ),
     "xception": Base(
         replace(scenes(), backbone="xception41", batch_size=4, steps=150, **_QUIET),
@@ -135,6 +140,7 @@ ROWS: dict[str, dict[str, Row]] = {
         "no_atrous_branches": Row({"atrous_rates": ()}),
     },
     "animals": {**_DECODERS, **_STRIDES},
+    "new_heads": _DECODERS,
     "xception": {
         "decoder": Row(),
         "papers_relu": Row({"relu_after_depthwise": True}),
@@ -150,7 +156,7 @@ def config_of(base: str, row: str, seed: int) -> TrainConfig:
 
 def data_of(base: str, seed: int) -> tuple[Dataset, Dataset, Dataset]:
     """Returns what a row trains on, what the run checks itself on, and what it is measured on."""
-    if base != "animals":
+    if BASES[base].classes is None:
         return scenes_split("train", seed), painted(1, 2), painted(HELD_OUT, PICTURES)
     voc = SHARED / "data" / "voc2012"
     held_out = open_dataset(voc, "val")
@@ -158,9 +164,11 @@ def data_of(base: str, seed: int) -> tuple[Dataset, Dataset, Dataset]:
 
 
 def start_of(base: str, seed: int, num_classes: int, runs: Path) -> str | None:
-    """Returns a file of the reference's network: a trained backbone, everything else random."""
+    """Returns what to graft: a file, or its backbone in the reference's network."""
     if not BASES[base].start:
         return None
+    if BASES[base].grafted:
+        return str(SHARED / "weights" / BASES[base].start)
     path = runs / f"start-{base}-{seed}.safetensors"
     if not path.exists():
         torch.manual_seed(seed)
