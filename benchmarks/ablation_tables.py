@@ -99,7 +99,7 @@ def tables() -> Iterator[str]:
 
 
 def _lines(table: Table, found: Results) -> Iterator[str]:
-    """Yields a table: scores are means over a row's seeds, differences are over common seeds."""
+    """Yields a table: scores are means over a row's seeds, of the reference those others have."""
     times = _times().get(table.times, {})
     timed = f" ms: {table.times[0].lower()}{table.times[1:]} |" if times else ""
     yield (
@@ -107,23 +107,25 @@ def _lines(table: Table, found: Results) -> Iterator[str]:
         "difference, points | at 1 px | commit |"
     )
     yield "|---|---|---|---|---|---|---|---|---|---|" + ("---|" if times else "")
-    reference = found.get((table.base, table.rows[0]), {})
-    for row in table.rows:
-        by_seed = found.get((table.base, row), {})
+    rows = {row: found.get((table.base, row), {}) for row in table.rows}
+    first, *others = rows
+    compared = set().union(*(rows[row] for row in others))
+    rows[first] = {seed: r for seed, r in rows[first].items() if seed in compared}
+    for row, by_seed in rows.items():
         if not by_seed:
             yield f"| {row} | not run | | | | | | | | |" + (" |" if times else "")
             continue
-        first = next(iter(by_seed.values()))
+        one = next(iter(by_seed.values()))
         cells = [
             row,
             _listed(by_seed),
-            first["steps"],
-            f"{first['parameters']:,}",
-            f"{first['multiply_adds'] / 1e6:,.0f} M",
+            one["steps"],
+            f"{one['parameters']:,}",
+            f"{one['multiply_adds'] / 1e6:,.0f} M",
             *([times.get(row, {}).get("median_ms", "")] if times else []),
             f"{np.mean([r['mean_iou'] for r in by_seed.values()]):.4f}",
             f"{np.mean([r['trimap'][0] for r in by_seed.values()]):.4f}",
-            *(_gain(reference, by_seed, key) for key in ("per_picture", "narrowest")),
+            *(_gain(rows[first], by_seed, key) for key in ("per_picture", "narrowest")),
             " ".join(sorted({r["commit"] for r in by_seed.values()})),
         ]
         yield f"| {' | '.join(map(str, cells))} |"
