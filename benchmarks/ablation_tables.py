@@ -34,6 +34,7 @@ TABLES = (
     Table("The decoder (scenes)", "scenes", ("bilinear", "decoder"), FORWARD),
     Table("The decoder (scenes, random start)", "random", ("bilinear", "decoder")),
     Table("The decoder (photographs)", "animals", ("bilinear", "decoder")),
+    Table("The decoder (photographs, faster)", "faster", ("bilinear", "decoder")),
     Table("The decoder (photographs, new heads)", "new_heads", ("bilinear", "decoder")),
     Table(
         "Table 1: reduced channels",
@@ -71,6 +72,8 @@ CURVES = (
     ("random", "bilinear"),
     ("animals", "decoder"),
     ("animals", "bilinear"),
+    ("faster", "decoder"),
+    ("faster", "bilinear"),
     ("new_heads", "decoder"),
     ("new_heads", "bilinear"),
     ("short", "decoder"),

@@ -1,7 +1,8 @@
 """The paper's claims at our scale: one row is one change to a network, trained and measured.
 
     python benchmarks/ablations.py train scenes decoder bilinear --seeds 0,1,2 --runs RUNS
-    python benchmarks/ablations.py table
+    python benchmarks/ablations.py table       # prints the tables of docs/ablations.md
+    python benchmarks/ablations.py document    # writes them there
 
 A row is trained by `atrous.train`, in a folder of RUNS that resumes after anything, evaluated on
 held-out pictures, and written to results/ablations/BASE-ROW-SEED.json: command, commit, steps,
@@ -32,6 +33,7 @@ from atrous.data.procedural import scenes as painted
 from atrous.data.procedural import scenes_split
 from atrous.recipes import scenes, voc_animals
 
+DOCUMENT = Path(__file__).parent.parent / "docs" / "ablations.md"
 SHARED = Path("../shared")
 HELD_OUT, PICTURES = 7_000_000, 200  # a seed no run trains on
 ANIMALS = ("background", "cat", "cow", "dog", "horse", "person", "sheep")
@@ -84,6 +86,13 @@ BASES = {
     "short": Base(replace(_SCENES, steps=200), _IMAGENET),
     "animals": Base(
         replace(_ANIMALS, steps=200), _VOC, grafted=True, classes=ANIMALS, trimap="void"
+    ),
+    "faster": Base(
+        replace(_ANIMALS, head_multiplier=20.0, steps=300),
+        _VOC,
+        grafted=True,
+        classes=ANIMALS,
+        trimap="void",
     ),
     "new_heads": Base(
         replace(
@@ -140,6 +149,7 @@ ROWS: dict[str, dict[str, Row]] = {
         "no_atrous_branches": Row({"atrous_rates": ()}),
     },
     "animals": {**_DECODERS, **_STRIDES},
+    "faster": _DECODERS,
     "new_heads": _DECODERS,
     "xception": {
         "decoder": Row(),
@@ -271,9 +281,15 @@ def main() -> None:
     training.add_argument("--seeds", default="0")
     training.add_argument("--runs", type=Path, required=True)
     actions.add_parser("table")
+    actions.add_parser("document")
     asked = parser.parse_args()
-    if asked.action == "table":
-        print("\n".join(tables()))
+    if asked.action != "train":
+        lines = "\n".join(tables()).strip()
+        if asked.action == "table":
+            print(lines)
+        else:
+            head, heading, _ = DOCUMENT.read_text().partition("\n## Tables\n")
+            DOCUMENT.write_text(f"{head}{heading}\n{lines}\n")
         return
     for seed in map(int, asked.seeds.split(",")):
         for row in asked.rows:
