@@ -33,10 +33,15 @@ class TrainConfig:
         output_stride: In training; a trained model can be evaluated at any other.
         atrous_rates: Rates of ASPP at this stride; None: (6, 12, 18) at 16, in proportion.
         multi_grid: Rates in the last block; None: the family's own.
+        image_pooling: The image-level branch of ASPP.
         separable: Depthwise separable convolutions in ASPP and decoder.
         decoder: The paper's decoder, or bilinear upsampling.
-        decoder_channels: Filters of each of the decoder's two refining convolutions.
+        decoder_strides: Where to decode, descending.
+        decoder_kernels: Kernel size of each of the decoder's refining convolutions.
+        decoder_channels: Filters of each of them.
+        reduced_channels: Channels of the decoder's reduced low-level features.
         depth_multiplier: Scales the channels of MobileNetV2.
+        relu_after_depthwise: In Xception, the ReLUs of the paper's text.
         steps: Updates of the whole run; the schedule ends there.
         batch_size: Pictures per update, over all processes and accumulated parts.
         accumulation: Parts an update's pictures are computed in, one after the other.
@@ -106,10 +111,15 @@ class TrainConfig:
     output_stride: int = 16
     atrous_rates: tuple[int, ...] | None = None
     multi_grid: tuple[int, ...] | None = None
+    image_pooling: bool = True
     separable: bool = True
     decoder: bool = True
+    decoder_strides: tuple[int, ...] = (4,)
+    decoder_kernels: tuple[int, ...] = (3, 3)
     decoder_channels: int = 256
+    reduced_channels: int | None = 48
     depth_multiplier: float = 1.0
+    relu_after_depthwise: bool = False
     steps: int = 30_000
     batch_size: int = 16
     accumulation: int = 1

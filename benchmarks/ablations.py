@@ -1,131 +1,282 @@
 """The paper's claims at our scale: one row is one change to a network, trained and measured.
 
-python benchmarks/ablations.py train decoder bilinear --seeds 0,1,2 --runs RUNS
-python benchmarks/ablations.py table
+    python benchmarks/ablations.py train scenes decoder bilinear --seeds 0,1,2 --runs RUNS
+    python benchmarks/ablations.py table       # prints the tables of docs/ablations.md
+    python benchmarks/ablations.py document    # writes them there
 
-A row is trained by `atrous train`, in a folder of RUNS that resumes after anything, evaluated on
-held-out pictures, and written to results/ablations/ROW-SEED.json: command, commit, steps, scores
-and the counts of each picture, from which `table` computes differences and their paired intervals
-anew. Rows of the same base and seed see the same pictures in the same order.
+A row is trained by `atrous.train`, in a folder of RUNS that resumes after anything, evaluated on
+held-out pictures, and written to results/ablations/BASE-ROW-SEED.json: command, commit, steps,
+scores and the counts of each picture, from which `table` computes differences and their paired
+intervals anew. Rows of one base and seed see the same pictures in the same order and start from
+the same weights wherever their networks are alike.
 """
 
 import argparse
 import json
 import subprocess
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from ablation_tables import RESULTS, tables
 from measuring import machine
+from numpy.typing import NDArray
 
 import atrous
 from atrous.config import TrainConfig
+from atrous.data.dataset import Dataset
+from atrous.data.opening import open_dataset
 from atrous.data.procedural import scenes as painted
-from atrous.evaluation.uncertainty import difference
-from atrous.metrics import iou
-from atrous.recipes import scenes
-from atrous.training.loop import train
+from atrous.data.procedural import scenes_split
+from atrous.recipes import scenes, voc_animals
 
-RESULTS = Path(__file__).parent / "results" / "ablations"
+DOCUMENT = Path(__file__).parent.parent / "docs" / "ablations.md"
+SHARED = Path("../shared")
 HELD_OUT, PICTURES = 7_000_000, 200  # a seed no run trains on
+ANIMALS = ("background", "cat", "cow", "dog", "horse", "person", "sheep")
+SIX_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # the paper's "MS"
 
-BASE = replace(scenes(), steps=500, evaluate_every=0, save_every=100, samples=0)
-ROWS: dict[str, dict[str, Any]] = {
-    "decoder": {},
-    "bilinear": {"decoder": False},
-    "dense": {"separable": False},
-    "no_atrous_branches": {"atrous_rates": ()},
-    "decoder_64": {"decoder_channels": 64},
+
+@dataclass(frozen=True)
+class Base:
+    """What the rows of a table have in common.
+
+    Args:
+        config: The run of its reference, `decoder`.
+        start: File below weights/ that all rows start from; "": random weights.
+        grafted: All of the file that fits is taken, and a decoder at first passes on what the
+            encoder says; or the backbone alone.
+        classes: Those whose mean IoU counts; None: all.
+        trimap: Where the band of the trimap starts.
+    """
+
+    config: TrainConfig
+    start: str = ""
+    grafted: bool = False
+    classes: tuple[str, ...] | None = None
+    trimap: Any = "borders"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One change.
+
+    Args:
+        changes: To the base's config.
+        of: The row whose trained network is evaluated in another way; "": one of its own.
+        evaluation: How (`atrous.evaluate`).
+    """
+
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    of: str = ""
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+
+
+_QUIET = {"evaluate_every": 0, "save_every": 100, "samples": 0}
+_SCENES = replace(scenes(), decoder_channels=256, steps=400, base_lr=0.002, **_QUIET)
+_ANIMALS = replace(
+    voc_animals(),
+    crop_size=(257, 257),
+    scale_range=(1.0, 1.5),
+    base_lr=0.0001,
+    head_multiplier=3.0,
+    freeze_backbone=False,
+    **_QUIET,
+)
+_VOC = "deeplabv3_mnv2_pascal_quant.tflite"
+_IMAGENET = "tf2_mobilenet_v2_1.0_224_ptq.tflite"
+BASES = {
+    "scenes": Base(_SCENES, _IMAGENET),
+    "random": Base(replace(scenes(), steps=500, **_QUIET)),
+    "short": Base(replace(_SCENES, steps=200), _IMAGENET),
+    "animals": Base(
+        replace(_ANIMALS, steps=200), _VOC, grafted=True, classes=ANIMALS, trimap="void"
+    ),
+    "faster": Base(
+        replace(_ANIMALS, head_multiplier=20.0, steps=300),
+        _VOC,
+        grafted=True,
+        classes=ANIMALS,
+        trimap="void",
+    ),
+    "new_heads": Base(
+        replace(
+            _ANIMALS,
+            batch_norm="train",
+            batch_norm_momentum=0.03,
+            scale_range=(0.75, 1.25),
+            base_lr=0.0003,
+            head_multiplier=10.0,
+            average_decay=0.98,
+            steps=160,
+        ),
+        _VOC,
+        classes=ANIMALS,
+        trimap="void",
+    ),
+    "xception": Base(
+        replace(scenes(), backbone="xception41", batch_size=4, steps=150, **_QUIET),
+    ),
 }
-REFERENCE = "decoder"
+
+_DECODERS = {
+    "decoder": Row(),
+    "bilinear": Row({"decoder": False}),
+    "dense": Row({"separable": False}),
+}
+_STRIDES = {
+    f"{model}_{stride}{suffix}": Row(of=model, evaluation={"output_stride": stride, **views})
+    for model in ("decoder", "bilinear")
+    for stride in (32, 16, 8)
+    for suffix, views in (
+        ("", {}),
+        ("_ms", {"scales": SIX_SCALES}),
+        ("_ms_flip", {"scales": SIX_SCALES, "flip": True}),
+    )
+    if (stride, suffix) != (16, "")  # the row itself
+}
+ROWS: dict[str, dict[str, Row]] = {
+    "scenes": {**_DECODERS, **_STRIDES},
+    "random": _DECODERS,
+    "short": {
+        **_DECODERS,
+        "reduced_8": Row({"reduced_channels": 8}),
+        "reduced_16": Row({"reduced_channels": 16}),
+        "reduced_32": Row({"reduced_channels": 32}),
+        "reduced_64": Row({"reduced_channels": 64}),
+        "one_3x3": Row({"decoder_kernels": (3,)}),
+        "three_3x3": Row({"decoder_kernels": (3, 3, 3)}),
+        "one_3x3_of_128": Row({"decoder_kernels": (3,), "decoder_channels": 128}),
+        "two_3x3_of_128": Row({"decoder_channels": 128}),
+        "one_1x1": Row({"decoder_kernels": (1,)}),
+        "conv3_conv2": Row({"decoder_kernels": (3,), "decoder_strides": (8, 4)}),
+        "no_image_pooling": Row({"image_pooling": False}),
+        "no_atrous_branches": Row({"atrous_rates": ()}),
+    },
+    "animals": {**_DECODERS, **_STRIDES},
+    "faster": _DECODERS,
+    "new_heads": _DECODERS,
+    "xception": {
+        "decoder": Row(),
+        "papers_relu": Row({"relu_after_depthwise": True}),
+        "resnet50": Row({"backbone": "resnet50", "steps": 170}),  # as many seconds
+    },
+}
 
 
-def config_of(row: str, seed: int) -> TrainConfig:
-    """Returns the run of a row."""
-    return replace(BASE, **ROWS[row], seed=seed)
+def config_of(base: str, row: str, seed: int) -> TrainConfig:
+    """Returns the run of a row, which still lacks its start weights."""
+    return replace(BASES[base].config, **ROWS[base][row].changes, seed=seed)
 
 
-def measure(row: str, seed: int, runs: Path) -> None:
+def data_of(base: str, seed: int) -> tuple[Dataset, Dataset, Dataset]:
+    """Returns what a row trains on, what the run checks itself on, and what it is measured on."""
+    if BASES[base].classes is None:
+        return scenes_split("train", seed), painted(1, 2), painted(HELD_OUT, PICTURES)
+    voc = SHARED / "data" / "voc2012"
+    held_out = open_dataset(voc, "val")
+    return open_dataset(voc, "train_aug"), replace(held_out, items=held_out.items[:2]), held_out
+
+
+def start_of(base: str, seed: int, num_classes: int, runs: Path) -> str | None:
+    """Returns what to graft: a file, or its backbone in the reference's network."""
+    if not BASES[base].start:
+        return None
+    if BASES[base].grafted:
+        return str(SHARED / "weights" / BASES[base].start)
+    path = runs / f"start-{base}-{seed}.safetensors"
+    if not path.exists():
+        torch.manual_seed(seed)
+        model = atrous.create_model(
+            "mobilenet_v2",
+            num_classes=num_classes,
+            atrous_rates=BASES[base].config.atrous_rates,
+            pretrained=SHARED / "weights" / BASES[base].start,
+        )
+        atrous.save(model, path)
+    return str(path)
+
+
+def trained(base: str, row: str, seed: int, runs: Path) -> Path:
+    """Trains a row, or goes on with it, and returns its run folder."""
+    out = runs / f"{base}-{row}-{seed}"
+    train_data, check_data, _ = data_of(base, seed)
+    start = start_of(base, seed, len(train_data.classes), runs)
+    config = replace(config_of(base, row, seed), weights=start, graft=start is not None)
+    if not (out / "finished").exists():
+        resume = (out / "checkpoints").exists()
+        atrous.train(config, out, resume=resume, data=(train_data, check_data))
+        (out / "finished").touch()
+    return out
+
+
+def measure(base: str, name: str, seed: int, runs: Path) -> None:
     """Trains and evaluates a row, unless its result is there."""
-    result = RESULTS / f"{row}-{seed}.json"
+    result = RESULTS / f"{base}-{name}-{seed}.json"
     if result.exists():
         return
-    config, out = config_of(row, seed), runs / f"{row}-{seed}"
-    train(config, out, resume=(out / "checkpoints").exists())
-    model = atrous.load(out)
-    data = painted(HELD_OUT, PICTURES)
-    scores = atrous.evaluate(model, data, trimap="borders")
-    assert scores.boundaries is not None
+    row, config = ROWS[base][name], config_of(base, ROWS[base][name].of or name, seed)
+    model = atrous.load(trained(base, row.of or name, seed, runs))
+    scores = atrous.evaluate(
+        model,
+        data_of(base, seed)[2],
+        classes=BASES[base].classes,
+        trimap=BASES[base].trimap,
+        **row.evaluation,
+    )
+    model.set_output_stride(row.evaluation.get("output_stride", config.output_stride))
     content = {
-        "row": row,
-        "seed": seed,
-        "changes": ROWS[row],
-        "command": f"python benchmarks/ablations.py train {row} --seeds {seed}",
-        "commit": subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip(),
+        "changes": {**row.changes, **row.evaluation},
+        "command": f"python benchmarks/ablations.py train {base} {name} --seeds {seed}",
+        "commit": commit(),
         "steps": config.steps,
-        "multiply_adds": atrous.multiply_adds(model, config.crop_size, convention="true"),
+        "multiply_adds": multiply_adds(model, config.crop_size, row.evaluation),
         "parameters": atrous.parameters(model),
-        "mean_iou": scores.mean_iou,
-        "trimap": scores.trimap,
-        "machine": machine(),
-        "per_picture": scores.per_picture.tolist(),
-        "narrowest": scores.boundaries.narrowest.tolist(),
+        "machine": machine("torch"),
     }
+    write(result, {"base": base, "row": name, "seed": seed, **content, **counts_of(scores)})
+
+
+def multiply_adds(
+    model: atrous.DeepLabV3Plus, size: tuple[int, int], evaluation: Mapping[str, Any]
+) -> int:
+    """Counts those of all versions of a picture of the crop's size."""
+    total = 0
+    for scale in evaluation.get("scales", (1.0,)):
+        height, width = (int((side - 1) * scale + 1) for side in size)
+        total += atrous.multiply_adds(model, (height, width))
+    return total * (2 if evaluation.get("flip") else 1)
+
+
+def counts_of(scores: Any) -> dict[str, Any]:
+    """Returns what the tables are made from: scores, and each picture's counts."""
+    chosen = list(scores.chosen or range(len(scores.classes)))
+
+    def counts(per_picture: NDArray[np.int64]) -> Any:
+        return per_picture[:, :, chosen].tolist()
+
+    return {
+        "mean_iou": scores.mean_iou,
+        "trimap": [scores.trimap[width] for width in sorted(scores.trimap)],
+        "classes": [scores.classes[i] for i in chosen],
+        "per_picture": counts(scores.per_picture),
+        "narrowest": counts(scores.boundaries.narrowest),
+    }
+
+
+def commit() -> str:
+    """Names the code that is running."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a result in as few characters as JSON takes."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    result.write_text(json.dumps(content) + "\n")
-
-
-def read() -> dict[str, dict[int, dict[str, Any]]]:
-    """Returns the committed results by row and seed."""
-    found: dict[str, dict[int, dict[str, Any]]] = {}
-    for path in sorted(RESULTS.glob("*.json")):
-        content = json.loads(path.read_text())
-        found.setdefault(content["row"], {})[content["seed"]] = content
-    return found
-
-
-def table() -> Iterator[str]:
-    """Yields docs/ablations.md's table."""
-    found = read()
-    yield (
-        "| row | seeds | steps | parameters | mean IoU | trimap 1 px | minus reference | "
-        "at 1 px | commit |"
-    )
-    yield "|---|---|---|---|---|---|---|---|---|"
-    for row, by_seed in found.items():
-        seeds = sorted(set(by_seed) & set(found.get(REFERENCE, {})))
-        shown = [gain(found, row, seeds, key) for key in ("per_picture", "narrowest")]
-        first = next(iter(by_seed.values()))
-        means = np.mean([r["mean_iou"] for r in by_seed.values()])
-        near = np.mean([r["trimap"]["1"] for r in by_seed.values()])
-        commits = " ".join(sorted({r["commit"] for r in by_seed.values()}))
-        yield (
-            f"| {row} | {', '.join(map(str, sorted(by_seed)))} | {first['steps']} | "
-            f"{first['parameters']:,} | {means:.4f} | {near:.4f} | {shown[0]} | {shown[1]} | "
-            f"{commits} |"
-        )
-
-
-def gain(found: dict[str, Any], row: str, seeds: list[int], key: str) -> str:
-    """Returns the paired difference to the reference in points, over all seeds at once.
-
-    The counts of a picture are added over seeds, so a resample takes a picture with all its runs.
-    """
-    if row == REFERENCE or not seeds:
-        return "-"
-    first, second = (
-        np.sum([found[name][seed][key] for seed in seeds], axis=0, dtype=np.int64)
-        for name in (REFERENCE, row)
-    )
-    result = difference(first, second)
-    assert np.isclose(
-        result.mean_iou, np.nanmean(iou(*second.sum(0))) - np.nanmean(iou(*first.sum(0)))
-    )
-    return f"{100 * result.mean_iou:+.2f} ({100 * result.low:+.2f} to {100 * result.high:+.2f})"
+    path.write_text(json.dumps(content, separators=(",", ":")) + "\n")
 
 
 def main() -> None:
@@ -133,16 +284,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     actions = parser.add_subparsers(dest="action", required=True)
     training = actions.add_parser("train")
-    training.add_argument("rows", nargs="+", choices=sorted(ROWS))
+    training.add_argument("base", choices=BASES)
+    training.add_argument("rows", nargs="+")
     training.add_argument("--seeds", default="0")
     training.add_argument("--runs", type=Path, required=True)
     actions.add_parser("table")
+    actions.add_parser("document")
     asked = parser.parse_args()
-    if asked.action == "train":
-        for seed in map(int, asked.seeds.split(",")):
-            for row in asked.rows:
-                measure(row, seed, asked.runs)
-    print("\n".join(table()))
+    if asked.action != "train":
+        lines = "\n".join(tables()).strip()
+        if asked.action == "table":
+            print(lines)
+        else:
+            head, heading, _ = DOCUMENT.read_text().partition("\n## Tables\n")
+            DOCUMENT.write_text(f"{head}{heading}\n{lines}\n")
+        return
+    for seed in map(int, asked.seeds.split(",")):
+        for row in asked.rows:
+            measure(asked.base, row, seed, asked.runs)
 
 
 if __name__ == "__main__":

@@ -153,10 +153,14 @@ def _shape(config: TrainConfig) -> dict[str, Any]:
         "output_stride": config.output_stride,
         "atrous_rates": config.atrous_rates,
         "multi_grid": config.multi_grid,
+        "image_pooling": config.image_pooling,
         "separable": config.separable,
         "decoder": config.decoder,
-        "refine": ((3, config.decoder_channels),) * 2,
+        "decoder_strides": config.decoder_strides,
+        "reduced_channels": config.reduced_channels,
+        "refine": tuple((kernel, config.decoder_channels) for kernel in config.decoder_kernels),
         "depth_multiplier": config.depth_multiplier,
+        "relu_after_depthwise": config.relu_after_depthwise,
     }
 
 

@@ -196,10 +196,11 @@ predict: coco json keep-exif memory model on-error out overwrite probability sha
 submit: flip json names out output-stride pad-to scales to window
 train: accumulation atrous-rates average-decay backbone base-lr batch batch-norm batch-norm-momentum
     batch-size bias-multiplier cache-megabytes class-balance class-weights clip-norm compile
-    crop-size data decay-rate decay-steps decoder decoder-channels depth-multiplier deterministic
-    device dry-run evaluate-every extend flip focal-gamma freeze-backbone gradient-checkpointing
-    graft head-multiplier keep losses mining-steps momentum multi-grid nesterov ohem-threshold
-    optimizer out output-stride override photometric power precision recalibration resume rotation
+    crop-size data decay-rate decay-steps decoder decoder-channels decoder-kernels decoder-strides
+    depth-multiplier deterministic device dry-run evaluate-every extend flip focal-gamma
+    freeze-backbone gradient-checkpointing graft head-multiplier image-pooling keep losses
+    mining-steps momentum multi-grid nesterov ohem-threshold optimizer out output-stride override
+    photometric power precision recalibration reduced-channels relu-after-depthwise resume rotation
     samples save-every scale-range scale-step schedule seed separable slow-start-lr slow-start-steps
     steps task tensorboard timeout top-k train-split val-split weight-decay weights workers
 """

@@ -3,7 +3,8 @@ import pytest
 
 from atrous.data.dataset import Sample
 from atrous.errors import AtrousError
-from atrous.training.starting import balanced
+from atrous.model import Architecture
+from atrous.training.starting import balanced, create_network
 from tests.tiny import tiny, tiny_data
 
 
@@ -38,3 +39,20 @@ def test_weights_are_counted_only_if_asked_for_and_not_given() -> None:
     assert balanced(given, data) == given
     with pytest.raises(AtrousError, match="class_balance must be"):
         tiny(class_balance=2.0)
+
+
+def test_the_network_is_the_one_the_config_describes() -> None:
+    changes = {"image_pooling": False, "decoder_strides": (8, 4), "reduced_channels": 16}
+    config = tiny(**changes, decoder_kernels=(3, 1), decoder_channels=32)
+    model = create_network(config, tiny_data()[0])
+    described = {name: getattr(model.architecture, name) for name in changes}
+    assert described == changes
+    assert model.architecture.refine == ((3, 32), (1, 32))
+    assert model.encoder.aspp.image_pooling is None
+    with pytest.raises(AtrousError, match="option of Xception"):
+        create_network(tiny(relu_after_depthwise=True), tiny_data()[0])
+
+
+def test_a_config_builds_the_papers_network_unless_told_otherwise() -> None:
+    model = create_network(tiny(depth_multiplier=1.0), tiny_data()[0])
+    assert model.architecture == Architecture("mobilenet_v2", len(model.classes))

@@ -1,0 +1,185 @@
+"""The tables of docs/ablations.md, from the committed results."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atrous.evaluation.uncertainty import Difference, difference
+
+RESULTS = Path(__file__).parent / "results" / "ablations"
+COSTS = RESULTS.parent / "ablation_costs.json"
+WIDTHS = (1, 2, 3, 5, 10, 20, 40)
+
+Results = dict[tuple[str, str], dict[int, dict[str, Any]]]  # by (base, row) and seed
+
+
+class Table(NamedTuple):
+    """Rows of a base; differences are to the first; `times` is what the milliseconds are of."""
+
+    title: str
+    base: str
+    rows: Sequence[str]
+    times: str = ""
+
+
+FORWARD = "A forward pass of 513 x 513"
+UPDATE = "An update of six scenes"
+SCENE = "A scene, processor time of one thread"
+_VIEWS = [f"{stride}{view}" for stride in (32, 16, 8) for view in ("", "_ms", "_ms_flip")]
+TABLES = (
+    Table("The decoder (scenes)", "scenes", ("bilinear", "decoder"), FORWARD),
+    Table("The decoder (scenes, random start)", "random", ("bilinear", "decoder")),
+    Table("The decoder (photographs)", "animals", ("bilinear", "decoder")),
+    Table("The decoder (photographs, faster)", "faster", ("bilinear", "decoder")),
+    Table("The decoder (photographs, new heads)", "new_heads", ("bilinear", "decoder")),
+    Table(
+        "Table 1: reduced channels",
+        "short",
+        ("decoder", "reduced_8", "reduced_16", "reduced_32", "reduced_64"),
+    ),
+    Table(
+        "Table 2: structure of the decoder",
+        "short",
+        ("decoder", "one_3x3", "three_3x3", "one_3x3_of_128", "two_3x3_of_128", "one_1x1",
+         "conv3_conv2"),
+        FORWARD,
+    ),
+    Table("Separable against dense (short runs)", "short", ("decoder", "dense"), FORWARD),
+    Table("Separable against dense (photographs)", "animals", ("decoder", "dense")),
+    Table("ASPP", "short", ("decoder", "no_image_pooling", "no_atrous_branches"), FORWARD),
+    Table("The ReLU of the paper's text", "xception", ("decoder", "papers_relu")),
+    Table("Equal time", "xception", ("decoder", "resnet50")),
+    Table("The peer", "short", ("decoder", "smp"), UPDATE),
+    *(
+        Table(
+            f"Output stride, scales and flip: {model} ({base})",
+            base,
+            [model, *(f"{model}_{view}" for view in _VIEWS if view != "16")],
+            SCENE if base == "scenes" else "",
+        )
+        for base in ("scenes", "animals")
+        for model in ("decoder", "bilinear")
+    ),
+)  # fmt: skip
+CURVES = (
+    ("scenes", "decoder"),
+    ("scenes", "bilinear"),
+    ("random", "decoder"),
+    ("random", "bilinear"),
+    ("animals", "decoder"),
+    ("animals", "bilinear"),
+    ("faster", "decoder"),
+    ("faster", "bilinear"),
+    ("new_heads", "decoder"),
+    ("new_heads", "bilinear"),
+    ("short", "decoder"),
+    ("short", "smp"),
+)
+
+
+def read() -> Results:
+    """Returns the committed results by base, row and seed."""
+    found: Results = {}
+    for path in sorted(RESULTS.glob("*.json")):
+        content = json.loads(path.read_text())
+        found.setdefault((content["base"], content["row"]), {})[content["seed"]] = content
+    return found
+
+
+def tables() -> Iterator[str]:
+    """Yields the lines of all tables."""
+    found = read()
+    for table in TABLES:
+        if any((table.base, row) in found for row in table.rows[1:]):
+            yield from ("", f"**{table.title}**", "", *_lines(table, found))
+    yield from ("", "**Trimap curves**: mean IoU within w pixels of the borders", "")
+    yield from _curves(found)
+    yield from _costs()
+
+
+def _lines(table: Table, found: Results) -> Iterator[str]:
+    """Yields a table: scores are means over a row's seeds, of the reference those others have."""
+    times = _times().get(table.times, {})
+    timed = f" ms: {table.times[0].lower()}{table.times[1:]} |" if times else ""
+    yield (
+        f"| row | seeds | steps | parameters | multiply-adds |{timed} mean IoU | at 1 px | "
+        "difference, points | at 1 px | commit |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|---|" + ("---|" if times else "")
+    rows = {row: found.get((table.base, row), {}) for row in table.rows}
+    first, *others = rows
+    compared = set().union(*(rows[row] for row in others))
+    rows[first] = {seed: r for seed, r in rows[first].items() if seed in compared}
+    for row, by_seed in rows.items():
+        if not by_seed:
+            yield f"| {row} | not run | | | | | | | | |" + (" |" if times else "")
+            continue
+        one = next(iter(by_seed.values()))
+        cells = [
+            row,
+            _listed(by_seed),
+            one["steps"],
+            f"{one['parameters']:,}",
+            f"{one['multiply_adds'] / 1e6:,.0f} M",
+            *([times.get(row, {}).get("median_ms", "")] if times else []),
+            f"{np.mean([r['mean_iou'] for r in by_seed.values()]):.4f}",
+            f"{np.mean([r['trimap'][0] for r in by_seed.values()]):.4f}",
+            *(_gain(rows[first], by_seed, key) for key in ("per_picture", "narrowest")),
+            " ".join(sorted({r["commit"] for r in by_seed.values()})),
+        ]
+        yield f"| {' | '.join(map(str, cells))} |"
+
+
+def _gain(reference: dict[int, dict[str, Any]], row: dict[int, dict[str, Any]], key: str) -> str:
+    """Returns the paired difference to the reference in points, over all common seeds at once.
+
+    The counts of a picture are added over seeds, so a resample takes a picture with all its runs.
+    """
+    seeds = sorted(set(reference) & set(row))
+    if reference is row or not seeds:
+        return "-"
+    gain = paired(*([by_seed[seed][key] for seed in seeds] for by_seed in (reference, row)))
+    shown = f"{100 * gain.mean_iou:+.2f} ({100 * gain.low:+.2f} to {100 * gain.high:+.2f})"
+    return shown if set(seeds) == set(row) else f"{shown}, seeds {_listed(seeds)}"
+
+
+def paired(first: Sequence[Any], second: Sequence[Any]) -> Difference:
+    """Compares two rows, given the counts (N, 3, K) of each picture for the same seeds."""
+    return difference(_total(first), _total(second))
+
+
+def _total(counts: Sequence[Any]) -> NDArray[np.int64]:
+    return np.sum([np.asarray(c, np.int64) for c in counts], axis=0)
+
+
+def _listed(seeds: Any) -> str:
+    return ", ".join(map(str, sorted(seeds)))
+
+
+def _curves(found: Results) -> Iterator[str]:
+    yield f"| base | row | seeds | {' | '.join(f'{w} px' for w in WIDTHS)} | all |"
+    yield f"|---|---|---|{'---|' * (len(WIDTHS) + 1)}"
+    for base, row in CURVES:
+        if by_seed := found.get((base, row)):
+            curve = np.mean([r["trimap"] for r in by_seed.values()], axis=0)
+            whole = np.mean([r["mean_iou"] for r in by_seed.values()])
+            values = [*(curve[w - 1] for w in WIDTHS), whole]
+            shown = " | ".join(f"{value:.3f}" for value in values)
+            yield f"| {base} | {row} | {_listed(by_seed)} | {shown} |"
+
+
+def _times() -> dict[str, dict[str, Any]]:
+    return json.loads(COSTS.read_text())["times"] if COSTS.exists() else {}
+
+
+def _costs() -> Iterator[str]:
+    for title, measured in _times().items():
+        yield from ("", f"**{title}**", "", "| what | median, ms | quartiles apart, ms | samples |")
+        yield "|---|---|---|---|"
+        for name, time in measured.items():
+            cells = (name, time["median_ms"], time["spread_ms"], time["samples"])
+            yield f"| {' | '.join(map(str, cells))} |"
