@@ -218,8 +218,9 @@ class TrainConfig:
 
 # Options that would silently have no effect on a classifier.
 _SEGMENTATION_ONLY = (
-    "graft", "atrous_rates", "separable", "decoder", "decoder_channels", "scale_range",
-    "scale_step", "rotation", "class_balance",
+    "graft", "atrous_rates", "image_pooling", "separable", "decoder", "decoder_strides",
+    "decoder_kernels", "decoder_channels", "reduced_channels", "relu_after_depthwise",
+    "scale_range", "scale_step", "rotation", "class_balance",
 )  # fmt: skip
 
 # What may change when a run goes on: none of it changes what the run computes.

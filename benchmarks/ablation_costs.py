@@ -19,7 +19,7 @@ import measuring
 import torch
 from ablation_peer import Peer, update
 
-from atrous.build import create_model
+from atrous.build import build
 from atrous.data.procedural import scenes
 from atrous.evaluation.multiscale import Views, segment
 from atrous.evaluation.networks import TorchNetwork
@@ -47,10 +47,7 @@ def forwards() -> dict[str, Callable[[], Any]]:
     rows["no_atrous_branches"] = replace(rows["decoder"], atrous_rates=())
     models = {}
     for row, a in rows.items():
-        model = create_model(
-            a.backbone, num_classes=21, separable=a.separable, decoder=a.decoder, refine=a.refine,
-            decoder_strides=a.decoder_strides, atrous_rates=a.atrous_rates,
-        )  # fmt: skip
+        model = build(replace(a, num_classes=21))
         models[row] = model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     return {row: lambda model=model: model(images) for row, model in models.items()}
 

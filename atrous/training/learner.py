@@ -132,10 +132,10 @@ class Learner:
     def _clip(self) -> float:
         """Returns the norm of the gradient, which is scaled down to the limit if there is one."""
         parameters = list(self.model.parameters())
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self.config.clip_norm:
-            return nn.utils.clip_grad_norm_(parameters, self.config.clip_norm).item()
-        norms = [p.grad.norm() for p in parameters if p.grad is not None]
-        return torch.stack(norms).norm().item()
+            nn.utils.clip_grads_with_norm_(parameters, self.config.clip_norm, norm)
+        return norm.item()
 
     def learning_rate(self, step: int) -> float:
         """Returns the rate of a step."""

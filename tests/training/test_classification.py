@@ -214,7 +214,17 @@ def test_splits_of_other_classes_are_refused(images: Path, tmp_path: Path) -> No
 
 
 def test_options_without_effect_are_refused(images: Path) -> None:
-    for changes in ({"rotation": 5.0}, {"decoder": False}, {"graft": True}):
+    segmentation: list[dict[str, object]] = [
+        {"rotation": 5.0},
+        {"decoder": False},
+        {"graft": True},
+        {"image_pooling": False},
+        {"decoder_strides": (8, 4)},
+        {"decoder_kernels": (3,)},
+        {"reduced_channels": 32},
+        {"relu_after_depthwise": True},
+    ]
+    for changes in segmentation:
         with pytest.raises(AtrousError, match="is an option of segmentation"):
             _config(images, **changes)
     with pytest.raises(AtrousError, match="nesterov is for sgd"):
