@@ -17,7 +17,12 @@ from numpy.typing import NDArray
 
 from atrous.classes import Color
 from atrous.errors import AtrousError
-from atrous.exported_graph import bytes_per_pixel, give_pooled, up_to_high_level
+from atrous.exported_graph import (
+    bytes_per_pixel,
+    classes_first,
+    give_pooled,
+    up_to_high_level,
+)
 from atrous.onnx_file import read_header
 from atrous.strips import in_strips
 from atrous.vectors import in_whole_vectors
@@ -135,11 +140,10 @@ class ExportedEngine:
         with self._lock:
             self._for_tiles = None
             request = self._request(size)
-            output = request.infer({0: np.ascontiguousarray(image)[None]})
-            logits = np.array(output[0][0])  # a copy: the next call writes over the original
+            logits = _infer(request, {0: np.ascontiguousarray(image)[None]})  # (K, h, w)
             if image.size > _LARGE:
                 request.get_compiled_model().release_memory()
-            return logits
+            return np.moveaxis(logits, 0, 2)
 
     @cached_property
     def bytes_per_pixel(self) -> int:
@@ -153,8 +157,7 @@ class ExportedEngine:
             request = self._tile_request("high_level", size)
             if request is None:
                 return None
-            features = request.infer({0: np.ascontiguousarray(tile)[None]})[0][0]
-            return np.moveaxis(np.array(features), 0, 2)
+            return np.moveaxis(_infer(request, {0: np.ascontiguousarray(tile)[None]}), 0, 2)
 
     def tile_logits(
         self, tile: NDArray[np.uint8], pooled: NDArray[np.float32] | None
@@ -165,7 +168,7 @@ class ExportedEngine:
         if pooled is not None:
             inputs[1] = pooled[None, :, None, None]
         with self._lock:
-            return np.array(self._tile_request("logits", size).infer(inputs)[0][0])
+            return _infer(self._tile_request("logits", size), inputs)
 
     def _tile_request(self, what: str, size: tuple[int, int]) -> Any:
         """Returns what runs tiles of a size; the memory of everything else is given back."""
@@ -225,12 +228,17 @@ class Compiler:
             self._settings["CACHE_DIR"] = str(folder)
 
     def compile(self, shape: tuple[int, ...]) -> Any:
-        """Returns an inference request for an input shape; -1 is any length.
+        """Returns an inference request for an input shape, whose logits are (1, K, h, w).
+
+        Args:
+            shape: Of the picture, (1, H, W, 3); -1 is any length.
 
         Raises:
             AtrousError: The engine refuses the file.
         """
-        return self._compiled(self.read(), shape)
+        model = self.read()
+        classes_first(model)
+        return self._compiled(model, shape)
 
     def compile_for_tiles(self, shape: tuple[int, ...], what: str) -> Any:
         """Returns the same for ``high_level`` features, or ``logits`` given pooled ones.
@@ -264,6 +272,12 @@ class Compiler:
     def _refused(self, error: RuntimeError) -> AtrousError:
         reason = str(error).strip().splitlines()[-1]
         return AtrousError("E-MODEL-ENGINE", f"OpenVINO refuses it: {reason}", where=self._path)
+
+
+def _infer(request: Any, inputs: dict[int, NDArray[Any]]) -> NDArray[np.float32]:
+    """Runs one picture, (1, ...); returns its output without the first axis."""
+    outputs = request.infer(inputs, share_inputs=True, share_outputs=True)
+    return np.array(outputs[0][0])  # a copy: the next call writes over the original
 
 
 def usable_processors() -> int:

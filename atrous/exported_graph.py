@@ -1,4 +1,4 @@
-"""Parts of an exported graph, for pictures that are seen in tiles.
+"""Parts of an exported graph: for pictures seen in tiles, and logits class by class.
 
 OpenVINO graphs as they are read; the file stays what it is.
 """
@@ -27,6 +27,13 @@ def data_of(value: Any) -> Any:
         return None
     shape = [int(length) for length in value.get_shape()]
     return np.array(node.data).reshape(shape).astype(value.get_element_type().to_dtype())
+
+
+def classes_first(model: Any) -> None:
+    """Leaves out the last transposition: logits come as (1, K, h, w), which `labels` reads best."""
+    result = model.get_results()[0]
+    result.input(0).replace_source_output(result.input_value(0).get_node().input_value(0))
+    model.validate_nodes_and_infer_types()
 
 
 def give_pooled(openvino: Any, model: Any) -> None:

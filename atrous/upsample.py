@@ -81,15 +81,13 @@ class _Corners:
     """
 
     def __init__(self, coarse: NDArray[np.float32]) -> None:
-        height, width, num_classes = coarse.shape
-        pixels = coarse.reshape(height * width, num_classes)
-        self.planes = np.empty((num_classes, height * width), np.float32)
-        for start in range(0, height * width, 256):  # in steps that the cache holds: twice as fast
-            self.planes[:, start : start + 256] = pixels[start : start + 256].T
+        height, width, _ = coarse.shape
+        self.planes = _planes(coarse)
         best = self.planes.max(axis=0)
         largest = max(float(best.max()), -float(self.planes.min()))
         self.margin = np.float32(32 * 2.0**-24 * largest + 2.0**-140)
         close = (self.planes >= best - self.margin).view(np.uint8)
+        num_classes = len(self.planes)
         kind = _label_type(num_classes)
         self.alone = (close.sum(axis=0, dtype=kind) == 1).reshape(height, width)
         indices = np.arange(num_classes, dtype=kind)[:, None]
@@ -104,6 +102,18 @@ class _Corners:
         result[:, :-1] &= self.alone[:, 1:] & (winner[:, :-1] == winner[:, 1:])
         result[:-1] &= result[1:] & (winner[:-1] == winner[1:])
         return result
+
+
+def _planes(coarse: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns logits (h, w, K) as (K, h * w); those that lie in memory like that are not copied."""
+    height, width, num_classes = coarse.shape
+    if coarse.strides[2] > coarse.strides[1]:
+        return coarse.transpose(2, 0, 1).reshape(num_classes, height * width)
+    pixels = coarse.reshape(height * width, num_classes)
+    planes = np.empty((num_classes, height * width), np.float32)
+    for start in range(0, height * width, 256):  # in steps that the cache holds: twice as fast
+        planes[:, start : start + 256] = pixels[start : start + 256].T
+    return planes
 
 
 def _pixels(corners: _Corners, stride: int, cells: tuple[int, int]) -> NDArray[Any]:

@@ -126,6 +126,18 @@ def test_many_classes_take_two_bytes() -> None:
     assert (found == plain_labels(coarse, 4, (18, 22))).all()
 
 
+def test_logits_that_lie_class_by_class_get_the_same_labels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    coarse = smooth(np.random.default_rng(3), 40, 30, 21)
+    planes = np.ascontiguousarray(coarse.transpose(2, 0, 1))
+    for chunk in (upsample.CHUNK_BYTES, 100_000):  # in one block, and rows of the planes in several
+        monkeypatch.setattr(upsample, "CHUNK_BYTES", chunk)
+        found = labels(planes.transpose(1, 2, 0), 8, (315, 233))
+        assert (found == plain_labels(coarse, 8, (315, 233))).all()
+    assert (planes.transpose(1, 2, 0) == coarse).all()  # which were not worked on in place
+
+
 def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     coarse = np.random.default_rng(0).normal(0, 5, (40, 31, 7)).astype(np.float32)
     whole = labels(coarse, 8, (313, 245))
