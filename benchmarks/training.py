@@ -1,19 +1,23 @@
 """Training throughput and memory against segmentation_models.pytorch, on the CPU, in float32.
 
-    python benchmarks/training.py                 # every row, some eight minutes on two idle cores
+    python benchmarks/training.py                 # every row, some ten minutes on two idle cores
     python benchmarks/training.py --rows 0 1      # some of them; the others' results stay
 
 A step is forward, cross-entropy at full resolution, backward and SGD with momentum, for 21 classes
-at output stride 16 with random weights. Ours is a whole `Learner.update` (weight groups, guard
-against values that are not finite and all). Contenders take one step each in turns; the first
+at output stride 16 with random weights. Each contender is a process of its own that imports what it
+needs and nothing of the others, as people run it: in one process they would share the C library's
+memory, and each would pay for how the others left it. They take one step each in turns; the first
 `WARM` rounds are not counted. Ratios are of medians of wall time, of the fastest steps, and of
-medians of the process's processor time: on a machine that does other work meanwhile the last is the
-fairest. Memory is the peak of a process that does three steps and nothing else, imports included.
+medians of processor time: on a machine that does other work meanwhile the last is the fairest.
+Memory is the peak of the process over all its steps, imports included.
 
 smp        as `smp.DeepLabV3Plus(...)` comes: eager, NCHW
 smp_cl     the same in channels_last memory
-atrous     this package
-stock      the same network as smp_cl would train it: torch's layers and optimiser as they come,
+smp_kept   the same with our setting of the C library, which `atrous train` comes with
+           (`training/allocation.py`) and which no training script of the peer's makes
+atrous     this package: a whole `Learner.update` (weight groups, guard against values that are not
+           finite and all) in the process `atrous train` sets up
+stock      our network as smp_cl would train it: torch's layers, optimiser and memory as they come,
            channels_last. The peer's networks are others than the paper's (of ResNet-101 the
            authors' has a stem of three convolutions and a decoder of two): this one is ours
 plain      this package without its backward of dilated depthwise convolutions (first row)
@@ -25,30 +29,22 @@ Writes results/training.json.
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
-import measuring
-import segmentation_models_pytorch as smp
 import torch
-from peer import ENCODERS, Peer
 from torch import nn
-
-from atrous.bench import peak_megabytes
-from atrous.build import create_model
-from atrous.config import TrainConfig
-from atrous.layers import AtrousConv2d
-from atrous.origins import nothing_made_again
-from atrous.training.distributed import Processes
-from atrous.training.learner import Learner
 
 WARM = 2
 CLASSES = 21
-PEERS = ("smp", "smp_cl")
+PEERS = ("smp", "smp_cl", "smp_kept")
+ALLOCATING = ("atrous", "plain", "smp_kept")
 CONTENDERS = ("atrous", "stock", *PEERS)
 
 Step = Callable[[], None]
@@ -67,20 +63,32 @@ ROWS = (
     Row("mobilenet_v2", 4, 256, 20),
     Row("mobilenet_v2", 4, 321, 10),
     Row("mobilenet_v2", 4, 513, 5),
-    Row("xception65", 2, 256, 5),
-    Row("resnet101", 2, 256, 5),
-    Row("xception65", 2, 513, 2),
-    Row("resnet101", 2, 513, 2),
+    Row("xception65", 2, 256, 8),
+    Row("resnet101", 2, 256, 10),
+    Row("xception65", 2, 513, 3),
+    Row("resnet101", 2, 513, 4),
 )
 
 
 def contender(name: str, row: Row) -> Step:
-    """Returns one training step of a contender on random pictures."""
+    """Returns one training step of a contender on random pictures, in the process for it."""
     torch.manual_seed(0)
+    if name in ALLOCATING:
+        from atrous.training.allocation import keep_freed_memory, return_freed_memory
+
+        return_freed_memory()
+        step = network(name, row)
+        keep_freed_memory()
+        return step
+    return network(name, row)
+
+
+def network(name: str, row: Row) -> Step:
+    """Creates the network of a contender, and what it learns from."""
     images = torch.randint(0, 256, (row.batch, 3, row.crop, row.crop), dtype=torch.uint8)
     targets = torch.randint(0, CLASSES, (row.batch, row.crop, row.crop))
     if name in PEERS:
-        return peer(row.backbone, images, targets, channels_last=name == "smp_cl")
+        return peer(row.backbone, images, targets, channels_last=name != "smp")
     if name == "stock":
         return stock(row.backbone, images, targets)
     return ours(row.backbone, images, targets, fast=name == "atrous")
@@ -89,6 +97,9 @@ def contender(name: str, row: Row) -> Step:
 def peer(
     backbone: str, images: torch.Tensor, targets: torch.Tensor, *, channels_last: bool
 ) -> Step:
+    import segmentation_models_pytorch as smp
+    from peer import ENCODERS, Peer
+
     layout = torch.channels_last if channels_last else torch.contiguous_format
     model: nn.Module
     if images.shape[-1] % 16:
@@ -102,11 +113,16 @@ def peer(
 
 def stock(backbone: str, images: torch.Tensor, targets: torch.Tensor) -> Step:
     """Returns a step of our network made of torch's own layers."""
+    from atrous.build import create_model
+    from atrous.layers import AtrousConv2d
+    from atrous.origins import nothing_made_again
+
     model = create_model(backbone, num_classes=CLASSES)
     for module in model.modules():
         for name, child in module.named_children():
             if isinstance(child, nn.ReLU6):
                 setattr(module, name, nn.ReLU6(inplace=True))
+    AtrousConv2d._trains_slowly = lambda *_: False  # type: ignore[method-assign]
     step = plain_step(
         model.train().to(memory_format=torch.channels_last),
         images.to(memory_format=torch.channels_last),
@@ -114,13 +130,8 @@ def stock(backbone: str, images: torch.Tensor, targets: torch.Tensor) -> Step:
     )
 
     def stock_step() -> None:
-        own = AtrousConv2d._trains_slowly
-        AtrousConv2d._trains_slowly = lambda *_: False  # type: ignore[method-assign]
-        try:
-            with nothing_made_again():
-                step()
-        finally:
-            AtrousConv2d._trains_slowly = own  # type: ignore[method-assign]
+        with nothing_made_again():
+            step()
 
     return stock_step
 
@@ -138,103 +149,134 @@ def plain_step(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) ->
 
 
 def ours(backbone: str, images: torch.Tensor, targets: torch.Tensor, *, fast: bool) -> Step:
+    from atrous.build import create_model
+    from atrous.config import TrainConfig
+    from atrous.layers import AtrousConv2d
+    from atrous.training.distributed import Processes
+    from atrous.training.learner import Learner
+
     config = TrainConfig(
         backbone=backbone, batch_size=len(images), crop_size=(images.shape[2], images.shape[3])
     )
     model = create_model(backbone, num_classes=CLASSES)
     learner = Learner(model, config, Processes(0, 1, torch.device("cpu")))
-    own = AtrousConv2d._trains_slowly
+    if not fast:
+        AtrousConv2d._trains_slowly = lambda *_: False  # type: ignore[method-assign]
 
     def step() -> None:
-        if not fast:
-            AtrousConv2d._trains_slowly = lambda *_: False  # type: ignore[method-assign]
-        try:
-            learner.update(images, targets, 0)
-        finally:
-            AtrousConv2d._trains_slowly = own  # type: ignore[method-assign]
+        learner.update(images, targets, 0)
 
     return step
 
 
-def measured(row: Row) -> dict[str, Any]:
+def take_steps(step: Step) -> None:
+    """Takes a step for every line of standard input; prints its wall and processor time."""
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        start, spent = time.perf_counter(), time.process_time()
+        step()
+        print(time.perf_counter() - start, time.process_time() - spent, flush=True)
+
+
+class Turns:
+    """A contender in a process of its own, which waits between its steps."""
+
+    def __init__(self, name: str, row: Row, threads: int) -> None:
+        command = [sys.executable, __file__, "--contender", name, "--rows", str(ROWS.index(row))]
+        self._process = subprocess.Popen(
+            [*command, "--threads", str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self._answer()
+        self.wall: list[float] = []
+        self.processor: list[float] = []
+
+    def step(self) -> None:
+        """Takes one step, and notes what it took."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        wall, processor = map(float, self._answer().split())
+        self.wall.append(wall)
+        self.processor.append(processor)
+
+    def finish(self) -> int:
+        """Ends the process; returns its peak of resident memory in megabytes."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        self._process.communicate()
+        peak = re.search(r"VmHWM:\s+(\d+) kB", status)
+        assert peak is not None
+        return int(peak[1]) // 1024
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"{' '.join(map(str, self._process.args))} ended")  # type: ignore[arg-type]
+        return answer
+
+
+def measured(row: Row, threads: int) -> dict[str, Any]:
     """Takes steps of every contender in turns."""
     names = (*CONTENDERS, "plain") if row is ROWS[0] else CONTENDERS
-    steps = {name: contender(name, row) for name in names}
-    wall: dict[str, list[float]] = {name: [] for name in steps}
-    processor: dict[str, list[float]] = {name: [] for name in steps}
+    contenders = {name: Turns(name, row, threads) for name in names}
     for _ in range(WARM + row.rounds):
-        for name, step in steps.items():
-            start, spent = time.perf_counter(), time.process_time()
-            step()
-            wall[name].append(time.perf_counter() - start)
-            processor[name].append(time.process_time() - spent)
-    seconds = {
-        "seconds": {name: statistics.median(times[WARM:]) for name, times in wall.items()},
-        "fastest": {name: min(times[WARM:]) for name, times in wall.items()},
-        "processor_seconds": {n: statistics.median(t[WARM:]) for n, t in processor.items()},
-    }
+        for taking in contenders.values():
+            taking.step()
+    wall = {name: taking.wall[WARM:] for name, taking in contenders.items()}
+    processor = {name: taking.processor[WARM:] for name, taking in contenders.items()}
     result: dict[str, Any] = row._asdict()
-    for kind, values in seconds.items():
+    for kind, times, typical in (
+        ("seconds", wall, statistics.median),
+        ("fastest", wall, min),
+        ("processor_seconds", processor, statistics.median),
+    ):
+        values = {name: typical(taken) for name, taken in times.items()}
         result[kind] = {name: round(value, 4) for name, value in values.items()}
         result[f"ratio_of_{kind}"] = {
             name: round(value / values["atrous"], 3) for name, value in values.items()
         }
+    result["memory_mb"] = {name: taking.finish() for name, taking in contenders.items()}
     return result
 
 
-def peak_memory(name: str, index: int, threads: int) -> int:
-    """Returns the megabytes a process of its own needs for three steps of a contender."""
-    command = [sys.executable, __file__, "--memory", name, "--rows", str(index)]
-    command += ["--threads", str(threads)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return int(done.stdout.split()[-1])
+def compare(indices: Sequence[int], threads: int) -> None:
+    """Measures rows, and writes them beside those that were measured before."""
+    import measuring
 
-
-def memory_of_all(index: int, threads: int) -> dict[str, int]:
-    """Returns the peak megabytes of each contender in a setting."""
-    return {name: peak_memory(name, index, threads) for name in CONTENDERS}
+    start = time.perf_counter()
+    path = measuring.RESULTS / "training.json"
+    complete = set(indices) == set(range(len(ROWS)))
+    kept = [] if complete else json.loads(path.read_text())["rows"]
+    rows = {(row["backbone"], row["batch"], row["crop"]): row for row in kept}
+    for index in indices:
+        row = measured(ROWS[index], threads)
+        rows[ROWS[index][:3]] = row
+        spoken = ("backbone", "crop", "ratio_of_seconds", "ratio_of_processor_seconds", "memory_mb")
+        print({key: row[key] for key in spoken}, flush=True)
+    result = {
+        "machine": measuring.machine("torch", "segmentation_models_pytorch", "atrous"),
+        "threads": threads,
+        "took_seconds": round(time.perf_counter() - start),
+        "rows": [rows[row[:3]] for row in ROWS if row[:3] in rows],
+    }
+    measuring.save("training", result)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, nargs="*", default=range(len(ROWS)))
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument(
-        "--memory", metavar="CONTENDER", help="only its three steps, in this process"
-    )
-    parser.add_argument("--memory-alone", action="store_true", help="measure memory anew, not time")
+    parser.add_argument("--contender", help="take its steps, one for each line of input")
     arguments = parser.parse_args()
+    if arguments.contender is None:
+        compare(arguments.rows, arguments.threads)
+        return
     torch.set_num_threads(arguments.threads)
-    if arguments.memory:
-        step = contender(arguments.memory, ROWS[arguments.rows[0]])
-        for _ in range(3):
-            step()
-        print(int(peak_megabytes()))
-        return
-    if arguments.memory_alone:
-        result = json.loads((measuring.RESULTS / "training.json").read_text())
-        for index, row in enumerate(result["rows"]):
-            row["memory_mb"] = memory_of_all(index, arguments.threads)
-        measuring.save("training", result)
-        return
-    start = time.perf_counter()
-    path = measuring.RESULTS / "training.json"
-    complete = set(arguments.rows) == set(range(len(ROWS)))
-    kept = [] if complete else json.loads(path.read_text())["rows"]
-    rows = {Row(*(row[field] for field in Row._fields)): row for row in kept}
-    for index in arguments.rows:
-        row = measured(ROWS[index])
-        row["memory_mb"] = memory_of_all(index, arguments.threads)
-        rows[ROWS[index]] = row
-        spoken = ("backbone", "crop", "ratio_of_seconds", "ratio_of_processor_seconds", "memory_mb")
-        print({key: row[key] for key in spoken}, flush=True)
-    result = {
-        "machine": measuring.machine("torch", "segmentation_models_pytorch", "atrous"),
-        "threads": arguments.threads,
-        "took_seconds": round(time.perf_counter() - start),
-        "rows": [rows[row] for row in ROWS if row in rows],
-    }
-    measuring.save("training", result)
+    take_steps(contender(arguments.contender, ROWS[arguments.rows[0]]))
 
 
 if __name__ == "__main__":

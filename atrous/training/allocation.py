@@ -1,11 +1,25 @@
-"""How the C library gives out memory while a network trains."""
+"""How the C library gives out memory: before a network trains, and while it does."""
 
 import ctypes
 import sys
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of glibc's mallopt
+_APART = 2**16
 _KEPT = 2**30
 _STEP = 256 * 2**20
+
+
+def return_freed_memory() -> bool:
+    """Lets blocks go back to the system when they are freed: for what comes before training.
+
+    Creating, converting and loading a network frees as much as it keeps. In glibc's own mode that
+    leaves holes among the weights, which training never fills: 50 of 1750 MB with a ResNet-101 and
+    two crops of 256.
+
+    Returns:
+        Whether it took effect: not on other systems than Linux, nor with other C libraries.
+    """
+    return _set((_MMAP_THRESHOLD, _APART))
 
 
 def keep_freed_memory() -> bool:
@@ -17,13 +31,16 @@ def keep_freed_memory() -> bool:
     processor time. The peak does not change by more than fragmentation.
 
     Returns:
-        Whether it took effect: not on other systems than Linux, nor with other C libraries.
+        Whether it took effect, as `return_freed_memory`.
     """
+    return _set((_MMAP_THRESHOLD, _KEPT), (_TRIM_THRESHOLD, 2 * _KEPT - 1), (_TOP_PAD, _STEP))
+
+
+def _set(*settings: tuple[int, int]) -> bool:
     if sys.platform != "linux":
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    settings = ((_MMAP_THRESHOLD, _KEPT), (_TRIM_THRESHOLD, 2 * _KEPT - 1), (_TOP_PAD, _STEP))
     done = [mallopt(parameter, value) == 1 for parameter, value in settings]
     return all(done)

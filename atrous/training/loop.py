@@ -17,7 +17,7 @@ from atrous.data.loader import TrainingLoader
 from atrous.data.order import START, Position
 from atrous.errors import AtrousError
 from atrous.training import randomness
-from atrous.training.allocation import keep_freed_memory
+from atrous.training.allocation import keep_freed_memory, return_freed_memory
 from atrous.training.batch_norm import restore_folded
 from atrous.training.distributed import beat, joined, restarts
 from atrous.training.guard import Guard, check_learning_rate, check_predictions
@@ -108,7 +108,7 @@ def train(
         SystemExit: Stopped by a signal, after a checkpoint: 130 for SIGINT, 143 for SIGTERM.
     """
     out = Path(out)
-    keep_freed_memory()
+    return_freed_memory()
     resume = resume or (restarts() > 0 and (out / "config.json").exists())
     with (
         joined(config.device, config.timeout, out / "heartbeats") as processes,
@@ -144,6 +144,7 @@ def train(
         guard = Guard(out / "debug", fp16=config.precision == "fp16")
         clock = Clock(config, state.step, on_progress)
 
+        keep_freed_memory()
         batches = loader.batches(state.position)
         while state.step < config.steps:
             beat(run.heartbeats, processes, state.step)

@@ -6,7 +6,9 @@ import pytest
 MEASURE = """
 import resource, sys
 import torch
-from atrous.training.allocation import keep_freed_memory
+from atrous.training.allocation import keep_freed_memory, return_freed_memory
+if sys.argv[1] != "plain":
+    assert return_freed_memory()
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 def faults():
@@ -19,8 +21,30 @@ print(faults() - before)
 """
 
 
+HOLES = """
+import re, sys
+from pathlib import Path
+import torch
+from atrous.training.allocation import return_freed_memory
+if sys.argv[1] == "return":
+    assert return_freed_memory()
+def resident():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+del (first := [torch.ones(2**18)])[:]  # from the first block freed, glibc keeps those as large
+before = resident()
+pairs = [(torch.ones(2**18), torch.ones(2**13)) for _ in range(128)]  # of 1 MB and of 32 KB
+kept = [small for _, small in pairs]  # which keep the end of the heap where it is
+pairs.clear()
+print(resident() - before)
+"""
+
+
 def page_faults(how: str) -> int:
-    command = [sys.executable, "-c", MEASURE, how]
+    return measured(MEASURE, how)
+
+
+def measured(script: str, how: str) -> int:
+    command = [sys.executable, "-c", script, how]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -28,3 +52,9 @@ def page_faults(how: str) -> int:
 def test_memory_that_was_freed_is_used_again():
     assert page_faults("keep") < 1000
     assert page_faults("plain") > 1000  # the setting is what does it
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
+def test_memory_that_was_freed_before_training_goes_back():
+    assert measured(HOLES, "return") < 10_000  # kB
+    assert measured(HOLES, "plain") > 100_000  # the setting is what does it
