@@ -29,7 +29,13 @@ from atrous.config import TrainConfig
 from atrous.data.dataset import Dataset
 from atrous.data.loader import TrainingLoader
 from atrous.encoder.backbone import Backbone
-from atrous.optim import create_optimizer, learning_rate, parameter_groups, set_learning_rate
+from atrous.optim import (
+    Optimizer,
+    create_optimizer,
+    learning_rate,
+    parameter_groups,
+    set_learning_rate,
+)
 from atrous.training import randomness
 from atrous.training.batch_norm import restore_folded, set_momentum
 from atrous.training.starting import augmentation
@@ -127,13 +133,11 @@ def train(seed: int, runs: Path) -> tuple[Engine, TrainConfig]:
     return Engine(model, data), config
 
 
-def update(
-    model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, targets: Tensor
-) -> None:
+def update(model: nn.Module, optimizer: Optimizer, images: Tensor, targets: Tensor) -> None:
     """Learns from one batch."""
     logits = model(images.to(memory_format=torch.channels_last))
     loss = F.cross_entropy(logits, targets.long(), ignore_index=255)
-    optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad()
     loss.backward()
     optimizer.step()
 

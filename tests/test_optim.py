@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -129,6 +130,52 @@ def test_adamw_decays_weights_apart_from_the_gradient() -> None:
     conv(torch.zeros(1, 2, 1, 1)).sum().backward()  # gradient 0
     optimizer.step()
     torch.testing.assert_close(conv.weight.detach(), before * (1 - 0.1 * 0.5))
+
+
+@pytest.mark.parametrize("name", ["sgd", "nesterov", "adamw", "plain"])
+def test_updates_are_those_of_torchs_optimisers(name: str) -> None:
+    """Bit for bit, over rates that change, and after the state went into a file and back."""
+    kind: Any = "adamw" if name == "adamw" else "sgd"
+    momentum = 0.0 if name == "plain" else 0.9
+    ours, theirs = (
+        nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)).to(
+            memory_format=torch.channels_last
+        )
+        for _ in range(2)
+    )
+    theirs.load_state_dict(ours.state_dict())
+
+    def optimizer_of(network: nn.Module) -> Any:
+        groups = parameter_groups(network, weight_decay=0.01)
+        return create_optimizer(
+            groups, optimizer=kind, momentum=momentum, nesterov=name == "nesterov"
+        )
+
+    own = optimizer_of(ours)
+    groups = [
+        {key: value for key, value in group.items() if key != "lr"}
+        for group in parameter_groups(theirs, weight_decay=0.01)
+    ]
+    torchs: torch.optim.Optimizer = (
+        torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999))
+        if name == "adamw"
+        else torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=name == "nesterov")
+    )
+    for step in range(6):
+        images = torch.randn(2, 3, 9, 9).contiguous(memory_format=torch.channels_last)
+        if step == 3:
+            kept = {key: value.clone() for key, value in own.tensors().items()}
+            own = optimizer_of(ours)
+            own.restore(kept)
+        for network, optimizer in ((ours, own), (theirs, torchs)):
+            set_learning_rate(optimizer, 0.1 / (step + 1))
+            optimizer.zero_grad()
+            network(images).square().mean().backward()
+            optimizer.step()
+    for (key, value), other in zip(
+        ours.state_dict().items(), theirs.state_dict().values(), strict=True
+    ):
+        assert torch.equal(value, other), key
 
 
 def test_moving_average_matches_the_closed_form() -> None:

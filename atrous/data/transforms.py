@@ -13,14 +13,13 @@ function of (seed, epoch, index) whoever computes it.
 """
 
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.random import Generator
 from torch import Tensor
-from torchvision import tv_tensors
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as tv
 
 from atrous.classes import Color
 from atrous.data.dataset import Dataset, Sample, Target
@@ -85,10 +84,23 @@ class Augmentation:
                 "rare_crop and copy_paste need rare_classes",
                 fix="list the class indices they are about",
             )
+        if self.photometric or self.rotation:
+            torchvision_transforms()  # before worker processes are forked, each of which would
 
     def __call__(self, dataset: Dataset, index: int, rng: Generator) -> Sample:
         """Returns sample `index` of a data set, varied (`augmented`)."""
         return augmented(dataset, index, self, rng)
+
+
+@cache
+def torchvision_transforms() -> Any:
+    """Imports torchvision, which imports torch's compiler: 155 MB and two seconds.
+
+    Only changes of colour and rotations need it.
+    """
+    from torchvision.transforms import v2
+
+    return v2
 
 
 def sample_generator(seed: int, epoch: int, index: int, attempt: int = 0) -> Generator:
@@ -184,6 +196,7 @@ def _largest_share(target: Target) -> float:
 
 def distort_colors(image: Tensor, probability: float, rng: Generator) -> Tensor:
     """Changes brightness, contrast, saturation and hue of (3, H, W), each with a probability."""
+    tv = torchvision_transforms().functional
     for change, low, high in (
         (tv.adjust_brightness, 0.875, 1.125),
         (_adjust_contrast, 0.5, 1.5),
@@ -198,7 +211,7 @@ def distort_colors(image: Tensor, probability: float, rng: Generator) -> Tensor:
 
 def _adjust_contrast(image: Tensor, factor: float) -> Tensor:
     # As torchvision's, whose mean in floating point depends on the number of threads.
-    grey = tv.rgb_to_grayscale(image)
+    grey = torchvision_transforms().functional.rgb_to_grayscale(image)
     mean = int(grey.sum(dtype=torch.int64)) / grey.numel()
     return (image * factor + mean * (1 - factor)).clamp_(0, 255).to(torch.uint8)
 
@@ -207,13 +220,14 @@ def rotate(
     image: Tensor, target: Target, degrees: float, mean_pixel: Color
 ) -> tuple[Tensor, Target]:
     """Turns image (3, H, W) and target (H, W) about their middle, counter-clockwise."""
-    turned = tv.rotate(
-        tv_tensors.Image(image), degrees, InterpolationMode.BILINEAR, fill=list(mean_pixel)
+    v2 = torchvision_transforms()
+    turned = v2.functional.rotate(
+        image, degrees, v2.InterpolationMode.BILINEAR, fill=list(mean_pixel)
     )
     ignored = int(np.iinfo(target.dtype).max)
-    mask = tv_tensors.Mask(torch.from_numpy(target.astype(np.int32))[None])
-    labels = tv.rotate(mask, degrees, InterpolationMode.NEAREST, fill=ignored)
-    return turned.as_subclass(Tensor), labels[0].numpy().astype(target.dtype)
+    mask = torch.from_numpy(target.astype(np.int32))[None]
+    labels = v2.functional.rotate(mask, degrees, v2.InterpolationMode.NEAREST, fill=ignored)
+    return turned, labels[0].numpy().astype(target.dtype)
 
 
 def pad(

@@ -101,7 +101,7 @@ class Learner:
         targets = targets.to(device).long()
         labelled = self.processes.sum((targets != self.ignore_index).sum())
         statistics = [buffer.clone() for buffer in self.model.buffers()]
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         total = torch.zeros((), device=device)
         parts = list(
             zip(images.chunk(config.accumulation), targets.chunk(config.accumulation), strict=True)
@@ -116,11 +116,11 @@ class Learner:
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach() / self.processes.world_size
         loss_value = self.processes.sum(total).item()
-        self.scaler.unscale_(self.optimizer)
+        self.scaler.unscale_(self.optimizer)  # type: ignore[arg-type]  # it has all that is used
         norm = self._clip()
         finite = math.isfinite(loss_value) and math.isfinite(norm)
         if finite:
-            self.scaler.step(self.optimizer)
+            self.scaler.step(self.optimizer)  # type: ignore[arg-type]
             if self.average is not None:
                 self.average.update(self.model)
         else:
@@ -223,13 +223,7 @@ class Learner:
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Returns every tensor the run goes on from, by file."""
         files = {"model": dict(self.model.state_dict())}
-        state = self.optimizer.state_dict()["state"]
-        files["optimizer"] = {
-            f"{index}.{name}": value
-            for index, values in state.items()
-            for name, value in values.items()
-            if isinstance(value, Tensor)
-        }
+        files["optimizer"] = self.optimizer.tensors()
         if self.average is not None:
             files["average"] = self.average.tensors
         return files
@@ -237,16 +231,7 @@ class Learner:
     def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any]) -> None:
         """Takes over what `tensors` returned, and the scaler's state."""
         self.model.load_state_dict(dict(tensors["model"]))
-        by_parameter: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors["optimizer"].items():
-            index, name = key.split(".", 1)
-            by_parameter.setdefault(int(index), {})[name] = value
-        optimizer = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({**optimizer, "state": by_parameter})
-        for values in self.optimizer.state.values():  # keep the memory layout of the parameters
-            for name, value in values.items():
-                if isinstance(value, Tensor) and value.ndim == 4:
-                    values[name] = value.contiguous(memory_format=torch.channels_last)
+        self.optimizer.restore(tensors["optimizer"])
         if self.average is not None:
             for name, value in tensors["average"].items():
                 self.average.tensors[name].copy_(value)

@@ -116,7 +116,7 @@ def train(
         run.logging_to(leads=processes.leads),
         StopSignals() as stop,
     ):
-        torch.use_deterministic_algorithms(config.deterministic)
+        _be_deterministic(config.deterministic)
         train_data, val_data = data or open_data(config)
         config = balanced(config, train_data)
         facts = {"train": train_data.fingerprint(), "val": val_data.fingerprint()}
@@ -169,6 +169,11 @@ def train(
                 logger.warning("stopped; go on with: atrous train --resume %s", out)
                 raise SystemExit(128 + stopped)
         return Result(out, state.step, state.scores, state.best)
+
+
+def _be_deterministic(wanted: bool) -> None:
+    if wanted != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(wanted)  # which imports torch's compiler
 
 
 def _due(step: int, every: int, last: int) -> bool:

@@ -715,3 +715,13 @@ def test_checkpoints_hold_no_more_than_asked(finished: Path) -> None:
     names = sorted(path.name for path in (finished / "checkpoints").iterdir())
     assert names == ["last", "step-00000004", "step-00000006"]
     assert checkpoint.FORMAT == 1
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_run_does_without_torchs_compiler(optimizer: str, tmp_path: Path) -> None:
+    """Its import takes 155 MB and two seconds."""
+    script = SCRIPT + "print([name for name in ('torch._dynamo', 'sympy') if name in sys.modules])"
+    config = tiny(steps=2, optimizer=optimizer, base_lr=0.001)
+    process = start(to_json(config), tmp_path / "run", script=script)
+    output, _ = process.communicate(timeout=120)
+    assert output.splitlines()[-1] == "[]", output
