@@ -1,15 +1,15 @@
 """Training throughput and memory against segmentation_models.pytorch, on the CPU, in float32.
 
-    python benchmarks/training.py                 # every row, some ten minutes on two idle cores
-    python benchmarks/training.py --rows 0 1      # some of them; the others' results stay
+    python benchmarks/training.py              # every row, some fifteen minutes on two idle cores
+    python benchmarks/training.py --rows 0 1   # some of them; the others' results stay
 
 A step is forward, cross-entropy at full resolution, backward and SGD with momentum, for 21 classes
 at output stride 16 with random weights. Each contender is a process of its own that imports what it
 needs and nothing of the others, as people run it: in one process they would share the C library's
-memory, and each would pay for how the others left it. They take one step each in turns; the first
-`WARM` rounds are not counted. Ratios are of medians of wall time, of the fastest steps, and of
-medians of processor time: on a machine that does other work meanwhile the last is the fairest.
-Memory is the peak of the process over all its steps, imports included.
+memory, and each would pay for how the others left it. Ours and two others at a time take one step
+each in turns; the first `WARM` rounds are not counted. Ratios are of medians of wall time, of the
+fastest steps, and of medians of processor time: on a machine that does other work meanwhile the
+last is the fairest. Memory is the peak of the process over all its steps, imports included.
 
 smp        as `smp.DeepLabV3Plus(...)` comes: eager, NCHW
 smp_cl     the same in channels_last memory
@@ -46,6 +46,13 @@ CLASSES = 21
 PEERS = ("smp", "smp_cl", "smp_kept")
 ALLOCATING = ("atrous", "plain", "smp_kept")
 CONTENDERS = ("atrous", "stock", *PEERS)
+
+AT_A_TIME = 2  # besides ours
+KINDS: dict[str, Callable[[list[float]], float]] = {
+    "seconds": statistics.median,
+    "fastest": min,
+    "processor_seconds": statistics.median,
+}
 
 Step = Callable[[], None]
 
@@ -220,50 +227,43 @@ class Turns:
 
 
 def measured(row: Row, threads: int) -> dict[str, Any]:
-    """Takes steps of every contender in turns."""
-    names = (*CONTENDERS, "plain") if row is ROWS[0] else CONTENDERS
-    contenders = {name: Turns(name, row, threads) for name in names}
-    for _ in range(WARM + row.rounds):
-        for taking in contenders.values():
-            taking.step()
-    wall = {name: taking.wall[WARM:] for name, taking in contenders.items()}
-    processor = {name: taking.processor[WARM:] for name, taking in contenders.items()}
-    result: dict[str, Any] = row._asdict()
-    for kind, times, typical in (
-        ("seconds", wall, statistics.median),
-        ("fastest", wall, min),
-        ("processor_seconds", processor, statistics.median),
-    ):
-        values = {name: typical(taken) for name, taken in times.items()}
-        result[kind] = {name: round(value, 4) for name, value in values.items()}
-        result[f"ratio_of_{kind}"] = {
-            name: round(value / values["atrous"], 3) for name, value in values.items()
-        }
-    result["memory_mb"] = {name: taking.finish() for name, taking in contenders.items()}
+    """Takes steps of ours and of two others in turns, then of ours and of the next two."""
+    result: dict[str, Any] = {**row._asdict(), "memory_mb": {}}
+    others = (*CONTENDERS[1:], "plain") if row is ROWS[0] else CONTENDERS[1:]
+    for index in range(0, len(others), AT_A_TIME):  # all at once would not fit into the memory
+        names = ("atrous", *others[index : index + AT_A_TIME])
+        taking = {name: Turns(name, row, threads) for name in names}
+        for _ in range(WARM + row.rounds):
+            for contender in taking.values():
+                contender.step()
+        for name, contender in taking.items():
+            result["memory_mb"].setdefault(name, contender.finish())
+        for kind, typical in KINDS.items():
+            times = {
+                name: typical((c.processor if kind == "processor_seconds" else c.wall)[WARM:])
+                for name, c in taking.items()
+            }
+            for name, time_taken in times.items():
+                result.setdefault(kind, {}).setdefault(name, round(time_taken, 4))
+                ratio = round(time_taken / times["atrous"], 3)
+                result.setdefault(f"ratio_of_{kind}", {})[name] = ratio
     return result
 
 
 def compare(indices: Sequence[int], threads: int) -> None:
-    """Measures rows, and writes them beside those that were measured before."""
+    """Measures rows, and writes each beside those that were measured before."""
     import measuring
 
-    start = time.perf_counter()
     path = measuring.RESULTS / "training.json"
-    complete = set(indices) == set(range(len(ROWS)))
-    kept = [] if complete else json.loads(path.read_text())["rows"]
-    rows = {(row["backbone"], row["batch"], row["crop"]): row for row in kept}
+    rows = {(r["backbone"], r["batch"], r["crop"]): r for r in json.loads(path.read_text())["rows"]}
     for index in indices:
-        row = measured(ROWS[index], threads)
-        rows[ROWS[index][:3]] = row
-        spoken = ("backbone", "crop", "ratio_of_seconds", "ratio_of_processor_seconds", "memory_mb")
-        print({key: row[key] for key in spoken}, flush=True)
-    result = {
-        "machine": measuring.machine("torch", "segmentation_models_pytorch", "atrous"),
-        "threads": threads,
-        "took_seconds": round(time.perf_counter() - start),
-        "rows": [rows[row[:3]] for row in ROWS if row[:3] in rows],
-    }
-    measuring.save("training", result)
+        rows[ROWS[index][:3]] = measured(ROWS[index], threads)
+        result = {
+            "machine": measuring.machine("torch", "segmentation_models_pytorch", "atrous"),
+            "threads": threads,
+            "rows": [rows[row[:3]] for row in ROWS if row[:3] in rows],
+        }
+        measuring.save("training", result)
 
 
 def main() -> None:
