@@ -58,9 +58,13 @@ class DecoderStage(nn.Module):
     ) -> Tensor:
         """Returns refined features at the last of `strides` (of decoded, low-level, result)."""
         decoded_stride, low_level_stride, stride = strides
-        reduced = resize(self.reduce(low_level), low_level_stride, stride, size)
-        decoded = resize(decoded, decoded_stride, stride, size)
-        return self.refine(torch.cat([decoded, reduced], dim=1))
+        parts = [
+            resize(decoded, decoded_stride, stride, size),
+            resize(self.reduce(low_level), low_level_stride, stride, size),
+        ]
+        concatenated = torch.cat(parts, dim=1)
+        del parts  # large, and read by nothing that follows
+        return self.refine(concatenated)
 
 
 class Decoder(nn.Module):
