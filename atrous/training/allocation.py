@@ -3,7 +3,7 @@
 import ctypes
 import sys
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of glibc's mallopt
+_MXFAST, _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = 1, -1, -2, -3  # of glibc's mallopt
 _APART = 2**16
 _KEPT = 2**30
 _STEP = 256 * 2**20
@@ -28,12 +28,16 @@ def keep_freed_memory() -> bool:
     glibc returns large blocks to the system when they are freed. Every update allocates the same
     activations again, and the system clears their pages again: 2.9 million page faults in six
     updates of a MobileNetV2 (4 crops of 361 x 481), 0.7 million with this, and a third less
-    processor time. The peak does not change by more than fragmentation.
+    processor time. What aligning large blocks leaves over joins its neighbours, instead of waiting
+    in glibc's lists and dividing the free memory around it: of 3150 MB that is 60 (ResNet-101, two
+    crops of 513).
 
     Returns:
         Whether it took effect, as `return_freed_memory`.
     """
-    return _set((_MMAP_THRESHOLD, _KEPT), (_TRIM_THRESHOLD, 2 * _KEPT - 1), (_TOP_PAD, _STEP))
+    return _set(
+        (_MMAP_THRESHOLD, _KEPT), (_TRIM_THRESHOLD, 2 * _KEPT - 1), (_TOP_PAD, _STEP), (_MXFAST, 0)
+    )
 
 
 def _set(*settings: tuple[int, int]) -> bool:
