@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -106,24 +105,6 @@ def rectify(x: Tensor) -> Tensor:
     origin = Origin(lambda: before.make().relu_())
     with _kept(origin):
         y = torch.relu(x)
-    return remember(y, origin)
-
-
-def add_shortcut(residual: Tensor, shortcut: Tensor) -> Tensor:
-    """Returns max(residual + shortcut, 0), in the memory of the residual.
-
-    The result remembers its origin if the residual does and the shortcut, which is then kept for
-    it, does not. So of a chain of units every other output is made again.
-    """
-    before = origin_of(residual)
-    residual += shortcut
-    # A part of another tensor would keep the whole of it.
-    if before is None or origin_of(shortcut) is not None or shortcut._base is not None:
-        return F.relu(residual, inplace=True)
-    kept = shortcut.detach()
-    origin = Origin(lambda: before.make().add_(kept).relu_())
-    with _kept(origin):
-        y = F.relu(residual, inplace=True)
     return remember(y, origin)
 
 

@@ -78,13 +78,17 @@ ROWS = (
 
 
 def contender(name: str, row: Row) -> Step:
-    """Returns one training step of a contender on random pictures, in the process for it."""
+    """Returns one training step of a contender on random pictures, in the process for it.
+
+    `atrous train` keeps freed memory from the first update on.
+    """
     torch.manual_seed(0)
     if name in ALLOCATING:
         from atrous.training.allocation import keep_freed_memory, return_freed_memory
 
         return_freed_memory()
         step = network(name, row)
+        step()
         keep_freed_memory()
         return step
     return network(name, row)

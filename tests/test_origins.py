@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atrous.build import create_model
-from atrous.encoder.resnet import Bottleneck
 from atrous.layers import RESNET, ConvBN
 from atrous.origins import normalize, nothing_made_again, origin_of, reading, rectify
 
@@ -53,19 +52,6 @@ def test_normalised_features_are_gone_after_the_layer_that_reads_them() -> None:
     assert not survives()
     with nothing_made_again():
         assert survives()
-
-
-def test_of_a_chain_of_units_every_other_output_is_kept() -> None:
-    units = [Bottleneck(16, 4).train() for _ in range(5)]
-    x = torch.randn(2, 16, 8, 9, requires_grad=True)
-    outputs = []
-    for unit in units:
-        x, residual = unit(x)
-        outputs.append(weakref.ref(x))
-    loss = x.sum()
-    del x, residual
-    assert [output() is not None for output in outputs] == [False, True, False, True, False]
-    loss.backward()
 
 
 def test_features_are_made_again_once_for_all_their_readers() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from atrous.encoder.backbone import Backbone, atrous_schedule
 from atrous.layers import RESNET, ConvBN
-from atrous.origins import add_shortcut, reading
+from atrous.origins import reading
 
 Stem = Literal["beta", "plain"]
 
@@ -46,12 +46,11 @@ class Bottleneck(nn.Module):
         residual = self.conv3(self.conv2(self.conv1(x)))
         stride = self.conv2.conv.stride[0]
         # An identity shortcut past a stride is subsampled, not projected.
-        shortcut = x if stride == 1 else x[..., ::stride, ::stride]
-        if self.projects:
-            shortcut = self.shortcut(x)
+        shortcut = self.shortcut(x) if self.projects else x[..., ::stride, ::stride]
         if apart:
             return F.relu(residual + shortcut, inplace=True), residual
-        return add_shortcut(residual, shortcut), residual
+        residual += shortcut
+        return F.relu(residual, inplace=True), residual
 
 
 class ResNet(Backbone):

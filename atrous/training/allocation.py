@@ -10,11 +10,11 @@ _STEP = 256 * 2**20
 
 
 def return_freed_memory() -> bool:
-    """Lets blocks go back to the system when they are freed: for what comes before training.
+    """Lets large blocks go back to the system when they are freed: up to the first update.
 
-    Creating, converting and loading a network frees as much as it keeps. In glibc's own mode that
-    leaves holes among the weights, which training never fills: 50 of 1750 MB with a ResNet-101 and
-    two crops of 256.
+    Creating and loading a network frees as much as it keeps, and the first update leaves small
+    blocks that stay. Among large ones they would divide the memory of all later updates: a
+    ResNet-101 with two crops of 513 needs 2900 MB so, and 3200 when all is kept from the start.
 
     Returns:
         Whether it took effect: not on other systems than Linux, nor with other C libraries.
@@ -29,8 +29,7 @@ def keep_freed_memory() -> bool:
     activations again, and the system clears their pages again: 2.9 million page faults in six
     updates of a MobileNetV2 (4 crops of 361 x 481), 0.7 million with this, and a third less
     processor time. What aligning large blocks leaves over joins its neighbours, instead of waiting
-    in glibc's lists and dividing the free memory around it: of 3150 MB that is 60 (ResNet-101, two
-    crops of 513).
+    in glibc's lists and dividing the free memory around it: 50 MB of those 2900.
 
     Returns:
         Whether it took effect, as `return_freed_memory`.

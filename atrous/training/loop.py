@@ -144,13 +144,13 @@ def train(
         guard = Guard(out / "debug", fp16=config.precision == "fp16")
         clock = Clock(config, state.step, on_progress)
 
-        keep_freed_memory()
         batches = loader.batches(state.position)
         while state.step < config.steps:
             beat(run.heartbeats, processes, state.step)
             with saver.saving_first(state):
                 images, targets, names, state.position = next(batches)
-            with memory_errors(config, first=state.step == clock.first_step):
+            first = state.step == clock.first_step
+            with memory_errors(config, first=first), _settling(first):
                 update = learner.update(images, targets, state.step)
             guard.check(update, state.step, images, targets, names)
             state.step += 1
@@ -169,6 +169,14 @@ def train(
                 logger.warning("stopped; go on with: atrous train --resume %s", out)
                 raise SystemExit(128 + stopped)
         return Result(out, state.step, state.scores, state.best)
+
+
+@contextmanager
+def _settling(first: bool) -> Iterator[None]:
+    """Keeps freed memory from the first update on; see `allocation`."""
+    yield
+    if first:
+        keep_freed_memory()
 
 
 def _be_deterministic(wanted: bool) -> None:
