@@ -12,8 +12,9 @@ same picture and shape, for networks of which there are no trained weights here.
 Both are exported and quantised here, the second with the same tool, settings and picture; no
 budget of accuracy, which means nothing without training. The peer's labels come from an ArgMax in
 its graph, in OpenVINO and in ONNX Runtime, whichever is faster; eager PyTorch with interpolation
-and argmax is what most people run. All take turns in one process, each run once untimed before
-every sample.
+and argmax is what most people run. Each is a process of its own, as people run it (in one process
+they would share the C library's memory, and eager PyTorch would be spared most of its page faults),
+and all take turns, each run once untimed before every sample.
 
 Two rows without labels show what the engine's own rewriting of the graph saves.
 
@@ -29,16 +30,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import interleave, machine, save
+from measuring import in_turns, machine, save, take_steps
 from peer import Peer, lively, multiply_adds
 from peer import export as export_peer
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from atrous.build import create_model
 from atrous.data.procedural import scenes
 from atrous.engines import Compiler, ExportedEngine, openvino_core, usable_processors
 from atrous.export import export, torch_logits
 from atrous.loading import load
+from atrous.onnx_file import read_header
 from atrous.quantize import Pictures, quantize, quantize_file
 from atrous.upsample import labels, undecided_share
 
@@ -47,6 +50,19 @@ FP32 = "fp32 against the peer's best fp32"
 INT8 = "int8 against the peer's best int8"
 INT8_FP32 = "int8 against the peer's best fp32"
 INT8_EAGER = "int8 against eager"
+CONTENDERS = (
+    "ours, fp32",
+    "ours, int8",
+    "peer, fp32, OpenVINO",
+    "peer, fp32, ONNX Runtime",
+    "peer, int8, OpenVINO",
+    "peer, int8, ONNX Runtime",
+    "peer, eager, interpolate, argmax",
+    "ours, OpenVINO's default precision",
+    "peer, OpenVINO's default precision",
+    "graph alone, fp32",
+    "graph alone, fp32, as exported",
+)
 # What must hold per multiply-add, and what is aimed at.
 GOALS = {
     "mobilenet_v2": {FP32: (1.25, 1.5), INT8: (1.5, 2), INT8_FP32: (3, 4), INT8_EAGER: (8, 10)},
@@ -62,17 +78,25 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="default: a drawn scene")
     parser.add_argument("--weights", type=Path, help="trained weights for our network")
     parser.add_argument("--labels-of", type=Path, help="trained model whose logits are labelled")
+    parser.add_argument("--contender", choices=CONTENDERS, help="only its steps, one a line")
+    parser.add_argument("--folder", type=Path, help="where its files are")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(usable_processors())
+    if arguments.contender:
+        take_steps(contender(arguments.contender, arguments.network, arguments.folder), untimed=1)
+        return
     picture = read(arguments.picture)
-    with tempfile.TemporaryDirectory() as folder:
-        files, theirs, counts = write_files(
-            arguments.network, arguments.weights, picture, Path(folder)
-        )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        counts = write_files(arguments.network, arguments.weights, picture, folder)
         usual = torch_logits(load(arguments.labels_of), picture) if arguments.labels_of else None
-        candidates, engine = make_candidates(files, theirs, picture, usual)
-        times = interleave(candidates, rounds=arguments.rounds, untimed=1)
+        np.save(folder / "picture.npy", picture)
+        if usual is not None:
+            np.save(folder / "usual.npy", usual)
+        own = [__file__, "--network", arguments.network, "--folder", name, "--contender"]
+        times = in_turns({key: [*own, key] for key in CONTENDERS}, rounds=arguments.rounds)
+        engine = ExportedEngine(folder / "ours.onnx", keep_compiled=False)
         share = undecided_share(engine.coarse_logits(picture) if usual is None else usual)
     if arguments.labels_of:
         trained = f"random weights, labels of {arguments.labels_of.name}'s logits"
@@ -105,8 +129,8 @@ def read(path: Path | None) -> np.ndarray:
 
 def write_files(
     network: str, weights: Path | None, picture: np.ndarray, folder: Path
-) -> tuple[dict[str, Path], Peer, dict[str, int]]:
-    """Exports and quantises both networks; counts their multiply-adds."""
+) -> dict[str, int]:
+    """Exports and quantises both networks; returns their multiply-adds."""
     crops = torch.from_numpy(np.stack([picture[:257, :257], picture[-257:, -257:]]))
     ours = create_model(network, num_classes=21, output_stride=16)
     if weights is None:
@@ -127,39 +151,47 @@ def write_files(
     export_peer(theirs, files["peer"], SIZE)
     theirs.arg_max = False
     quantize_file(files["peer"], files["peer8"], Pictures([picture]))
-    return files, theirs, counts
+    save_file(theirs.state_dict(), folder / "peer.safetensors")
+    return counts
 
 
-def make_candidates(
-    files: Mapping[str, Path], theirs: Peer, picture: np.ndarray, usual: np.ndarray | None
-) -> tuple[dict[str, Callable[[], Any]], ExportedEngine]:
-    """Returns what is timed, by name, and our engine."""
-    engine = ExportedEngine(files["ours"], keep_compiled=False)
-    engine8 = ExportedEngine(files["ours8"], keep_compiled=False)
-    stride = engine.logits_stride
-    ours16 = in_openvino(files["ours"], picture, {})
-
-    def ours(engine: Callable[[np.ndarray], np.ndarray]) -> Callable[[], Any]:
-        def run() -> Any:
-            coarse = engine(picture)
-            return labels(coarse if usual is None else usual, stride, SIZE)
-
-        return run
-
+def contender(name: str, network: str, folder: Path) -> Callable[[], Any]:
+    """Returns what is timed, in the process for it."""
+    picture = np.load(folder / "picture.npy")
+    usual = np.load(folder / "usual.npy") if (folder / "usual.npy").exists() else None
+    files = {kind: folder / f"{kind}.onnx" for kind in ("ours", "ours8", "peer", "peer8")}
     f32 = {"INFERENCE_PRECISION_HINT": "f32"}
     return {
-        "ours, fp32": ours(engine.coarse_logits),
-        "ours, int8": ours(engine8.coarse_logits),
-        "peer, fp32, OpenVINO": in_openvino(files["peer"], picture, f32),
-        "peer, fp32, ONNX Runtime": in_onnxruntime(files["peer"], picture),
-        "peer, int8, OpenVINO": in_openvino(files["peer8"], picture, {}),
-        "peer, int8, ONNX Runtime": in_onnxruntime(files["peer8"], picture),
-        "peer, eager, interpolate, argmax": eagerly(theirs, picture),
-        "ours, OpenVINO's default precision": lambda: labels(ours16()[0], stride, SIZE),
-        "peer, OpenVINO's default precision": in_openvino(files["peer"], picture, {}),
-        "graph alone, fp32": graph_alone(files["ours"], picture, rewrites=True),
-        "graph alone, fp32, as exported": graph_alone(files["ours"], picture, rewrites=False),
-    }, engine
+        "ours, fp32": lambda: ours(files["ours"], picture, usual),
+        "ours, int8": lambda: ours(files["ours8"], picture, usual),
+        "peer, fp32, OpenVINO": lambda: in_openvino(files["peer"], picture, f32),
+        "peer, fp32, ONNX Runtime": lambda: in_onnxruntime(files["peer"], picture),
+        "peer, int8, OpenVINO": lambda: in_openvino(files["peer8"], picture, {}),
+        "peer, int8, ONNX Runtime": lambda: in_onnxruntime(files["peer8"], picture),
+        "peer, eager, interpolate, argmax": lambda: eagerly(network, folder, picture),
+        "ours, OpenVINO's default precision": lambda: ours16(files["ours"], picture, usual),
+        "peer, OpenVINO's default precision": lambda: in_openvino(files["peer"], picture, {}),
+        "graph alone, fp32": lambda: graph_alone(files["ours"], picture, rewrites=True),
+        "graph alone, fp32, as exported": lambda: graph_alone(
+            files["ours"], picture, rewrites=False
+        ),
+    }[name]()
+
+
+def ours(path: Path, picture: np.ndarray, usual: np.ndarray | None) -> Callable[[], Any]:
+    engine = ExportedEngine(path, keep_compiled=False)
+
+    def run() -> Any:
+        coarse = engine.coarse_logits(picture)
+        return labels(coarse if usual is None else usual, engine.logits_stride, SIZE)
+
+    return run
+
+
+def ours16(path: Path, picture: np.ndarray, usual: np.ndarray | None) -> Callable[[], Any]:
+    stride = read_header(path).logits_stride
+    infer = in_openvino(path, picture, {})
+    return lambda: labels(infer()[0] if usual is None else (infer(), usual)[1], stride, SIZE)
 
 
 def graph_alone(path: Path, picture: np.ndarray, *, rewrites: bool) -> Callable[[], Any]:
@@ -193,7 +225,9 @@ def in_onnxruntime(path: Path, picture: np.ndarray) -> Callable[[], np.ndarray]:
     return lambda: session.run(None, {"image": picture[None]})[0]
 
 
-def eagerly(model: Peer, picture: np.ndarray) -> Callable[[], np.ndarray]:
+def eagerly(network: str, folder: Path, picture: np.ndarray) -> Callable[[], np.ndarray]:
+    model = Peer(network).eval()
+    model.load_state_dict(load_file(folder / "peer.safetensors"))
     images = torch.from_numpy(picture)[None]
 
     def run() -> np.ndarray:

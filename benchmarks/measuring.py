@@ -4,9 +4,12 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -44,14 +47,86 @@ def interleave(
             run()
             if round_ >= warm_up:
                 samples[name].append(1e3 * (time.perf_counter() - start))
+    return {name: _summary(values) for name, values in samples.items()}
+
+
+class Turns:
+    """A contender in a process of its own, which waits between its steps (`take_steps`).
+
+    Args:
+        command: A Python script and its arguments.
+    """
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self._answer()
+        self.wall: list[float] = []  # seconds
+        self.processor: list[float] = []
+
+    def step(self) -> None:
+        """Takes one step, and notes what it took."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        wall, processor = map(float, self._answer().split())
+        self.wall.append(wall)
+        self.processor.append(processor)
+
+    def finish(self) -> int:
+        """Ends the process; returns its peak of resident memory in megabytes."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        self._process.communicate()
+        peak = re.search(r"VmHWM:\s+(\d+) kB", status)
+        assert peak is not None
+        return int(peak[1]) // 1024
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"ended: {self._process.args}")
+        return answer
+
+
+def take_steps(step: Callable[[], Any], *, untimed: int = 0) -> None:
+    """Takes a step for every line of standard input; prints its wall and processor time."""
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        for _ in range(untimed):
+            step()
+        start, spent = time.perf_counter(), time.process_time()
+        step()
+        print(time.perf_counter() - start, time.process_time() - spent, flush=True)
+
+
+def in_turns(
+    commands: Mapping[str, Sequence[str]], *, rounds: int, warm_up: int = 1
+) -> dict[str, dict[str, float]]:
+    """Does what `interleave` does with a process of its own for each candidate."""
+    turns = {name: Turns(command) for name, command in commands.items()}
+    for _ in range(rounds + warm_up):
+        for contender in turns.values():
+            contender.step()
+    for contender in turns.values():
+        contender.finish()
     return {
-        name: {
-            "median_ms": round(statistics.median(values), 2),
-            "fastest_ms": round(min(values), 2),
-            "spread_ms": round(_spread(values), 2),
-            "samples": len(values),
-        }
-        for name, values in samples.items()
+        name: _summary([1e3 * seconds for seconds in contender.wall[warm_up:]])
+        for name, contender in turns.items()
+    }
+
+
+def _summary(milliseconds: list[float]) -> dict[str, float]:
+    return {
+        "median_ms": round(statistics.median(milliseconds), 2),
+        "fastest_ms": round(min(milliseconds), 2),
+        "spread_ms": round(_spread(milliseconds), 2),
+        "samples": len(milliseconds),
     }
 
 

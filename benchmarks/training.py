@@ -29,16 +29,12 @@ Writes results/training.json.
 
 import argparse
 import json
-import re
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from measuring import RESULTS, Turns, machine, save, take_steps
 from torch import nn
 
 WARM = 2
@@ -180,54 +176,10 @@ def ours(backbone: str, images: torch.Tensor, targets: torch.Tensor, *, fast: bo
     return step
 
 
-def take_steps(step: Step) -> None:
-    """Takes a step for every line of standard input; prints its wall and processor time."""
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        start, spent = time.perf_counter(), time.process_time()
-        step()
-        print(time.perf_counter() - start, time.process_time() - spent, flush=True)
-
-
-class Turns:
-    """A contender in a process of its own, which waits between its steps."""
-
-    def __init__(self, name: str, row: Row, threads: int) -> None:
-        command = [sys.executable, __file__, "--contender", name, "--rows", str(ROWS.index(row))]
-        self._process = subprocess.Popen(
-            [*command, "--threads", str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        self._answer()
-        self.wall: list[float] = []
-        self.processor: list[float] = []
-
-    def step(self) -> None:
-        """Takes one step, and notes what it took."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        wall, processor = map(float, self._answer().split())
-        self.wall.append(wall)
-        self.processor.append(processor)
-
-    def finish(self) -> int:
-        """Ends the process; returns its peak of resident memory in megabytes."""
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
-        self._process.communicate()
-        peak = re.search(r"VmHWM:\s+(\d+) kB", status)
-        assert peak is not None
-        return int(peak[1]) // 1024
-
-    def _answer(self) -> str:
-        assert self._process.stdout is not None
-        answer = self._process.stdout.readline()
-        if not answer:
-            raise SystemExit(f"{' '.join(map(str, self._process.args))} ended")  # type: ignore[arg-type]
-        return answer
+def command(name: str, row: Row, threads: int) -> list[str]:
+    """Returns what starts the process of a contender."""
+    index = str(ROWS.index(row))
+    return [__file__, "--contender", name, "--rows", index, "--threads", str(threads)]
 
 
 def measured(row: Row, threads: int) -> dict[str, Any]:
@@ -236,7 +188,7 @@ def measured(row: Row, threads: int) -> dict[str, Any]:
     others = (*CONTENDERS[1:], "plain") if row is ROWS[0] else CONTENDERS[1:]
     for index in range(0, len(others), AT_A_TIME):  # all at once would not fit into the memory
         names = ("atrous", *others[index : index + AT_A_TIME])
-        taking = {name: Turns(name, row, threads) for name in names}
+        taking = {name: Turns(command(name, row, threads)) for name in names}
         for _ in range(WARM + row.rounds):
             for contender in taking.values():
                 contender.step()
@@ -256,18 +208,16 @@ def measured(row: Row, threads: int) -> dict[str, Any]:
 
 def compare(indices: Sequence[int], threads: int) -> None:
     """Measures rows, and writes each beside those that were measured before."""
-    import measuring
-
-    path = measuring.RESULTS / "training.json"
+    path = RESULTS / "training.json"
     rows = {(r["backbone"], r["batch"], r["crop"]): r for r in json.loads(path.read_text())["rows"]}
     for index in indices:
         rows[ROWS[index][:3]] = measured(ROWS[index], threads)
         result = {
-            "machine": measuring.machine("torch", "segmentation_models_pytorch", "atrous"),
+            "machine": machine("torch", "segmentation_models_pytorch", "atrous"),
             "threads": threads,
             "rows": [rows[row[:3]] for row in ROWS if row[:3] in rows],
         }
-        measuring.save("training", result)
+        save("training", result)
 
 
 def main() -> None:
