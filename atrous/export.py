@@ -32,7 +32,7 @@ _LARGE = 1024  # values of an initializer worth storing in half the bytes
 
 def export(
     model: DeepLabV3Plus,
-    out: Path,
+    out: str | Path,
     *,
     size: Size | None = None,
     pictures: Sequence[NDArray[np.uint8]] = (),
@@ -64,7 +64,7 @@ def export(
         graph = write_graph(model)
         samples = [*made_up_pictures(size), *pictures]
         header = describe(model, graph, size=size)
-        with atomic(out) as temporary:
+        with atomic(Path(out)) as temporary:
             _write_and_check(model, graph, header, temporary, samples, TOLERANCE)
             if half:
                 _halve(graph.proto)

@@ -86,7 +86,7 @@ class QuantizationReport:
 
 def quantize(
     model: DeepLabV3Plus,
-    out: Path,
+    out: str | Path,
     pictures: Sequence[NDArray[np.uint8]],
     *,
     targets: Sequence[Labels] | None = None,
@@ -128,7 +128,7 @@ def quantize(
     ranked = rank_layers(model, calibrating[:4])
     means = channel_means(model, calibrating)
     kept = 0
-    with atomic(out) as temporary:  # nothing but a model within the budget gets the name
+    with atomic(Path(out)) as temporary:  # nothing but a model within the budget gets the name
         while True:
             header = _write(model, temporary, calibrating, means, ranked[:kept], size)
             engine = ExportedEngine(temporary, keep_compiled=False)
@@ -150,7 +150,7 @@ def quantize(
                 raise _over_budget(report, budget, out)
 
 
-def _over_budget(report: QuantizationReport, budget: float, out: Path) -> AtrousError:
+def _over_budget(report: QuantizationReport, budget: float, out: str | Path) -> AtrousError:
     loss = (
         f"lose {100 * report.loss:.2f} points of mean IoU"
         if report.labelled

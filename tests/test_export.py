@@ -114,7 +114,7 @@ def test_batch_norm_is_folded(tmp_path: Path) -> None:
 
 def test_hash_follows_the_weights(tmp_path: Path) -> None:
     model = lively("mobilenet_v2", decoder=False, atrous_rates=())
-    first = export(model, tmp_path / "a.onnx").sha256
+    first = export(model, str(tmp_path / "a.onnx")).sha256
     assert export(model, tmp_path / "b.onnx").sha256 == first
     with torch.no_grad():
         model.decoder.classifier.bias += 1

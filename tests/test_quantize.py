@@ -23,7 +23,7 @@ PICTURES = [picture(48, 64), picture(64, 48), picture(33, 65), picture(50, 50)]
 
 def test_int8_file_is_smaller_and_close_to_the_model(tmp_path: Path) -> None:
     model = lively("mobilenet_v2", **SMALL)
-    report = quantize(model, tmp_path / "model.onnx", PICTURES, budget=None)
+    report = quantize(model, str(tmp_path / "model.onnx"), PICTURES, budget=None)
     assert read_header(tmp_path / "model.onnx") == report.header
     assert report.header.precision == "int8"
     graph = onnx.load(tmp_path / "model.onnx").graph
