@@ -17,6 +17,9 @@ from atrous.data.transforms import Augmentation
 from atrous.errors import AtrousError, ExitCode
 from tests.data.test_dataset import dataset_of, read_png
 
+# Two workers are right for what is tested, on one processor too.
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+
 # Everything random switched on: what workers could draw by themselves.
 AUGMENTATION = Augmentation(
     crop_size=(33, 40), photometric=0.5, rotation=10, rare_classes=(3, 4), rare_crop=0.5,
