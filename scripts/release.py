@@ -31,7 +31,8 @@ from atrous.data.opening import open_dataset
 from atrous.export import export
 from atrous.onnx_file import Header
 from atrous.quantize import quantize
-from atrous.training.starting import create_network, origin
+from atrous.training import randomness
+from atrous.training.starting import create_network
 
 ROOT = Path(__file__).parents[1]
 SHOWN = 20  # training pictures a class must be in
@@ -85,9 +86,10 @@ def main() -> None:
     val_data = open_dataset(asked.data, config.val_split)
 
     model = atrous.load(asked.run)
-    start = atrous.load(str(config.weights)).provenance
+    randomness.seed(config.seed)  # what the run began with at random is part of its start
+    start = create_network(config, train_data)
     if asked.mix != 1:
-        mix(model, create_network(config, train_data), asked.mix)
+        mix(model, start, asked.mix)
     atrous.save(model, ROOT / "weights" / f"{asked.name}.safetensors", half=True)
     kept = shown_classes(train_data)
     if len(kept) < len(model.classes):
@@ -95,7 +97,7 @@ def main() -> None:
     if asked.stride:
         model.set_output_stride(asked.stride)
     best = best_row(asked.run)
-    model.provenance = origin(config, replace(start, notes=[]))
+    model.provenance = start.provenance
     assert model.provenance.training is not None
     model.provenance.training = replace(
         model.provenance.training,
