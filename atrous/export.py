@@ -64,7 +64,7 @@ def export(
         graph = write_graph(model)
         samples = [*made_up_pictures(size), *pictures]
         header = describe(model, graph, size=size)
-        with atomic(Path(out)) as temporary:
+        with atomic(out) as temporary:
             _write_and_check(model, graph, header, temporary, samples, TOLERANCE)
             if half:
                 _halve(graph.proto)

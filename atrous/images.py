@@ -181,11 +181,12 @@ def _scaled_to_8_bits(image: Image.Image) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside `path` that takes its name only if the block succeeds.
 
     A reader never sees half a file, whatever kills the writer.
     """
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
     try:

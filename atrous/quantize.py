@@ -128,7 +128,7 @@ def quantize(
     ranked = rank_layers(model, calibrating[:4])
     means = channel_means(model, calibrating)
     kept = 0
-    with atomic(Path(out)) as temporary:  # nothing but a model within the budget gets the name
+    with atomic(out) as temporary:  # nothing but a model within the budget gets the name
         while True:
             header = _write(model, temporary, calibrating, means, ranked[:kept], size)
             engine = ExportedEngine(temporary, keep_compiled=False)

@@ -180,18 +180,24 @@ def contender(name: str, network: str, folder: Path) -> Callable[[], Any]:
 
 def ours(path: Path, picture: np.ndarray, usual: np.ndarray | None) -> Callable[[], Any]:
     engine = ExportedEngine(path, keep_compiled=False)
-
-    def run() -> Any:
-        coarse = engine.coarse_logits(picture)
-        return labels(coarse if usual is None else usual, engine.logits_stride, SIZE)
-
-    return run
+    return labelling(lambda: engine.coarse_logits(picture), engine.logits_stride, usual)
 
 
 def ours16(path: Path, picture: np.ndarray, usual: np.ndarray | None) -> Callable[[], Any]:
-    stride = read_header(path).logits_stride
     infer = in_openvino(path, picture, {})
-    return lambda: labels(infer()[0] if usual is None else (infer(), usual)[1], stride, SIZE)
+    return labelling(lambda: infer()[0], read_header(path).logits_stride, usual)
+
+
+def labelling(
+    infer: Callable[[], np.ndarray], stride: int, usual: np.ndarray | None
+) -> Callable[[], Any]:
+    """Labels what the network says, or logits of a trained one after it has spoken."""
+
+    def run() -> Any:
+        coarse = infer()
+        return labels(coarse if usual is None else usual, stride, SIZE)
+
+    return run
 
 
 def graph_alone(path: Path, picture: np.ndarray, *, rewrites: bool) -> Callable[[], Any]:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from ablations import ANIMALS
 from measuring import machine, save
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
@@ -29,10 +30,10 @@ import atrous
 from atrous.data.dataset import Dataset
 from atrous.data.opening import open_dataset
 from atrous.metrics import Counts, class_iou, confusion_matrix, pixel_accuracy
+from atrous.recipes import voc_animals
 from atrous.surgery import graft
 from atrous.upsample import labels
 
-SCORED = ("background", "cat", "cow", "dog", "horse", "person", "sheep")
 FOLDS = 5
 LOW_LEVEL = 4  # stride of the features the decoder takes
 
@@ -83,7 +84,8 @@ def seen(model: atrous.DeepLabV3Plus, data: Dataset, mirrored: bool = False) -> 
     """Returns what the backbone says of each picture."""
     pictures = []
     for index in range(len(data)):
-        image, target = data[index].image, data[index].target
+        sample = data[index]
+        image, target = sample.image, sample.target
         if mirrored:
             image, target = image[:, ::-1], target[:, ::-1]
         batch = torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
@@ -112,13 +114,14 @@ def trained(
     batch_size: int,
 ) -> nn.Module:
     """Trains a head as the recipe does, half of each batch from `new` if there is any."""
+    recipe = voc_animals()
     network = start_head(model).train()
     learning = [p for p in network.parameters() if p.requires_grad]
     average = torch.optim.swa_utils.AveragedModel(
-        network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.985)
+        network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.average_decay)
     )
-    optimizer = torch.optim.AdamW(learning, lr=3e-4, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, steps, 0.9)
+    optimizer = torch.optim.AdamW(learning, lr=recipe.base_lr, weight_decay=recipe.weight_decay)
+    schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, steps, recipe.power)
     random = np.random.default_rng(0)
     for _ in range(steps):
         for place in range(batch_size):
@@ -126,7 +129,8 @@ def trained(
             picture = pictures[random.integers(len(pictures))]
             with torch.autocast("cpu", torch.bfloat16):
                 coarse = logits(network, picture)
-            # Logit (i, j) belongs to pixel (4 i, 4 j): every second pixel is enough to learn from.
+            # Every second pixel is enough to learn from. Corners are aligned, which at sizes other
+            # than 4 k + 1 is up to two pixels off at the far edge; scores are exact (`counted`).
             size = [(side + 1) // 2 for side in picture.target.shape]
             target = torch.from_numpy(picture.target[::2, ::2].astype(np.int64))[None]
             shown = interpolate(coarse.float(), size, mode="bilinear", align_corners=True)
@@ -153,9 +157,9 @@ def counted(network: Any, pictures: Sequence[Seen]) -> Counts:
 def scores(counts: Counts, classes: Sequence[str]) -> dict[str, Any]:
     """Returns class IoU, their mean, and pixel accuracy."""
     iou = class_iou(counts)
-    chosen = {name: round(float(iou[classes.index(name)]), 4) for name in SCORED}
+    chosen = {name: round(float(iou[classes.index(name)]), 4) for name in ANIMALS}
     return {
-        "mean_iou": round(float(np.mean([iou[classes.index(name)] for name in SCORED])), 4),
+        "mean_iou": round(float(np.mean([iou[classes.index(name)] for name in ANIMALS])), 4),
         "class_iou": chosen,
         "pixel_accuracy": round(pixel_accuracy(counts), 4),
     }
