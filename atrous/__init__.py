@@ -8,16 +8,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from atrous import data
+    from atrous import data, export, recipes
     from atrous.build import create_model
     from atrous.cost import multiply_adds, parameters
     from atrous.errors import AtrousError
     from atrous.evaluation.evaluator import evaluate
+    from atrous.export.int8 import quantize
     from atrous.loading import from_tensorflow, from_tflite, load, load_weights
     from atrous.model import DeepLabV3Plus
-    from atrous.predict import Predictor, Segmentation
-    from atrous.surgery import change_classes
+    from atrous.predict.predictor import Predictor
+    from atrous.predict.segmentation import Segmentation
     from atrous.training.loop import train
+    from atrous.weights.edit_classes import change_classes
     from atrous.weights.hub import push_to_hub
     from atrous.weights.store import save
 
@@ -27,12 +29,13 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "AtrousError": "atrous.errors",
     "DeepLabV3Plus": "atrous.model",
-    "Predictor": "atrous.predict",
-    "Segmentation": "atrous.predict",
-    "change_classes": "atrous.surgery",
+    "Predictor": "atrous.predict.predictor",
+    "Segmentation": "atrous.predict.segmentation",
+    "change_classes": "atrous.weights.edit_classes",
     "create_model": "atrous.build",
     "data": "atrous.data",
     "evaluate": "atrous.evaluation.evaluator",
+    "export": "atrous.export",
     "from_tensorflow": "atrous.loading",
     "from_tflite": "atrous.loading",
     "load": "atrous.loading",
@@ -40,6 +43,8 @@ _PUBLIC = {
     "multiply_adds": "atrous.cost",
     "parameters": "atrous.cost",
     "push_to_hub": "atrous.weights.hub",
+    "quantize": "atrous.export.int8",
+    "recipes": "atrous.recipes",
     "save": "atrous.weights.store",
     "train": "atrous.training.loop",
 }
@@ -53,6 +58,7 @@ __all__ = [
     "create_model",
     "data",
     "evaluate",
+    "export",
     "from_tensorflow",
     "from_tflite",
     "load",
@@ -60,6 +66,8 @@ __all__ = [
     "multiply_adds",
     "parameters",
     "push_to_hub",
+    "quantize",
+    "recipes",
     "save",
     "train",
 ]

@@ -8,6 +8,7 @@ from typing import TypeVar, get_args
 import torch
 from torch import Tensor, nn
 
+from atrous.architecture import CLASSIFIER, Architecture, Head, as_tuple
 from atrous.classifier import Classifier
 from atrous.decoder import BilinearDecoder, Decoder, Refinement, classifier
 from atrous.encoder import mobilenet_v3
@@ -20,12 +21,11 @@ from atrous.encoder.lr_aspp import LRASPP
 from atrous.encoder.mobilenet_v2 import MobileNetV2
 from atrous.encoder.mobilenet_v3 import MobileNetV3
 from atrous.encoder.resnet import UNITS, ResNet, Stem
-from atrous.encoder.timm import TimmBackbone
+from atrous.encoder.timm_backbone import TimmBackbone
 from atrous.encoder.xception import VARIANTS, Xception
 from atrous.errors import AtrousError, unknown_name
 from atrous.layers import Normalize
-from atrous.model import CLASSIFIER, Architecture, DeepLabV3Plus, Head, Model, as_tuple
-from atrous.weights import imagenet
+from atrous.model import DeepLabV3Plus, Model
 
 M = TypeVar("M", bound=Model)
 
@@ -148,7 +148,9 @@ def _started(
     if pretrained is None:
         return build(architecture)
     _check(architecture)
-    weights = imagenet.find(pretrained, architecture.backbone)
+    from atrous.weights import backbones  # only here: reading weights needs the networks above
+
+    weights = backbones.find(pretrained, architecture.backbone)
     model = build(replace(architecture, **weights.architecture), timm_weights=weights.timm)
     weights.assign(model)
     return model

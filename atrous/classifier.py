@@ -6,9 +6,10 @@ of the features, logits. Other backbones get the same one.
 
 from torch import Tensor, nn
 
+from atrous.architecture import Architecture
 from atrous.encoder.encoder import Encoder
 from atrous.layers import Normalize, Size
-from atrous.model import Architecture, Model
+from atrous.model import Model
 
 
 class Classifier(Model):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from atrous.layers import HEAD, AtrousSeparableConv, ConvBN, Size, resize
-from atrous.origins import reading
+from atrous.training.cpu.recompute import reading
 
 Refinement = tuple[int, int]  # kernel size, filters
 

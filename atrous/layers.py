@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atrous.depthwise import dilated_depthwise
-from atrous.origins import normalize, reading, rectify
+from atrous.training.cpu.depthwise import dilated_depthwise
+from atrous.training.cpu.recompute import normalize, reading, rectify
 
 logger = logging.getLogger(__name__)
 

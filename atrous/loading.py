@@ -8,15 +8,20 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from atrous import built_in
+from atrous.architecture import CLASSIFIER, Architecture, Provenance, as_tuple
 from atrous.build import build_blank
 from atrous.classes import ADE20K_31, ADE20K_151, CITYSCAPES, VOC, ClassTable
+from atrous.engines import built_in
 from atrous.errors import AtrousError, ExitCode
-from atrous.model import CLASSIFIER, Architecture, DeepLabV3Plus, Provenance, as_tuple
-from atrous.weights import foreign, hub, store, tensorflow, tf_names, tflite, zoo
+from atrous.model import DeepLabV3Plus
+from atrous.weights import hub, store, zoo
 from atrous.weights.differences import check_finite
-from atrous.weights.tf_files import ARCHIVES, read_tensorflow
-from atrous.weights.torch_files import is_pickle, read_tensors
+from atrous.weights.tensorflow import infer as tensorflow
+from atrous.weights.tensorflow import names as tf_names
+from atrous.weights.tensorflow import tflite
+from atrous.weights.tensorflow.files import ARCHIVES, read_tensorflow
+from atrous.weights.torch import foreign
+from atrous.weights.torch.files import is_pickle, read_tensors
 from atrous.weights.transfer import file_digest
 
 # The label sets of Google's released models, by number of classes.

@@ -20,14 +20,14 @@ import torch
 from ablation_peer import Peer, update
 
 from atrous.build import build
-from atrous.data.procedural import scenes
-from atrous.evaluation.multiscale import Views, segment
+from atrous.data.scenes.procedural import scenes
 from atrous.evaluation.networks import TorchNetwork
+from atrous.evaluation.views import Views, segment
 from atrous.model import DeepLabV3Plus
-from atrous.optim import create_optimizer, parameter_groups, set_learning_rate
 from atrous.training.distributed import Processes
-from atrous.training.learner import Learner
-from atrous.training.starting import create_network
+from atrous.training.optim import create_optimizer, parameter_groups, set_learning_rate
+from atrous.training.setup import create_network
+from atrous.training.update import Learner
 
 CONFIG = ablations.BASES["scenes"].config
 FORWARD = ("decoder", "bilinear", "dense", "one_3x3", "conv3_conv2")

@@ -20,8 +20,8 @@ from PIL import Image
 import atrous
 from atrous.data.dataset import Sample
 from atrous.evaluation.evaluator import Outcome
-from atrous.metrics import iou
-from atrous.visualize import brightened
+from atrous.evaluation.metrics import iou
+from atrous.predict.overlay import brightened
 
 FIGURES = Path(__file__).parent.parent / "docs" / "figures"
 PICTURES, HEIGHT, GAP = 6, 128, 4

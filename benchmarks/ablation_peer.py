@@ -25,21 +25,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import atrous
-from atrous.config import TrainConfig
 from atrous.data.dataset import Dataset
 from atrous.data.loader import TrainingLoader
 from atrous.encoder.backbone import Backbone
-from atrous.optim import (
+from atrous.training import random_state
+from atrous.training.batch_norm import restore_folded, set_momentum
+from atrous.training.config import TrainConfig
+from atrous.training.optim import (
     Optimizer,
     create_optimizer,
     learning_rate,
     parameter_groups,
     set_learning_rate,
 )
-from atrous.training import randomness
-from atrous.training.batch_norm import restore_folded, set_momentum
-from atrous.training.starting import augmentation
-from atrous.weights import tflite
+from atrous.training.setup import augmentation
+from atrous.weights.tensorflow import tflite
 
 BASE = "short"  # of `ablations.py`
 
@@ -111,9 +111,9 @@ def train(seed: int, runs: Path) -> tuple[Engine, TrainConfig]:
     config = replace(ablations.config_of(BASE, "decoder", seed), recipe="smp")
     data = ablations.data_of(BASE, seed)[0]
     ours = atrous.load(str(ablations.start_of(BASE, seed, len(data.classes), runs)))
-    randomness.seed(seed)
+    random_state.seed(seed)
     model = Peer(config, len(data.classes))
-    randomness.seed(seed, 0)
+    random_state.seed(seed, 0)
     loader = TrainingLoader(
         data, augmentation(config), config.batch_size, seed, cache_bytes=200 << 20
     )

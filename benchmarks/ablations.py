@@ -26,12 +26,12 @@ from measuring import machine
 from numpy.typing import NDArray
 
 import atrous
-from atrous.config import TrainConfig
 from atrous.data.dataset import Dataset
 from atrous.data.opening import open_dataset
-from atrous.data.procedural import scenes as painted
-from atrous.data.procedural import scenes_split
-from atrous.recipes import scenes, voc_animals
+from atrous.data.scenes.procedural import scenes as painted
+from atrous.data.scenes.procedural import scenes_split
+from atrous.training.config import TrainConfig
+from atrous.training.recipes import scenes, voc_animals
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "ablations.md"
 SHARED = Path("../shared")

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from atrous.data.contact_sheet import Tile, fit, pick_samples, sheet, with_legend
 from atrous.data.doctor.diagnosis import Diagnosis, examine
 from atrous.data.doctor.survey import survey
 from atrous.data.opening import open_dataset, recognise
-from atrous.data.show import Tile, fit, pick_samples, sheet, with_legend
-from atrous.visualize import brightened
+from atrous.predict.overlay import brightened
 
 _ROW, _NAME, _CHART, _TEXT = 20, 110, 420, 14  # pixels
 

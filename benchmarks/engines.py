@@ -37,13 +37,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from atrous.build import create_model
-from atrous.data.procedural import scenes
-from atrous.engines import Compiler, ExportedEngine, openvino_core, usable_processors
-from atrous.export import export, torch_logits
+from atrous.data.scenes.procedural import scenes
+from atrous.engines.exported_file import read_header
+from atrous.engines.openvino import Compiler, ExportedEngine, openvino_core, usable_processors
+from atrous.export.export import export, torch_logits
+from atrous.export.int8 import Pictures, quantize, quantize_file
 from atrous.loading import load
-from atrous.onnx_file import read_header
-from atrous.quantize import Pictures, quantize, quantize_file
-from atrous.upsample import labels, undecided_share
+from atrous.predict.upsample import labels, undecided_share
 
 SIZE = (513, 513)
 FP32 = "fp32 against the peer's best fp32"

@@ -29,10 +29,10 @@ from torch.nn.functional import cross_entropy, interpolate
 import atrous
 from atrous.data.dataset import Dataset
 from atrous.data.opening import open_dataset
-from atrous.metrics import Counts, class_iou, confusion_matrix, pixel_accuracy
-from atrous.recipes import voc_animals
-from atrous.surgery import graft
-from atrous.upsample import labels
+from atrous.evaluation.metrics import Counts, class_iou, confusion_matrix, pixel_accuracy
+from atrous.predict.upsample import labels
+from atrous.training.recipes import voc_animals
+from atrous.weights.edit_classes import graft
 
 FOLDS = 5
 LOW_LEVEL = 4  # stride of the features the decoder takes

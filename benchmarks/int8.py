@@ -16,11 +16,11 @@ import numpy as np
 from measuring import machine, save
 from PIL import Image
 
-from atrous.engines import ExportedEngine
-from atrous.export import export
+from atrous.engines.openvino import ExportedEngine
+from atrous.export.export import export
+from atrous.export.int8 import class_iou, quantize
 from atrous.loading import load
-from atrous.quantize import class_iou, quantize
-from atrous.upsample import labels
+from atrous.predict.upsample import labels
 
 
 def main() -> None:

@@ -138,7 +138,9 @@ def _spread(values: list[float]) -> float:
 
 def machine(*packages: str) -> dict[str, Any]:
     """Names processor, cores, load and versions."""
-    from atrous.bench import processor  # here: contenders in processes of their own do without
+    from atrous.engines.bench import (
+        processor,  # here: contenders in processes of their own do without
+    )
 
     flags = Path("/proc/cpuinfo").read_text()
     return {

@@ -21,10 +21,11 @@ from measuring import machine, save
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from atrous import create_model, tiles
-from atrous.engines import ExportedEngine
-from atrous.export import export
-from atrous.windows import DecodedPicture, open_tiff
+from atrous import create_model
+from atrous.engines.openvino import ExportedEngine
+from atrous.export.export import export
+from atrous.images.tiff_windows import DecodedPicture, open_tiff
+from atrous.predict import tiles
 from tests.tiffs import write_tiled
 
 

@@ -25,7 +25,7 @@ import torchmetrics
 from numpy.typing import NDArray
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from atrous.metrics import confusion_matrix
+from atrous.evaluation.metrics import confusion_matrix
 
 K, SHAPE = 21, (1024, 2048)
 Map = NDArray[np.uint8]

@@ -80,7 +80,7 @@ def contender(name: str, row: Row) -> Step:
     """
     torch.manual_seed(0)
     if name in ALLOCATING:
-        from atrous.training.allocation import keep_freed_memory, return_freed_memory
+        from atrous.training.cpu.malloc import keep_freed_memory, return_freed_memory
 
         return_freed_memory()
         step = network(name, row)
@@ -122,7 +122,7 @@ def stock(backbone: str, images: torch.Tensor, targets: torch.Tensor) -> Step:
     """Returns a step of our network made of torch's own layers."""
     from atrous.build import create_model
     from atrous.layers import AtrousConv2d
-    from atrous.origins import nothing_made_again
+    from atrous.training.cpu.recompute import nothing_made_again
 
     model = create_model(backbone, num_classes=CLASSES)
     for module in model.modules():
@@ -157,10 +157,10 @@ def plain_step(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) ->
 
 def ours(backbone: str, images: torch.Tensor, targets: torch.Tensor, *, fast: bool) -> Step:
     from atrous.build import create_model
-    from atrous.config import TrainConfig
     from atrous.layers import AtrousConv2d
+    from atrous.training.config import TrainConfig
     from atrous.training.distributed import Processes
-    from atrous.training.learner import Learner
+    from atrous.training.update import Learner
 
     config = TrainConfig(
         backbone=backbone, batch_size=len(images), crop_size=(images.shape[2], images.shape[3])

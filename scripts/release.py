@@ -25,14 +25,14 @@ import torch
 
 import atrous
 from atrous.classes import ClassTable
-from atrous.config import read_config, to_json
 from atrous.data.dataset import Dataset
 from atrous.data.opening import open_dataset
-from atrous.export import export
-from atrous.onnx_file import Header
-from atrous.quantize import quantize
-from atrous.training import randomness
-from atrous.training.starting import create_network
+from atrous.engines.exported_file import Header
+from atrous.export.export import export
+from atrous.export.int8 import quantize
+from atrous.training import random_state
+from atrous.training.config import read_config, to_json
+from atrous.training.setup import create_network
 
 ROOT = Path(__file__).parents[1]
 SHOWN = 20  # training pictures a class must be in
@@ -86,7 +86,7 @@ def main() -> None:
     val_data = open_dataset(asked.data, config.val_split)
 
     model = atrous.load(asked.run)
-    randomness.seed(config.seed)  # what the run began with at random is part of its start
+    random_state.seed(config.seed)  # what the run began with at random is part of its start
     start = create_network(config, train_data)
     if asked.mix != 1:
         mix(model, start, asked.mix)

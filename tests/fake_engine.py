@@ -4,7 +4,7 @@ import numpy as np
 
 
 class BrightestChannel:
-    """Sees every fourth pixel; see `atrous.engines.Engine`."""
+    """Sees every fourth pixel; see `atrous.engines.openvino.Engine`."""
 
     classes = ("red", "green", "blue")
     palette = ((255, 0, 0), (0, 255, 0), (0, 0, 255))

@@ -13,9 +13,9 @@ from atrous.loading import convert, from_tensorflow, load
 from atrous.weights import zoo
 from atrous.weights.store import hash_tensors, save
 from tests.networks import random_network
-from tests.weights.tensorflow_files import write_checkpoint, write_graph
-from tests.weights.test_tensorflow import variables_of
-from tests.weights.test_tf_files import pack, reference_files
+from tests.weights.tensorflow.tensorflow_files import write_checkpoint, write_graph
+from tests.weights.tensorflow.test_files import pack, reference_files
+from tests.weights.tensorflow.test_infer import variables_of
 
 REFERENCE = "tf_reference/mobilenet_v2_os16"
 
@@ -215,7 +215,7 @@ def test_convert_replaces_no_file_unasked(run, tmp_path, checkpoint):
 
 
 def test_W08_convert_of_a_malicious_pickle_executes_nothing(run, tmp_path):
-    from tests.weights.test_torch_files import Malicious
+    from tests.weights.torch.test_files import Malicious
 
     torch.save({"x": Malicious(tmp_path / "proof")}, tmp_path / "evil.pth")
     code, _, err = run("convert", tmp_path / "evil.pth", "--out", tmp_path / "out.safetensors")

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from atrous.config import TrainConfig
 from atrous.data import scenes
 from atrous.data.dataset import Dataset
+from atrous.training.config import TrainConfig
 
 SIZE = (32, 48)
 
@@ -41,7 +41,7 @@ def tiny_data(pictures: int = 10) -> tuple[Dataset, Dataset]:
 SCRIPT = """
 import sys, torch, json
 torch.set_num_threads(1)
-from atrous.config import from_json
+from atrous.training.config import from_json
 from atrous.training.loop import train
 from tests.tiny import tiny_data
 train(from_json(sys.argv[1]), sys.argv[2], data=tiny_data(), **json.loads(sys.argv[3]))

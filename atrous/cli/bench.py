@@ -38,7 +38,7 @@ def bench(
       atrous bench model.onnx
       atrous bench model.onnx --size 1024 2048 --threads 1 --json
     """
-    from atrous.bench import bench as measure
+    from atrous.engines.bench import bench as measure
 
     report = measure(model, size=size, threads=threads, samples=samples)
     if as_json:

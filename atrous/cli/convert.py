@@ -105,8 +105,8 @@ def convert(
         raise AtrousError("E-FILE-EXISTS", "the file is there already", where=out,
                           fix="name another, or add --overwrite")  # fmt: skip
     try:
-        from atrous import loading, surgery
-        from atrous.weights import store, zoo
+        from atrous import loading
+        from atrous.weights import edit_classes, store, zoo
     except ModuleNotFoundError as error:
         raise missing_extra("atrous convert", error) from error
 
@@ -118,7 +118,7 @@ def convert(
     rows: Iterable[object] = ()
     if classes is not None or mapping or head == "reinit":
         table = _class_table(classes) if classes else ClassTable("", model.classes, model.palette)
-        rows = surgery.change_classes(model, table, mapping=mapping, reinit=head == "reinit")
+        rows = edit_classes.change_classes(model, table, mapping=mapping, reinit=head == "reinit")
     digest = store.save(model, out)
     _check(model, loading.load(out))
     _report(model, out, digest, [str(row) for row in rows], as_json)

@@ -8,6 +8,14 @@ from pathlib import Path
 import click
 from PIL import Image
 
+from atrous.data.contact_sheet import (
+    Tile,
+    pick_samples,
+    sample_tiles,
+    sheet,
+    view_tiles,
+    with_legend,
+)
 from atrous.data.dataset import Dataset, Sample
 from atrous.data.doctor.diagnosis import Diagnosis, examine
 from atrous.data.doctor.findings import Finding
@@ -17,9 +25,8 @@ from atrous.data.doctor.survey import survey
 from atrous.data.formats.layout import Layout
 from atrous.data.formats.shards import ShardLayout
 from atrous.data.opening import open_dataset, recognise
-from atrous.data.show import Tile, pick_samples, sample_tiles, sheet, view_tiles, with_legend
 from atrous.errors import AtrousError, ExitCode, missing_extra, printable
-from atrous.images import atomic
+from atrous.images.decode import atomic
 
 DATA = click.Path(path_type=Path)
 _SAMPLES = 6  # of each split, in the report

@@ -10,12 +10,12 @@ import click
 
 from atrous.cli.options import Progress, view_options
 from atrous.errors import missing_extra, printable
-from atrous.images import atomic
+from atrous.images.decode import atomic
 
 if TYPE_CHECKING:
     from atrous.data.dataset import Dataset
     from atrous.evaluation.evaluator import Outcome
-    from atrous.evaluation.report import Evaluated
+    from atrous.evaluation.report.report import Evaluated
     from atrous.evaluation.scores import Scores
 
 _TRIMAP_SHOWN = (1, 2, 3, 5, 10, 20, 40)
@@ -105,7 +105,7 @@ def _labelled(opened: "Dataset", data: Path, split: str, model: str) -> "Dataset
     conventions = CONVENTIONS.get(recognise(data).kind, ()) if data.exists() else ()
     if not conventions:
         return opened
-    from atrous.sources import open_engine
+    from atrous.engines.open import open_engine
 
     classes = len(open_engine(model).classes)
     return open_dataset(data, split, num_classes=classes if classes in conventions else None)
@@ -113,8 +113,8 @@ def _labelled(opened: "Dataset", data: Path, split: str, model: str) -> "Dataset
 
 def _run(name: str, dataset: "Dataset", options: dict[str, Any], *, gallery: bool) -> "Evaluated":
     from atrous.evaluation.evaluator import evaluate as evaluate_model
-    from atrous.evaluation.gallery import Gallery
-    from atrous.evaluation.report import Evaluated
+    from atrous.evaluation.report.gallery import Gallery
+    from atrous.evaluation.report.report import Evaluated
 
     pictures, progress = Gallery(), Progress(len(dataset), name)
 
@@ -143,7 +143,7 @@ def _results(evaluated: Sequence["Evaluated"], data: Path, split: str) -> dict[s
 
 
 def _write(evaluated: Sequence["Evaluated"], results: dict[str, Any], folder: Path) -> None:
-    from atrous.evaluation.report import write_html
+    from atrous.evaluation.report.report import write_html
 
     with atomic(folder / "scores.json") as temporary:
         temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -54,7 +54,7 @@ def export(
       atrous export model.tflite --out model.onnx --size 513 513
       atrous export model.tflite --out small.onnx --int8 --calibration pictures/
     """
-    from atrous.sources import load_model
+    from atrous.engines.open import load_model
 
     if out.suffix != ".onnx":
         raise AtrousError("E-OUT", "the name must end in .onnx", where=out)
@@ -69,7 +69,7 @@ def export(
             click.echo(report.table(), err=as_json)
             header = report.header
         else:
-            from atrous.export import export as write
+            from atrous.export.export import export as write
 
             header = write(loaded, out, size=size, half=fp16)
     except ModuleNotFoundError as error:
@@ -88,9 +88,9 @@ def _quantize(
 ) -> Any:
     import numpy as np
 
-    from atrous.batch import find_pictures
-    from atrous.images import read_image
-    from atrous.quantize import quantize
+    from atrous.export.int8 import quantize
+    from atrous.images.decode import read_image
+    from atrous.predict.batch import find_pictures
 
     pictures = [np.asarray(read_image(path)) for path in find_pictures(paths)]
     return quantize(model, out, pictures, budget=None if budget == 100 else budget / 100, size=size)

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from atrous import built_in
+from atrous.engines import built_in
 from atrous.errors import missing_extra
 from atrous.weights import zoo
 

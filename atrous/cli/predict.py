@@ -12,7 +12,7 @@ from atrous.cli.options import ANY_PATH, FOLDER, Progress
 from atrous.errors import ExitCode, printable, unknown_name
 
 if TYPE_CHECKING:
-    from atrous.batch import Outcome
+    from atrous.predict.batch import Outcome
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -105,8 +105,8 @@ def predict(
       atrous predict huge/ --shard 2/8
       atrous predict city.tif --model model.onnx --memory 4GB
     """
-    from atrous.batch import Extras, find_pictures, segment_files, write_coco
-    from atrous.predict import Predictor
+    from atrous.predict.batch import Extras, find_pictures, segment_files, write_coco
+    from atrous.predict.predictor import Predictor
 
     pictures = find_pictures(paths)
     predictor = Predictor(model, threads=threads, memory=memory, unknown_below=unknown)

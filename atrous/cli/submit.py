@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from atrous.batch import find_pictures
 from atrous.cli.options import Progress, view_options
 from atrous.errors import AtrousError, missing_extra, printable
+from atrous.predict.batch import find_pictures
 
 
 @click.command()
@@ -47,9 +47,9 @@ def submit(
       atrous submit runs/x leftImg8bit/test --to cityscapes --out results.zip --flip
     """  # noqa: D301  # click needs the backspace itself
     try:
-        from atrous.evaluation.multiscale import Views
         from atrous.evaluation.networks import open_network
         from atrous.evaluation.submission import predictions, write
+        from atrous.evaluation.views import Views
     except ModuleNotFoundError as error:
         raise missing_extra("submitting", error) from error
     pictures = _named(find_pictures(paths), names)

@@ -10,9 +10,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
 
-from atrous.config import TrainConfig, read_config, with_changes
 from atrous.errors import AtrousError, unknown_name
-from atrous.recipes import RECIPES
+from atrous.training.config import TrainConfig, read_config, with_changes
+from atrous.training.recipes import RECIPES
 
 _LINE_EVERY = 10.0  # seconds between lines where there is no terminal
 

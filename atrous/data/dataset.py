@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from atrous.classes import IGNORE_INDEX, Color
 from atrous.errors import AtrousError, ExitCode
-from atrous.images import read_image
+from atrous.images.decode import read_image
 
 Target = NDArray[np.uint8 | np.uint16]
 

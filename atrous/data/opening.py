@@ -20,7 +20,7 @@ from atrous.data.formats import (
 )
 from atrous.data.formats.layout import Layout, Problem
 from atrous.data.formats.shards import ShardLayout
-from atrous.data.procedural import scenes_split
+from atrous.data.scenes.procedural import scenes_split
 from atrous.errors import AtrousError, ExitCode, printable
 
 _FORMATS: tuple[tuple[str, Callable[[Path], Layout | ShardLayout | None]], ...] = (

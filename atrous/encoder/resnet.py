@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from atrous.encoder.backbone import Backbone, atrous_schedule
 from atrous.layers import RESNET, ConvBN
-from atrous.origins import reading
+from atrous.training.cpu.recompute import reading
 
 Stem = Literal["beta", "plain"]
 

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from atrous.metrics import Counts, Labels, iou, mean_over_present
+from atrous.evaluation.metrics import Counts, Labels, iou, mean_over_present
 
 MAX_WIDTH = 40  # of the trimap band, in pixels
 IOU_DISTANCE = 0.02  # of the picture's diagonal (Cheng et al., Boundary IoU, arXiv:2103.16562)

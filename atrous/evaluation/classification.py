@@ -9,7 +9,7 @@ import torch
 from atrous.classifier import Classifier
 from atrous.data.area_crop import central_crop
 from atrous.data.dataset import Sample
-from atrous.metrics import Counts, confusion_matrix
+from atrous.evaluation.metrics import Counts, confusion_matrix
 
 AMONG = 5  # of ImageNet's second measure
 

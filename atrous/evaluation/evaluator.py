@@ -14,18 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 import atrous
-from atrous import metrics
 from atrous.classes import Color
-from atrous.engines import Engine
+from atrous.engines.openvino import Engine
 from atrous.errors import AtrousError, ExitCode
-from atrous.evaluation import uncertainty
+from atrous.evaluation import metrics, uncertainty
 from atrous.evaluation.boundary import BOUNDARY_RULE, TRIMAP_RULES, Boundaries, Trimap
 from atrous.evaluation.class_matching import LACKING_RULE, ClassMatch, match_classes
-from atrous.evaluation.multiscale import Size, Views, segment
+from atrous.evaluation.metrics import Counts
 from atrous.evaluation.networks import EngineNetwork, Network, TorchNetwork, open_network, prepared
 from atrous.evaluation.scores import Scores
 from atrous.evaluation.uncertainty import Reliability
-from atrous.metrics import Counts
+from atrous.evaluation.views import Size, Views, segment
 from atrous.model import DeepLabV3Plus
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from atrous.engines import Engine, ExportedEngine, import_openvino
+from atrous.engines.open import open_engine
+from atrous.engines.openvino import Engine, ExportedEngine, import_openvino
+from atrous.engines.torch import TorchEngine, fingerprint
 from atrous.errors import AtrousError
 from atrous.model import DeepLabV3Plus
-from atrous.sources import open_engine
-from atrous.torch_engine import TorchEngine, fingerprint
 
 
 class Network(Protocol):

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atrous import metrics
 from atrous.errors import AtrousError
-from atrous.evaluation import uncertainty
+from atrous.evaluation import metrics, uncertainty
 from atrous.evaluation.boundary import Boundaries
+from atrous.evaluation.metrics import Counts
 from atrous.evaluation.uncertainty import Difference, Reliability
-from atrous.metrics import Counts
 
 
 class Scores:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.errors import AtrousError, ExitCode
-from atrous.metrics import Counts, Labels, iou
+from atrous.evaluation.metrics import Counts, Labels, iou
 
 RESAMPLES = 2000
 LEVEL = 0.95

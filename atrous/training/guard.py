@@ -12,7 +12,7 @@ from torch import Tensor
 
 from atrous.errors import AtrousError, ExitCode
 from atrous.training.batch_norm import dead_channels
-from atrous.training.learner import Learner, Update
+from atrous.training.update import Learner, Update
 
 logger = logging.getLogger(__name__)
 

@@ -9,20 +9,17 @@ from typing import Any
 
 import torch
 
-from atrous import checkpoint
-from atrous.checkpoint import Checkpoint
-from atrous.config import SAFE_TO_CHANGE, TrainConfig, differences
 from atrous.data.dataset import Dataset
 from atrous.data.loader import TrainingLoader
 from atrous.data.order import START, Position
 from atrous.errors import AtrousError
-from atrous.training import randomness
-from atrous.training.allocation import keep_freed_memory, return_freed_memory
+from atrous.training import checkpoint, random_state
 from atrous.training.batch_norm import restore_folded
+from atrous.training.checkpoint import Checkpoint
+from atrous.training.config import SAFE_TO_CHANGE, TrainConfig, differences
+from atrous.training.cpu.malloc import keep_freed_memory, return_freed_memory
 from atrous.training.distributed import beat, joined, restarts
 from atrous.training.guard import Guard, check_learning_rate, check_predictions
-from atrous.training.interruption import StopSignals, memory_errors
-from atrous.training.learner import Learner
 from atrous.training.progress import Clock, Progress
 from atrous.training.run_folder import (
     RunFolder,
@@ -33,8 +30,10 @@ from atrous.training.run_folder import (
     to_json,
     write_model_card,
 )
-from atrous.training.starting import augmentation, balanced, create_network, open_data
+from atrous.training.setup import augmentation, balanced, create_network, open_data
+from atrous.training.signals import StopSignals, memory_errors
 from atrous.training.tensorboard import write_events
+from atrous.training.update import Learner
 from atrous.training.validation import Evaluation, rehearse, validate
 from atrous.weights.store import save as save_model
 
@@ -94,7 +93,7 @@ def train(
     those of one process with the same batch, up to rounding.
 
     Args:
-        config: What to do; `atrous.recipes` has some.
+        config: What to do; `atrous.training.recipes` has some.
         out: Folder of the run.
         resume: Go on from the folder's newest valid checkpoint.
         override: Accept a config that differs from the folder's.
@@ -120,9 +119,9 @@ def train(
         train_data, val_data = data or open_data(config)
         config = balanced(config, train_data)
         facts = {"train": train_data.fingerprint(), "val": val_data.fingerprint()}
-        randomness.seed(config.seed)
+        random_state.seed(config.seed)
         learner = Learner(create_network(config, train_data), config, processes)
-        randomness.seed(config.seed, processes.rank)
+        random_state.seed(config.seed, processes.rank)
         loader = TrainingLoader(
             train_data,
             augmentation(config),
@@ -254,7 +253,7 @@ class _Saver:
     def save(self, state: State, *, must: bool = False) -> None:
         """Writes a checkpoint; a full disk is survived twice in a row unless it `must` succeed."""
         processes = self.learner.processes
-        states = processes.gather(randomness.as_tensor(randomness.state()))
+        states = processes.gather(random_state.as_tensor(random_state.state()))
         if not processes.leads:
             return
         content = {
@@ -264,7 +263,7 @@ class _Saver:
             "scores": state.scores,
             "best": state.best,
             "scaler": self.learner.scaler.state_dict(),
-            "random": [randomness.from_tensor(packed) for packed in states],
+            "random": [random_state.from_tensor(packed) for packed in states],
             "data": self.facts,
         }
         snapshot = Checkpoint(state.step, self.learner.tensors(), content)
@@ -316,13 +315,13 @@ class _Saver:
         learner.restore(snapshot.tensors, content["scaler"])
         states = content["random"]
         if len(states) == learner.processes.world_size:
-            randomness.restore(states[learner.processes.rank])
+            random_state.restore(states[learner.processes.rank])
         else:
             logger.warning(
                 "the run goes on with %d processes instead of %d: batches and their order are "
                 "kept, dropout differs", learner.processes.world_size, len(states),
             )  # fmt: skip
-            randomness.seed(config.seed + snapshot.step, learner.processes.rank)
+            random_state.seed(config.seed + snapshot.step, learner.processes.rank)
         if learner.processes.leads:
             self.run.forget_after(snapshot.step)
             self.run.write_config(config)

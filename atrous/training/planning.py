@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 
-from atrous.config import TrainConfig
 from atrous.cost import measure, parameters
 from atrous.data.dataset import Dataset
 from atrous.data.loader import TrainingLoader
 from atrous.model import Model
+from atrous.training.config import TrainConfig
 from atrous.training.distributed import Processes
-from atrous.training.learner import Learner
-from atrous.training.starting import augmentation, create_network, open_data
+from atrous.training.setup import augmentation, create_network, open_data
+from atrous.training.update import Learner
 
 USABLE = 0.8  # of the memory that is free: an estimate is not a promise
 

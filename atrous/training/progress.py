@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from atrous.config import TrainConfig
-from atrous.training.interruption import peak_memory
-from atrous.training.learner import Update
+from atrous.training.config import TrainConfig
 from atrous.training.run_folder import RunFolder
+from atrous.training.signals import peak_memory
+from atrous.training.update import Update
 
 logger = logging.getLogger(__name__)
 

@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from atrous import __version__, config
+from atrous import __version__
 from atrous.classes import Color
-from atrous.config import TrainConfig
 from atrous.errors import AtrousError, ExitCode
-from atrous.images import atomic
+from atrous.images.decode import atomic
+from atrous.training import config
+from atrous.training.config import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import struct
 
 import google_crc32c
 
-from atrous.images import atomic
+from atrous.images.decode import atomic
 from atrous.training.run_folder import RunFolder
 
 NAME = "events.out.tfevents.0.atrous"

@@ -12,21 +12,21 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from atrous import metrics
 from atrous.classes import Color
 from atrous.classifier import Classifier
 from atrous.data.dataset import Dataset, Sample
 from atrous.data.loader import TrainingLoader, evaluation_samples
 from atrous.data.order import Position, evaluation_order
+from atrous.evaluation import metrics
 from atrous.evaluation.classification import classify
 from atrous.evaluation.evaluator import Outcome, evaluate
-from atrous.images import atomic
+from atrous.images.decode import atomic
 from atrous.model import DeepLabV3Plus
+from atrous.predict.overlay import overlay
 from atrous.training.batch_norm import recalibrate
 from atrous.training.distributed import Processes
-from atrous.training.learner import Learner
 from atrous.training.run_folder import RunFolder
-from atrous.visualize import overlay
+from atrous.training.update import Learner
 
 logger = logging.getLogger(__name__)
 

@@ -15,13 +15,14 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from atrous import __version__
+from atrous.architecture import Architecture, Provenance
 from atrous.classes import ClassTable, Color
 from atrous.errors import AtrousError, ExitCode
-from atrous.images import atomic
-from atrous.model import Architecture, Model, Provenance
+from atrous.images.decode import atomic
+from atrous.model import Model
 from atrous.weights.differences import compare
 from atrous.weights.schema import from_json, to_json
-from atrous.weights.torch_files import check_finite, read_metadata, read_safetensors
+from atrous.weights.torch.files import check_finite, read_metadata, read_safetensors
 
 FORMAT = 1  # grows when an older version could not read a file rightly
 _KEY = "atrous"

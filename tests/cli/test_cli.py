@@ -16,7 +16,9 @@ from tests.fake_engine import BrightestChannel
 @pytest.fixture
 def run(monkeypatch, capsys):
     """Runs the command line in this process: exit code, standard output, standard error."""
-    monkeypatch.setattr("atrous.predict.open_engine", lambda _model, **_: BrightestChannel())
+    monkeypatch.setattr(
+        "atrous.predict.predictor.open_engine", lambda _model, **_: BrightestChannel()
+    )
 
     def run(*arguments):
         code = 0
@@ -51,7 +53,7 @@ def test_predict_prints_a_table_and_writes_three_files(run, photo, tmp_path):
 @pytest.mark.parametrize(("text", "value"), [("1500MB", 1_500_000_000), ("0.5g", 500_000_000)])
 def test_memory_is_an_amount_with_a_unit(text, value, run, photo, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("atrous.predict.tiles.fits", lambda *a: seen.append(a[2]) or True)
+    monkeypatch.setattr("atrous.predict.predictor.tiles.fits", lambda *a: seen.append(a[2]) or True)
     run("predict", photo, "--model", "m", "--out", tmp_path / "out", "--memory", text)
     assert seen == [value]
 
@@ -101,7 +103,7 @@ def test_threads_reach_the_engine(run, photo, tmp_path, monkeypatch):
         asked.append(threads)
         return BrightestChannel()
 
-    monkeypatch.setattr("atrous.predict.open_engine", open_engine)
+    monkeypatch.setattr("atrous.predict.predictor.open_engine", open_engine)
     for options in ([], ["--threads", 1]):
         run("predict", photo, "--model", "m", "--out", tmp_path / "out", *options)
     assert asked == [None, 1]
@@ -127,7 +129,7 @@ def test_P06_misspelt_commands_and_options_get_the_nearest(run, arguments, sugge
 
 
 def test_errors_of_ours_exit_1_without_a_traceback(run, photo, monkeypatch):
-    monkeypatch.setattr("atrous.batch.find_pictures", lambda _paths: 1 / 0)
+    monkeypatch.setattr("atrous.predict.batch.find_pictures", lambda _paths: 1 / 0)
     code, _, err = run("predict", photo, "--model", "m")
     assert code == 1
     assert "this is a bug in atrous" in err
@@ -140,7 +142,7 @@ def test_user_errors_exit_with_their_code(run, photo, monkeypatch):
     def fail(_model, **_):
         raise AtrousError("E-X", "it broke", exit_code=5)
 
-    monkeypatch.setattr("atrous.predict.open_engine", fail)
+    monkeypatch.setattr("atrous.predict.predictor.open_engine", fail)
     code, _, err = run("predict", photo, "--model", "m")
     assert (code, err) == (5, "error: it broke [E-X]\n")
 

@@ -14,9 +14,9 @@ from atrous.classes import ADE20K, ADE20K_31, ADE20K_151, VOC
 from atrous.cli import evaluate as cli_evaluate
 from atrous.cli.evaluate import evaluate
 from atrous.cli.submit import submit
-from atrous.data import procedural
+from atrous.data.scenes import procedural
 from atrous.errors import AtrousError
-from atrous.evaluation import charts
+from atrous.evaluation.report import charts
 
 
 class Painter:
@@ -184,7 +184,7 @@ def test_ade20k_is_read_in_the_convention_of_the_model(tmp_path, monkeypatch, ta
             classes[classes >= len(table.classes)] = 0
             return np.eye(len(table.classes), dtype=np.float32)[classes]
 
-    for module in ("atrous.evaluation.networks", "atrous.sources"):
+    for module in ("atrous.evaluation.networks", "atrous.engines.open"):
         monkeypatch.setattr(f"{module}.open_engine", lambda name: Reader())
     scores = json.loads(run(evaluate, "any", "--data", tmp_path, "--json").stdout)
     assert scores["mean_iou"] == 1

@@ -5,8 +5,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from atrous.cli.train import _chosen, _field_texts, train
-from atrous.config import TrainConfig, to_json
 from atrous.errors import AtrousError
+from atrous.training.config import TrainConfig, to_json
 
 
 def _run(*words: str) -> Result:

@@ -12,7 +12,7 @@ from PIL import Image
 from atrous.data.dataset import Dataset, FileDataset, Item, Sample
 from atrous.data.loader import Batch, TrainingLoader, evaluation_samples
 from atrous.data.order import START, Position
-from atrous.data.procedural import Scenes, scenes
+from atrous.data.scenes.procedural import Scenes, scenes
 from atrous.data.transforms import Augmentation
 from atrous.errors import AtrousError, ExitCode
 from tests.data.test_dataset import dataset_of, read_png

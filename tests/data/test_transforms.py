@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torchvision.transforms.v2 import functional as tv
 
 from atrous.data.dataset import Sample
-from atrous.data.procedural import scenes
+from atrous.data.scenes.procedural import scenes
 from atrous.data.transforms import (
     Augmentation,
     augment,

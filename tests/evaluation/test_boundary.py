@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from atrous import metrics
-from atrous.evaluation import boundary
+from atrous.evaluation import boundary, metrics
 from atrous.evaluation.boundary import MAX_WIDTH, Boundaries
 
 DISK = {w: np.hypot(*np.mgrid[-w : w + 1, -w : w + 1]) <= w for w in (*range(8), 13, 39, MAX_WIDTH)}

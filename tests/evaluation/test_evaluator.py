@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from atrous import create_model, metrics
+from atrous import create_model
 from atrous.classes import numbered
+from atrous.engines.torch import TorchEngine
 from atrous.errors import AtrousError
+from atrous.evaluation import metrics
 from atrous.evaluation.evaluator import evaluate
-from atrous.export import export
-from atrous.torch_engine import TorchEngine
+from atrous.export.export import export
 
 K = 4
 CLASSES = numbered(K).classes

@@ -14,8 +14,8 @@ from atrous.classes import CITYSCAPES, CITYSCAPES_LABELS, VOC
 from atrous.data.opening import open_dataset
 from atrous.errors import AtrousError
 from atrous.evaluation.evaluator import evaluate
-from atrous.evaluation.multiscale import Views
 from atrous.evaluation.submission import predictions, write
+from atrous.evaluation.views import Views
 
 
 class Guesser:

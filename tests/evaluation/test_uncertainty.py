@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from atrous import metrics
-from atrous.evaluation import uncertainty
+from atrous.evaluation import metrics, uncertainty
 from atrous.evaluation.uncertainty import BINS, Reliability
 
 

@@ -25,8 +25,8 @@ from typing import Any
 import matplotlib.figure  # noqa: F401  # here, or every child would import it anew
 import torch
 
-from atrous.checkpoint import load_newest
-from atrous.config import TrainConfig
+from atrous.training.checkpoint import load_newest
+from atrous.training.config import TrainConfig
 from atrous.training.loop import train
 from tests.tiny import tiny, tiny_data
 

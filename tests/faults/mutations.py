@@ -31,13 +31,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from atrous.classes import VOC
-from atrous.data.colors import color_table
 from atrous.data.dataset import Item
 from atrous.data.doctor.measure import measure
-from atrous.data.masks import read_mask
-from atrous.data.targets import MaskReader
+from atrous.data.masks.colors import color_table
+from atrous.data.masks.files import read_mask
+from atrous.data.masks.targets import MaskReader
 from atrous.errors import AtrousError
-from atrous.images import read_image
+from atrous.images.decode import read_image
 from tests.data.trees import blocks, picture
 
 _BAD = ("WRONG", "CRASH", "HANG", "MISSED")

@@ -23,8 +23,8 @@ def test_two_thousand_more() -> None:
 
 def test_originals_are_read_as_they_were_written() -> None:
     from atrous.classes import VOC
-    from atrous.data.colors import color_table
-    from atrous.data.masks import read_mask
+    from atrous.data.masks.colors import color_table
+    from atrous.data.masks.files import read_mask
 
     for original in originals():
         if original.labels is not None:
@@ -35,8 +35,8 @@ def test_originals_are_read_as_they_were_written() -> None:
 def test_labels_would_change_if_checksums_were_not_verified(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from atrous.data import masks
-    from atrous.images import open_image
+    from atrous.data.masks import files as masks
+    from atrous.images.decode import open_image
 
     @contextmanager
     def without_checksums(source: io.BytesIO, *, checksums: bool) -> Iterator[Image.Image]:

@@ -12,14 +12,14 @@ import torch
 from click.testing import CliRunner
 
 import atrous
-from atrous.checkpoint import load_newest
 from atrous.cli.train import train as command
-from atrous.config import TrainConfig
 from atrous.errors import AtrousError
 from atrous.training import loop as training
+from atrous.training.checkpoint import load_newest
+from atrous.training.config import TrainConfig
 from atrous.training.loop import train
 from atrous.training.progress import Progress
-from atrous.training.starting import create_network, open_data
+from atrous.training.setup import create_network, open_data
 from atrous.weights import store
 from tests.pictures import CLASSES, image_folder
 from tests.tiny import tiny, tiny_data

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from atrous.checkpoint import load_newest
-from atrous.config import from_json, to_json
 from atrous.errors import AtrousError
+from atrous.training.checkpoint import load_newest
+from atrous.training.config import from_json, to_json
 from atrous.training.distributed import Processes, joined
-from atrous.training.learner import Learner
 from atrous.training.run_folder import RunFolder
-from atrous.training.starting import augmentation, create_network
+from atrous.training.setup import augmentation, create_network
+from atrous.training.update import Learner
 from atrous.training.validation import validate
 from tests.tiny import tiny, tiny_data
 

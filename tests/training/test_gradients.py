@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from atrous.build import create_model
-from atrous.loss import mean_over_valid, pixel_losses
 from atrous.training.batch_norm import recalibrate
+from atrous.training.loss import mean_over_valid, pixel_losses
 
 STEPS = (
     1e-7,

@@ -12,24 +12,24 @@ import numpy as np
 import pytest
 import torch
 
-from atrous import checkpoint
-from atrous.checkpoint import load_newest
-from atrous.config import to_json
 from atrous.data.dataset import Dataset, Sample
 from atrous.data.loader import TrainingLoader
 from atrous.errors import AtrousError, ExitCode
 from atrous.evaluation.evaluator import evaluate
+from atrous.evaluation.metrics import confusion_matrix, mean_iou
 from atrous.loading import load
-from atrous.metrics import confusion_matrix, mean_iou
+from atrous.training import checkpoint
 from atrous.training import loop as training
 from atrous.training.batch_norm import batch_norms, recalibrate
+from atrous.training.checkpoint import load_newest
+from atrous.training.config import to_json
 from atrous.training.distributed import Processes
 from atrous.training.guard import Guard, check_learning_rate, check_predictions
-from atrous.training.learner import Learner, Update
 from atrous.training.loop import train
 from atrous.training.progress import Progress
 from atrous.training.run_folder import RunFolder, opened
-from atrous.training.starting import augmentation, create_network
+from atrous.training.setup import augmentation, create_network
+from atrous.training.update import Learner, Update
 from tests.tiny import SCRIPT, start, tiny, tiny_data
 
 ALONE = Processes(0, 1, torch.device("cpu"))

@@ -7,11 +7,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from atrous.architecture import Architecture, Provenance, Training
 from atrous.build import create_model
 from atrous.classes import VOC
 from atrous.errors import AtrousError
 from atrous.loading import load, load_weights
-from atrous.model import Architecture, Provenance, Training
 from atrous.weights.schema import from_json, to_json
 from atrous.weights.store import FORMAT, _parsed, hash_tensors, save
 from tests.networks import random_network

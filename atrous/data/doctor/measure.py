@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from atrous.classes import Color
-from atrous.data.colors import count_colors
 from atrous.data.dataset import Item, ReadTarget, Target
 from atrous.data.doctor.jpeg import without_refinements
 from atrous.data.formats.shards import Pair
-from atrous.data.masks import Mask
-from atrous.data.shapes import crosses_itself
-from atrous.data.targets import MaskReader, ShapeReader
+from atrous.data.masks.colors import count_colors
+from atrous.data.masks.files import Mask
+from atrous.data.masks.shapes import crosses_itself
+from atrous.data.masks.targets import MaskReader, ShapeReader
 from atrous.errors import AtrousError
-from atrous.images import open_image, to_rgb, upright
+from atrous.images.decode import open_image, to_rgb, upright
 
 THUMBNAIL = 16  # pixels a side, of the grey copy near duplicates are found by
 _PNG = b"\x89PNG\r\n\x1a\n"

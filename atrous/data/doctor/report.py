@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from atrous import __version__
+from atrous.data.contact_sheet import Tile
 from atrous.data.doctor.diagnosis import Diagnosis
 from atrous.data.doctor.findings import Finding
 from atrous.data.doctor.measure import Measurement
-from atrous.data.show import Tile
 from atrous.errors import printable
-from atrous.images import atomic
-from atrous.visualize import brightened
+from atrous.images.decode import atomic
+from atrous.predict.overlay import brightened
 
 _SHOWN = 10  # files of a finding that are named in the HTML; the table has them all
 

@@ -14,7 +14,7 @@ from atrous.data.dataset import FileDataset, Item, ReadTarget
 from atrous.data.doctor.measure import Measurement, measure
 from atrous.data.formats.layout import Layout, Problem
 from atrous.data.formats.shards import Pair, ShardLayout
-from atrous.data.targets import MaskReader
+from atrous.data.masks.targets import MaskReader
 from atrous.errors import AtrousError, ExitCode
 
 _CHUNK = 16  # samples a worker takes at a time

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from atrous.classes import ADE20K, ADE20K_31, ADE20K_151
 from atrous.data.formats.layout import Layout, Listing, find_files, pair
-from atrous.data.masks import SUFFIXES
-from atrous.data.targets import MaskReader
+from atrous.data.masks.files import SUFFIXES
+from atrous.data.masks.targets import MaskReader
 
 LOOKS_FOR = "ADE20K: images/training/, images/validation/ and annotations/ likewise"
 

@@ -4,11 +4,11 @@ from functools import partial
 from pathlib import Path
 
 from atrous.classes import CAMVID
-from atrous.data.colors import color_table
 from atrous.data.formats.class_files import ClassFile, find_class_file
 from atrous.data.formats.layout import Layout, Listing, find_files, pair, pick, read_list
-from atrous.data.masks import SUFFIXES
-from atrous.data.targets import MaskReader
+from atrous.data.masks.colors import color_table
+from atrous.data.masks.files import SUFFIXES
+from atrous.data.masks.targets import MaskReader
 
 LOOKS_FOR = "CamVid: train/ and trainannot/, val/ and valannot/"
 

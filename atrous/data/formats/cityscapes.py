@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from atrous.classes import CITYSCAPES, CITYSCAPES_LABELS
 from atrous.data.formats.layout import Layout, Listing, find_files, pair
-from atrous.data.masks import SUFFIXES
-from atrous.data.targets import MaskReader
+from atrous.data.masks.files import SUFFIXES
+from atrous.data.masks.targets import MaskReader
 
 LOOKS_FOR = "Cityscapes: leftImg8bit/SPLIT/CITY/ and gtFine/ or gtCoarse/ with *_labelIds.png"
 

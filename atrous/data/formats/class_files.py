@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from atrous.classes import ClassTable, Color
-from atrous.data.colors import ColorTable, color_table
 from atrous.data.formats.layout import class_table, read_list
+from atrous.data.masks.colors import ColorTable, color_table
 from atrous.errors import AtrousError, ExitCode
 
 NAMES = (

@@ -21,8 +21,8 @@ from atrous.data.formats.layout import (
     split_by_name,
     split_name,
 )
-from atrous.data.masks import SUFFIXES
-from atrous.data.targets import MaskReader, ShapeReader
+from atrous.data.masks.files import SUFFIXES
+from atrous.data.masks.targets import MaskReader, ShapeReader
 
 LOOKS_FOR = (
     "COCO: annotations/ with panoptic_*.json, instances_*.json or stuff_*.json, "

@@ -22,9 +22,9 @@ from atrous.data.formats.layout import (
     split_by_name,
     split_name,
 )
-from atrous.data.rle import decode_runs
-from atrous.data.shapes import Points, Region, Shape
-from atrous.data.targets import ShapeReader
+from atrous.data.masks.rle import decode_runs
+from atrous.data.masks.shapes import Points, Region, Shape
+from atrous.data.masks.targets import ShapeReader
 from atrous.errors import AtrousError
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from atrous.classes import IGNORE_INDEX, Color
-from atrous.data.colors import ColorTable
 from atrous.data.dataset import ignore_index
+from atrous.data.masks.colors import ColorTable
 from atrous.errors import AtrousError, ExitCode, missing_extra, printable
 
 _SPLITS = ("train", "val", "test")

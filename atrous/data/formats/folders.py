@@ -17,8 +17,8 @@ from atrous.data.formats.layout import (
     split_by_name,
     split_name,
 )
-from atrous.data.masks import SUFFIXES, read_mask
-from atrous.data.targets import MaskReader
+from atrous.data.masks.files import SUFFIXES, read_mask
+from atrous.data.masks.targets import MaskReader
 from atrous.errors import AtrousError
 
 LOOKS_FOR = (

@@ -18,7 +18,7 @@ from atrous.classes import Color, pascal_palette
 from atrous.data.dataset import Sample, combined_digest, target_dtype
 from atrous.data.formats.layout import split_name, walk
 from atrous.errors import AtrousError, ExitCode, printable
-from atrous.images import SUFFIXES, read_image
+from atrous.images.decode import SUFFIXES, read_image
 
 LOOKS_FOR = "train/ and val/, each with a folder of pictures for each class"
 

@@ -24,10 +24,10 @@ from atrous.data.formats.layout import (
     split_by_name,
     split_name,
 )
-from atrous.data.shapes import Points, Region, Shape
-from atrous.data.targets import ShapeReader
+from atrous.data.masks.shapes import Points, Region, Shape
+from atrous.data.masks.targets import ShapeReader
 from atrous.errors import unknown_name
-from atrous.images import open_image
+from atrous.images.decode import open_image
 
 LOOKS_FOR = "LabelMe: a JSON file with shapes beside each picture, in one folder or one a split"
 

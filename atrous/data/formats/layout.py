@@ -9,9 +9,9 @@ from typing import NamedTuple, TypeVar
 
 from atrous.classes import ClassTable, Color, pascal_palette
 from atrous.data.dataset import FileDataset, Item, ReadTarget
-from atrous.data.targets import MaskReader
+from atrous.data.masks.targets import MaskReader
 from atrous.errors import AtrousError, ExitCode, printable, unknown_name
-from atrous.images import SUFFIXES
+from atrous.images.decode import SUFFIXES
 
 T = TypeVar("T")
 

@@ -20,9 +20,9 @@ from atrous.classes import ClassTable, Color
 from atrous.data.dataset import Sample, check_sample, combined_digest, file_digest
 from atrous.data.formats.class_files import ClassFile, find_class_file
 from atrous.data.formats.layout import Problem, find_split, split_name
-from atrous.data.targets import MaskReader
+from atrous.data.masks.targets import MaskReader
 from atrous.errors import AtrousError, ExitCode
-from atrous.images import SUFFIXES, read_image
+from atrous.images.decode import SUFFIXES, read_image
 
 LOOKS_FOR = "WebDataset: train-000000.tar ... or train/*.tar, and classes.json or classes.txt"
 

@@ -25,9 +25,9 @@ from atrous.data.formats.layout import (
     pair,
     read_list,
 )
-from atrous.data.masks import SUFFIXES
-from atrous.data.shapes import Shape
-from atrous.data.targets import MaskReader, ShapeReader
+from atrous.data.masks.files import SUFFIXES
+from atrous.data.masks.shapes import Shape
+from atrous.data.masks.targets import MaskReader, ShapeReader
 
 LOOKS_FOR = "dataset YAML: a .yaml file with names and train or val, or data.yaml in the folder"
 

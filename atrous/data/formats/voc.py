@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from atrous.classes import VOC, Color
-from atrous.data.colors import color_table
 from atrous.data.dataset import Item, Target
 from atrous.data.formats.class_files import ClassFile, find_class_file
 from atrous.data.formats.layout import (
@@ -25,8 +24,9 @@ from atrous.data.formats.layout import (
     split_by_name,
     split_name,
 )
-from atrous.data.masks import SUFFIXES
-from atrous.data.targets import MaskReader
+from atrous.data.masks.colors import color_table
+from atrous.data.masks.files import SUFFIXES
+from atrous.data.masks.targets import MaskReader
 from atrous.errors import AtrousError, ExitCode, missing_extra
 
 LOOKS_FOR = "VOC: JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/*.txt"

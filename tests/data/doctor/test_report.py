@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from atrous.data.contact_sheet import sample_tiles
 from atrous.data.doctor.diagnosis import Diagnosis, examine
 from atrous.data.doctor.history import compare
 from atrous.data.doctor.report import COLUMNS, write_csv, write_html
 from atrous.data.doctor.survey import survey
 from atrous.data.opening import open_dataset, recognise
-from atrous.data.show import sample_tiles
 from atrous.errors import AtrousError
 from tests.data.trees import blocks, folders, picture, save, voc, write
 

@@ -1,0 +1,1 @@
+"""Masks: from what people store (indices, colours, run lengths, shapes) to class indices."""

@@ -1,0 +1,172 @@
+"""Mask files: from the ways people store class indices in pictures to an array of them.
+
+A mask is a picture whose pixels are classes, so nothing may be interpolated, scaled or dithered on
+the way. Palette pictures give their indices, grey ones their values, colour ones go through a
+colour table; whatever cannot be read without guessing is refused.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from atrous.classes import Color
+from atrous.data.masks.colors import ColorTable, labels_of_colors
+from atrous.errors import AtrousError, ExitCode
+from atrous.images.decode import open_image, upright
+
+Labels = NDArray[np.uint8 | np.uint16]  # (H, W), as the file says, before any mapping
+
+# In the order they are looked for. JPEG is among them so that it is found and refused.
+SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jpg", ".jpeg")
+
+_AS_GREY = "save class indices as palette, 8-bit or 16-bit grey PNG"
+_TIFF_BITS, _TIFF_PHOTOMETRIC = 258, 262
+_WHITE_IS_ZERO = 0
+
+
+class Mask(NamedTuple):
+    """What a mask file holds."""
+
+    labels: Labels
+    format: str  # "PNG", as Pillow names it
+    mode: str  # "P", as Pillow names it
+    palette: tuple[Color, ...]  # colours of a palette picture, else empty
+
+
+def read_mask(
+    source: Path | IO[bytes], *, colors: ColorTable = (), allow_lossy: bool = False
+) -> Mask:
+    """Reads a mask file.
+
+    Palette pictures give their indices, whatever their colours; grey ones their values, whatever
+    their bits, unscaled; bilevel ones 0 and 1. Colour pictures go through the colour table, or
+    give their grey value where all channels agree and there is no table. EXIF orientation is
+    applied. Checksums of PNG chunks are verified: a damaged file is an error, not other labels.
+
+    Args:
+        source: A path or a binary stream.
+        colors: Label of each colour; needed for masks stored in colour.
+        allow_lossy: Read JPEG masks although their labels cannot be trusted.
+
+    Raises:
+        AtrousError: Unreadable, lossy, animated, transparent, in colours the table lacks, or of a
+            kind that holds no indices.
+    """
+    where = source if isinstance(source, Path) else getattr(source, "name", "<stream>")
+    with open_image(source, checksums=True) as image:
+        head = _head(source)
+        if not allow_lossy and _is_lossy(image, head):
+            raise AtrousError(
+                "E-MASK-LOSSY",
+                f"a mask saved as {image.format}: lossy compression invents labels along edges",
+                where=where,
+                fix="export the masks again as PNG; --force reads them as they are",
+                exit_code=ExitCode.DATA,
+            )
+        if getattr(image, "is_animated", False):
+            raise _refused(where, "has several frames", "save one picture a mask")
+        divisor = _grey_scale(image, head, where)
+        labels = _LABELS.get(image.mode, _no_indices)(upright(image), colors, where)
+        if divisor > 1:
+            labels = labels // np.uint8(divisor)
+        return Mask(labels, image.format or "", image.mode, _palette(image))
+
+
+def _head(source: Path | IO[bytes]) -> bytes:
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            return file.read(32)
+    source.seek(0)
+    return source.read(32)
+
+
+def _is_lossy(image: Image.Image, head: bytes) -> bool:
+    if image.format == "TIFF":
+        return any(name in str(image.info.get("compression")) for name in ("jpeg", "webp"))
+    if image.format == "WEBP":
+        return head[12:16] != b"VP8L"
+    return image.format in ("JPEG", "MPO")
+
+
+def _grey_scale(image: Image.Image, head: bytes, where: object) -> int:
+    """Returns what Pillow multiplied grey values of few bits with; refuses other rescaling."""
+    if image.format == "PNG":
+        bits, color_type = head[24], head[25]
+        if bits == 16 and color_type != 0:
+            raise _refused(where, "has 16 bits a channel and several channels", _AS_GREY)
+        return {2: 85, 4: 17}.get(bits, 1) if color_type == 0 else 1
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]  # every TIFF has it
+        bits = tags.get(_TIFF_BITS, (1,))[0]
+        if tags.get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO or bits not in (1, 8, 16, 32):
+            raise _refused(where, f"is a TIFF of {bits} bits a value or with white as 0", _AS_GREY)
+    if image.format == "PPM":
+        raise _refused(where, "is a PNM file, whose values are relative to a maximum", _AS_GREY)
+    return 1
+
+
+def _palette(image: Image.Image) -> tuple[Color, ...]:
+    if image.mode not in ("P", "PA"):
+        return ()
+    values = image.getpalette("RGB") or []
+    return tuple(zip(values[0::3], values[1::3], values[2::3], strict=True))
+
+
+def _of_indices(image: Image.Image, colors: ColorTable, where: object) -> Labels:
+    return np.asarray(image).astype(np.uint8, copy=False)
+
+
+def _of_indices_and_alpha(image: Image.Image, colors: ColorTable, where: object) -> Labels:
+    pixels = np.asarray(image)  # (H, W, 2)
+    _check_opaque(pixels[..., 1], where)
+    return np.ascontiguousarray(pixels[..., 0])
+
+
+def _of_color(image: Image.Image, colors: ColorTable, where: object) -> Labels:
+    return labels_of_colors(np.asarray(image), colors, where)
+
+
+def _of_color_and_alpha(image: Image.Image, colors: ColorTable, where: object) -> Labels:
+    pixels = np.asarray(image)  # (H, W, 4)
+    _check_opaque(pixels[..., 3], where)
+    return labels_of_colors(pixels[..., :3], colors, where)
+
+
+def _of_wide_values(image: Image.Image, colors: ColorTable, where: object) -> Labels:
+    values = np.asarray(image)
+    low, high = int(values.min(initial=0)), int(values.max(initial=0))
+    if low < 0 or high > 65535:
+        raise _refused(where, f"holds values from {low} to {high}, not 0 to 65535", _AS_GREY)
+    return values.astype(np.uint16)
+
+
+def _no_indices(image: Image.Image, colors: ColorTable, where: object) -> Labels:
+    raise _refused(where, f"is of mode {image.mode}, which holds no class indices", _AS_GREY)
+
+
+def _check_opaque(alpha: NDArray[np.uint8], where: object) -> None:
+    if alpha.min(initial=255) < 255:
+        raise _refused(
+            where,
+            "has transparent pixels, whose class is anyone's guess",
+            "save it without transparency, unlabelled pixels as 255",
+        )
+
+
+_LABELS: dict[str, Callable[[Image.Image, ColorTable, object], Labels]] = {
+    **dict.fromkeys(("1", "L", "P"), _of_indices),
+    **dict.fromkeys(("LA", "PA"), _of_indices_and_alpha),
+    **dict.fromkeys(("I", "I;16", "I;16L", "I;16B", "I;16N"), _of_wide_values),
+    "RGB": _of_color,
+    "RGBA": _of_color_and_alpha,
+}
+
+
+def _refused(where: object, what: str, fix: str) -> AtrousError:
+    return AtrousError(
+        "E-MASK-MODE", f"this mask {what}", where=where, fix=fix, exit_code=ExitCode.DATA
+    )

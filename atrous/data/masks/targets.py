@@ -1,0 +1,126 @@
+"""Targets from mask files and from shapes: whatever was annotated becomes class indices."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atrous.data.dataset import Item, Target, ignore_index, target_dtype
+from atrous.data.masks.colors import ColorTable
+from atrous.data.masks.files import Labels, Mask, read_mask
+from atrous.data.masks.shapes import Shape, paint
+from atrous.errors import AtrousError, ExitCode
+
+
+@dataclass(frozen=True)
+class MaskReader:
+    """Reads the target of an item from its mask file (a `ReadTarget`).
+
+    Args:
+        num_classes: Number of classes K; decides the type of targets and the value of unlabelled.
+        mapping: Value in the file -> class index, or None for unlabelled. Values it does not list
+            stay what they are.
+        colors: Colour table for masks stored in colour.
+        allow_lossy: Read JPEG masks although their labels cannot be trusted.
+    """
+
+    num_classes: int
+    mapping: Mapping[int, int | None] = field(default_factory=dict)
+    colors: ColorTable = ()
+    allow_lossy: bool = False
+
+    def __call__(self, item: Item, size: tuple[int, int]) -> Target:
+        """Returns the target (H, W) of an item; `size` is the picture's, and checked elsewhere."""
+        assert item.annotation is not None
+        return self.target(self.read(item.annotation), item.annotation)
+
+    def read(self, source: Path | IO[bytes]) -> Mask:
+        """Returns what a mask file holds, unmapped."""
+        return read_mask(source, colors=self.colors, allow_lossy=self.allow_lossy)
+
+    def target(self, mask: Mask, where: object) -> Target:
+        """Maps what a mask holds to class indices, without a check that they are below K.
+
+        Raises:
+            AtrousError: A value does not fit the target's type, or is not mapped while another
+                one is mapped to it.
+        """
+        labels = self._mapped(mask.labels, where) if self.mapping else mask.labels
+        dtype = target_dtype(self.num_classes)
+        if labels.dtype != dtype and labels.max(initial=0) > np.iinfo(dtype).max:
+            raise _too_large(labels, self.num_classes, where)
+        return labels.astype(dtype, copy=False)
+
+    def _mapped(self, labels: Labels, where: object) -> Labels:
+        tables = _tables(tuple(self.mapping.items()), self.num_classes)
+        if tables.ambiguous.size and (clash := np.isin(labels, tables.ambiguous)).any():
+            raise AtrousError(
+                "E-MASK-MAPPING",
+                f"label_mapping says nothing of value {int(labels[clash][0])}, "
+                "and maps another value to it",
+                where=where,
+                fix="list every value the masks hold in label_mapping",
+                exit_code=ExitCode.DATA,
+            )
+        if labels.dtype == np.uint8 and tables.narrow.dtype == np.uint8:
+            # Several times faster than indexing an array with an array.
+            mapped = bytearray(labels.tobytes().translate(tables.narrow.tobytes()))
+            return np.frombuffer(mapped, dtype=np.uint8).reshape(labels.shape)
+        return tables.wide[labels]
+
+
+class _Tables(NamedTuple):
+    wide: NDArray[np.uint16]  # value -> index, for all 16-bit values
+    narrow: Target  # the first 256 of them, in the type of targets
+    ambiguous: NDArray[np.int64]  # values not mapped, which others are mapped to
+
+
+@lru_cache(maxsize=16)
+def _tables(mapping: tuple[tuple[int, int | None], ...], num_classes: int) -> _Tables:
+    wide = np.arange(1 << 16, dtype=np.uint16)
+    ignore = ignore_index(num_classes)
+    for value, index in mapping:
+        wide[value] = ignore if index is None else index
+    indices = {index for _, index in mapping if index is not None}
+    ambiguous = sorted(indices - {value for value, _ in mapping})
+    narrow: Target = wide[:256].astype(target_dtype(num_classes))
+    return _Tables(wide, narrow, np.array(ambiguous, dtype=np.int64))
+
+
+def _too_large(labels: Labels, num_classes: int, where: object) -> AtrousError:
+    values, counts = np.unique(labels[labels > 255], return_counts=True)
+    found = ", ".join(f"{v} ({n} px)" for v, n in zip(values[:10], counts[:10], strict=True))
+    return AtrousError(
+        "E-DATA-LABEL",
+        f"values that are none of the {num_classes} classes: {found}",
+        where=where,
+        fix="map them with label_mapping, or list the missing classes",
+        exit_code=ExitCode.DATA,
+    )
+
+
+@dataclass(frozen=True)
+class ShapeReader:
+    """Paints the target of an item from its shapes (a `ReadTarget`).
+
+    Args:
+        shapes: Gives an item's shapes; from the item and the picture's (height, width).
+        num_classes: Number of classes K.
+        background: Value where there is no shape; None for unlabelled.
+        order: Whether later shapes or smaller ones lie on top.
+    """
+
+    shapes: Callable[[Item, tuple[int, int]], Sequence[Shape]]
+    num_classes: int
+    background: int | None
+    order: Literal["given", "area"]
+
+    def __call__(self, item: Item, size: tuple[int, int]) -> Target:
+        """Returns the target (H, W) of an item."""
+        value = ignore_index(self.num_classes) if self.background is None else self.background
+        target: Target = np.full(size, value, dtype=target_dtype(self.num_classes))
+        return paint(self.shapes(item, size), target, order=self.order, where=item.annotation)

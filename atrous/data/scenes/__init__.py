@@ -1,0 +1,1 @@
+"""Painted landscapes with exact labels, made from a seed."""

@@ -1,0 +1,1 @@
+"""Engines: what runs a network and gives coarse logits as NumPy arrays."""

@@ -1,0 +1,351 @@
+"""What a model costs on this machine, in every engine that is installed.
+
+Times are of warm processes, the engines in turns, so that other load hits all alike; start-up and
+memory are of processes of their own. The peak is measured in the same turns: times mean little
+without it on machines that are shared or change their clock.
+"""
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atrous.engines import built_in
+from atrous.engines.exported_file import read_header
+from atrous.engines.open import load_model, open_engine
+from atrous.engines.openvino import (
+    Engine,
+    ExportedEngine,
+    import_openvino,
+    openvino_core,
+    usable_processors,
+)
+from atrous.errors import AtrousError, ExitCode
+from atrous.predict import upsample
+
+PACKAGES = {"OpenVINO": "openvino", "ONNX Runtime": "onnxruntime", "PyTorch": "torch"}
+PEAK_CHANNELS, PEAK_SIDE = 1024, 64  # of the convolution that measures the peak: 4.3 G
+
+
+@dataclass(frozen=True)
+class EngineCost:
+    """What one engine takes.
+
+    Attributes:
+        engine: Its name, a key of `PACKAGES`.
+        version: Of its package.
+        median_ms: Milliseconds from picture to coarse logits.
+        fastest_ms: The shortest of them.
+        spread_ms: Between the first and the third quartile.
+        share_of_peak: Multiply-adds a second at the median, of the machine's measured peak at
+            the file's precision; can exceed 1 where multiplications are saved.
+        first_start_s: Seconds from the start of a process to its first labels.
+        start_s: The same of the next process, which finds what the first one kept.
+        peak_memory_mb: Largest resident memory of that process.
+    """
+
+    engine: str
+    version: str
+    median_ms: float
+    fastest_ms: float
+    spread_ms: float
+    share_of_peak: float
+    first_start_s: float
+    start_s: float
+    peak_memory_mb: float
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """What a model costs on this machine.
+
+    Attributes:
+        model: The file or name.
+        precision: ``float32`` or ``int8``.
+        size: Height and width of the picture.
+        threads: Threads the engines may use.
+        samples: Timed runs of each engine.
+        multiply_adds: Of the convolutions of the exported file, for one picture.
+        peak: Multiply-adds a second of the fastest run of a large convolution.
+        labels_ms: Median milliseconds from coarse logits to labels, which follows any engine.
+        undecided_cells: Share of cells it had to interpolate.
+        processor: Its name.
+        engines: What each takes, in the order of `PACKAGES`.
+    """
+
+    model: str
+    precision: str
+    size: tuple[int, int]
+    threads: int
+    samples: int
+    multiply_adds: int
+    peak: float
+    labels_ms: float
+    undecided_cells: float
+    processor: str
+    engines: tuple[EngineCost, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns what JSON can hold."""
+        return asdict(self)
+
+
+def bench(
+    model: str | Path, *, size: tuple[int, int] | None = None, threads: int | None = None,
+    samples: int = 9,
+) -> BenchReport:  # fmt: skip
+    """Measures a model in every engine that is installed.
+
+    Anything but an exported file is run by torch, and exported for the other engines.
+
+    Args:
+        model: An exported file, the name of a built-in model, or a path or name as in
+            `atrous.load`.
+        size: Height and width of the picture; None: 513 x 513, or what the file is fixed to.
+        threads: Threads to use; None: one for each processor this process may run on.
+        samples: Timed runs of each engine.
+
+    Raises:
+        AtrousError: No such model, torch is needed and missing, or the file has another size.
+    """
+    threads = threads or usable_processors()
+    with _as_exported(model, size) as (path, sources):
+        header = read_header(path)
+        size = size or (header.size if header.size != (0, 0) else (513, 513))
+        picture = made_up_picture(size)
+        engines = {name: _open(name, source, threads) for name, source in sources.items()}
+        peak_runner, peak_work = _peak_runner(threads, header.precision)
+        runs: dict[str, Callable[[], Any]] = {"peak": peak_runner}
+        runs |= {name: partial(engine.coarse_logits, picture) for name, engine in engines.items()}
+        times = _in_turns(runs, samples)
+        work = multiply_adds(path, size)
+        peak = peak_work / min(times.pop("peak"))
+        coarse = engines[next(iter(engines))].coarse_logits(picture)
+        stride = header.logits_stride
+        labelling = _in_turns({"": lambda: upsample.labels(coarse, stride, size)}, samples)[""]
+        costs = []
+        for name, seconds in times.items():
+            starts = _start_up(name, sources[name], size, threads)
+            costs.append(_engine_cost(name, seconds, work / peak, starts))
+    return BenchReport(
+        model=str(model),
+        precision=header.precision,
+        size=size,
+        threads=threads,
+        samples=samples,
+        multiply_adds=work,
+        peak=peak,
+        labels_ms=round(1e3 * statistics.median(labelling), 3),
+        undecided_cells=round(upsample.undecided_share(coarse), 4),
+        processor=processor(),
+        engines=tuple(costs),
+    )
+
+
+@contextlib.contextmanager
+def _as_exported(
+    model: str | Path, size: tuple[int, int] | None
+) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Yields an exported file, and what each installed engine is given to run."""
+    installed = [n for n, package in PACKAGES.items() if importlib.util.find_spec(package)]
+    path = built_in.find(str(model)) or Path(model)
+    if path.suffix == ".onnx" and path.is_file():
+        yield path, {name: str(path) for name in installed if name != "PyTorch"}
+        return
+    loaded = load_model(model)
+    from atrous.export.export import export
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        export(loaded, path, size=size)
+        yield path, {name: str(model if name == "PyTorch" else path) for name in installed}
+
+
+def _open(name: str, source: str, threads: int) -> Engine:
+    """Opens a model in the engine of a name."""
+    if name == "OpenVINO":
+        return ExportedEngine(Path(source), threads=threads, keep_compiled=False)
+    if name == "ONNX Runtime":
+        return cast(Engine, _OnnxRuntime(source, threads))
+    return open_engine(source, threads=threads)
+
+
+class _OnnxRuntime:
+    """Runs an exported file in ONNX Runtime, for the comparison."""
+
+    def __init__(self, path: str, threads: int) -> None:
+        import onnxruntime
+
+        onnxruntime.set_default_logger_severity(3)  # it warns of what it optimised away
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self.logits_stride = read_header(Path(path)).logits_stride
+        self._session = onnxruntime.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"]
+        )
+
+    def coarse_logits(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return cast(NDArray[np.float32], self._session.run(None, {"image": image[None]})[0][0])
+
+
+def _in_turns(runs: dict[str, Callable[[], Any]], samples: int) -> dict[str, list[float]]:
+    """Returns seconds of each.
+
+    Each runs once untimed before every sample: what ran before it has left cold caches, and maybe
+    threads that spin.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(samples):
+        for name, run in runs.items():
+            run()
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def _engine_cost(
+    name: str, seconds: list[float], ideal: float, starts: list[tuple[float, float]]
+) -> EngineCost:
+    quartiles = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else [seconds[0]] * 3
+    return EngineCost(
+        engine=name,
+        version=importlib.metadata.version(PACKAGES[name]),
+        median_ms=round(1e3 * quartiles[1], 2),
+        fastest_ms=round(1e3 * min(seconds), 2),
+        spread_ms=round(1e3 * (quartiles[2] - quartiles[0]), 2),
+        share_of_peak=round(ideal / quartiles[1], 3),
+        first_start_s=round(starts[0][0], 2),
+        start_s=round(starts[1][0], 2),
+        peak_memory_mb=round(starts[1][1], 1),
+    )
+
+
+def multiply_adds(path: Path, size: tuple[int, int]) -> int:
+    """Returns the multiply-adds of an exported file's convolutions for a picture of a size."""
+    model = openvino_core().read_model(str(path))
+    model.reshape([1, *size, 3])
+    total = 0
+    for node in model.get_ops():
+        if node.get_type_name() in ("Convolution", "GroupConvolution"):
+            filters = [int(n) for n in node.input(1).get_shape()]  # (groups,) out, in, *kernel
+            inputs = filters[2:] if node.get_type_name() == "GroupConvolution" else filters[1:]
+            total += int(np.prod([int(n) for n in node.output(0).get_shape()])) * int(
+                np.prod(inputs)
+            )
+    return total
+
+
+def _peak_runner(threads: int, precision: str) -> tuple[Callable[[], Any], int]:
+    """Returns a large convolution to run, and its multiply-adds."""
+    openvino = import_openvino()
+    from openvino import opset13 as ops
+
+    shape = [1, PEAK_CHANNELS, PEAK_SIDE, PEAK_SIDE]
+    image = ops.parameter(shape, np.float32)
+    random = np.random.default_rng(0)
+    values = random.normal(size=(PEAK_CHANNELS, PEAK_CHANNELS, 1, 1)).astype(np.float32)
+    weight, x = ops.constant(values), image
+    if precision == "int8":
+        # As a network does it: weights in 255 steps, activations in 256, in and out.
+        scale = ops.constant(np.float32(0.05))
+        rounded = np.clip(np.round(values / 0.05), -127, 127).astype(np.int8)
+        weight = ops.multiply(ops.convert(ops.constant(rounded), np.float32), scale)
+        x = _in_8_bits(ops, x, 1.0)
+    x = ops.convolution(x, weight, [1, 1], [0, 0], [0, 0], [1, 1])
+    if precision == "int8":
+        x = _in_8_bits(ops, ops.relu(x), 64.0)
+        x = ops.max_pool(x, [1, 1], [1, 1], [0, 0], [0, 0], [1, 1]).output(0)  # reads the bytes
+    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    model = openvino.Model([x], [image])
+    request = openvino_core().compile_model(model, "CPU", settings).create_infer_request()
+    request.set_input_tensor(openvino.Tensor(random.random(shape).astype(np.float32)))
+    return request.infer, PEAK_CHANNELS**2 * PEAK_SIDE**2
+
+
+def _in_8_bits(ops: Any, x: Any, largest: float) -> Any:
+    low, high = ops.constant(np.float32(0)), ops.constant(np.float32(largest))
+    return ops.fake_quantize(x, low, high, low, high, 256)
+
+
+def _start_up(
+    name: str, source: str, size: tuple[int, int], threads: int
+) -> list[tuple[float, float]]:
+    """Returns seconds to the first labels and peak megabytes of two processes, one by one."""
+    arguments = json.dumps([name, source, list(size), threads])
+    code = "import sys; from atrous.engines.bench import first_labels; first_labels(sys.argv[1])"
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "ATROUS_CACHE": folder}
+        for _ in range(2):
+            start = time.time()
+            done = subprocess.run(
+                [sys.executable, "-c", code, arguments],
+                env=environment,
+                capture_output=True,
+                text=True,
+            )
+            if done.returncode:
+                raise AtrousError(
+                    "E-BENCH-START",
+                    f"{name} failed in a process of its own: {done.stderr.strip()[-500:]}",
+                    where=source,
+                    exit_code=ExitCode.BUG,
+                )
+            end, megabytes = json.loads(done.stdout)
+            results.append((end - start, megabytes))
+    return results
+
+
+def first_labels(arguments: str) -> None:
+    """Labels a picture; prints the time of day and the peak memory of this process, as JSON."""
+    name, source, (height, width), threads = json.loads(arguments)
+    if name == "OpenVINO":
+        engine: Engine = ExportedEngine(Path(source), threads=threads)
+    else:
+        engine = _open(name, source, threads)
+    coarse = engine.coarse_logits(made_up_picture((height, width)))
+    upsample.labels(coarse, engine.logits_stride, (height, width))
+    print(json.dumps([time.time(), peak_megabytes()]))
+
+
+def peak_megabytes() -> float:
+    """Returns the largest resident memory of this process since it was started."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) / 1024
+    import resource  # counts, on Linux, what the parent had before the start
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
+
+
+def made_up_picture(size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Returns a picture (H, W, 3) of smooth shapes."""
+    rows, columns = np.ogrid[: size[0], : size[1]]
+    planes = [128 + 63 * (np.sin(rows / (40 + 9 * c)) + np.cos(columns / 31)) for c in range(3)]
+    return np.stack(planes, axis=-1).astype(np.uint8)
+
+
+def processor() -> str:
+    """Names the processor."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,83 @@
+"""Parts of an exported graph: for pictures seen in tiles, and logits class by class.
+
+OpenVINO graphs as they are read; the file stays what it is.
+"""
+
+import math
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+
+from atrous.engines.exported_file import HIGH_LEVEL, POOLED
+
+
+def find(model: Any, name: str) -> Any:
+    """Returns the value of a name; None if the graph has none."""
+    outputs = (output for node in model.get_ordered_ops() for output in node.outputs())
+    return next((output for output in outputs if name in output.get_names()), None)
+
+
+def data_of(value: Any) -> Any:
+    """Returns the array of a constant in the shape and type it is read; None for other values."""
+    node = value.get_node()
+    while node.get_type_name() in ("Reshape", "Convert"):
+        node = node.input_value(0).get_node()
+    if node.get_type_name() != "Constant":
+        return None
+    shape = [int(length) for length in value.get_shape()]
+    return np.array(node.data).reshape(shape).astype(value.get_element_type().to_dtype())
+
+
+def classes_first(model: Any) -> None:
+    """Leaves out the last transposition: logits come as (1, K, h, w), which `labels` reads best."""
+    result = model.get_results()[0]
+    result.input(0).replace_source_output(result.input_value(0).get_node().input_value(0))
+    model.validate_nodes_and_infer_types()
+
+
+def give_pooled(openvino: Any, model: Any) -> None:
+    """Makes the features image pooling sees a second input, (1, C, 1, 1), where there are any."""
+    pooled = find(model, POOLED)
+    if pooled is None:
+        return
+    given = openvino.op.Parameter(openvino.Type.f32, pooled.get_partial_shape())
+    given.set_friendly_name(f"{POOLED}.given")
+    for reader in pooled.get_target_inputs():
+        reader.replace_source_output(given.output(0))
+    model.add_parameters([given])
+
+
+def up_to_high_level(openvino: Any, model: Any) -> Any:
+    """Returns the graph from the picture to the features image pooling averages; None without."""
+    if find(model, POOLED) is None:
+        return None
+    return openvino.Model([find(model, HIGH_LEVEL)], model.get_parameters())
+
+
+def bytes_per_pixel(model: Any) -> int:
+    """Estimates the memory a graph needs for each pixel of its input.
+
+    The most that is alive at a time in the order of the graph, and the logits three times: in the
+    engine, outside, and those of the tile before. A tenth is added for what the engine keeps beside
+    them; where it fuses layers, it needs less.
+    """
+    side = 512
+    model.reshape([1, side, side, 3])
+    nodes = model.get_ordered_ops()
+    last_reader: dict[tuple[str, int], int] = {}
+    for index, node in enumerate(nodes):
+        for source in (value.get_source_output() for value in node.inputs()):
+            last_reader[source.get_node().get_name(), source.get_index()] = index
+    dying: dict[int, int] = defaultdict(int)  # bytes by last reader
+    alive = most = 0
+    for index, node in enumerate(nodes):
+        if node.get_type_name() != "Constant":
+            for output in node.outputs():
+                size = math.prod(output.get_shape()) * output.get_element_type().size
+                alive += size
+                dying[last_reader.get((node.get_name(), output.get_index()), index)] += size
+        most = max(most, alive)
+        alive -= dying[index]
+    logits = 4 * math.prod(model.output(0).get_shape())
+    return math.ceil(1.1 * (most + 3 * logits) / side**2)

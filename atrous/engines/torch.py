@@ -1,0 +1,120 @@
+"""The engine that runs a torch model as it is."""
+
+import copy
+import hashlib
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from atrous.encoder.aspp import ASPP
+from atrous.errors import AtrousError
+from atrous.model import DeepLabV3Plus
+
+_BYTES_OF_PROCESS = 500_000_000  # Python, torch and what else importing it brings
+
+
+class TorchEngine:
+    """Runs its own copy of a model in evaluation mode; see `atrous.engines.openvino.Engine`."""
+
+    def __init__(self, model: DeepLabV3Plus) -> None:
+        self.classes = model.classes
+        self.palette = model.palette
+        self.output_stride = model.output_stride
+        self.logits_stride = model.logits_stride
+        self.model = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)
+        self._device = next(model.parameters()).device
+        self.fingerprint = fingerprint(model)
+
+    def coarse_logits(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Maps a picture (H, W, 3), RGB, to logits (h, w, K) at `logits_stride`."""
+        with torch.inference_mode():
+            return _channels_last(self.model.coarse_logits(self._images(image)))
+
+    @cached_property
+    def reach(self) -> int:
+        """Pixels around its own that a logit depends on, image pooling aside.
+
+        Raises:
+            AtrousError: A network that cannot be exported, and so not followed.
+        """
+        from atrous.export.graph import write_graph
+
+        try:
+            return write_graph(self.model).reach
+        except AtrousError as error:
+            raise AtrousError(
+                "E-TILES",
+                f"this network cannot see a picture in tiles: {error.what}",
+                where=error.where,
+                fix="allow more memory, so that the picture is seen whole",
+            ) from error
+
+    @property
+    def bytes_fixed(self) -> int:
+        """Memory of the process apart from pictures, estimated."""
+        weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
+        return _BYTES_OF_PROCESS + 2 * weights
+
+    @cached_property
+    def bytes_per_pixel(self) -> int:
+        """Memory for each pixel the network sees at a time, estimated: twice its widest module."""
+        side, widest = 512, 0
+
+        def look(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            nonlocal widest
+            widest = max(widest, sum(4 * x.numel() for x in (*inputs, output)))
+
+        ghost = copy.deepcopy(self.model).to("meta")
+        for module in ghost.modules():
+            if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
+                module.register_forward_hook(look)
+        with torch.inference_mode():
+            logits = ghost.coarse_logits(torch.empty(1, 3, side, side, device="meta"))
+        return (2 * widest + 3 * 4 * logits.numel()) // side**2
+
+    def high_level(self, tile: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+        """Maps a tile (H, W, 3) to the features image pooling averages, (h, w, C)."""
+        if self._image_pooling is None:
+            return None
+        with torch.inference_mode():
+            images = self.model.normalize(self._images(tile))
+            return _channels_last(self.model.encoder.backbone(images)[0])
+
+    def tile_logits(
+        self, tile: NDArray[np.uint8], pooled: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
+        """Does what `coarse_logits` does for a tile, with the pooled features (C,) given."""
+        if pooled is None or self._image_pooling is None:
+            return self.coarse_logits(tile)
+        given = torch.from_numpy(pooled).to(self._device)[None, :, None, None]
+        hook = self._image_pooling.register_forward_pre_hook(lambda _module, _inputs: (given,))
+        try:
+            return self.coarse_logits(tile)
+        finally:
+            hook.remove()
+
+    @property
+    def _image_pooling(self) -> nn.Module | None:
+        aspp = self.model.encoder.aspp
+        return aspp.image_pooling if isinstance(aspp, ASPP) else None
+
+    def _images(self, image: NDArray[np.uint8]) -> Tensor:
+        images = torch.tensor(image)  # a copy: PIL's memory is read-only
+        return images.permute(2, 0, 1)[None].to(self._device)
+
+
+def _channels_last(values: Tensor) -> NDArray[np.float32]:
+    """Turns (1, C, h, w) into (h, w, C)."""
+    return np.ascontiguousarray(values[0].permute(1, 2, 0).float().cpu().numpy())
+
+
+def fingerprint(model: DeepLabV3Plus) -> str:
+    """Hashes architecture and weights: the file they came from may be gone, or never was."""
+    digest = hashlib.sha256(repr(model.architecture).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,71 @@
+"""The pictures a model does best and worst on, class by class, kept while they go by."""
+
+import io
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from atrous.classes import Color
+from atrous.evaluation.evaluator import Outcome
+from atrous.predict import overlay
+
+KEPT = 2  # of the best and of the worst of each class
+SMALLEST = 0.01  # share of a picture a class must have there: slivers say little
+_SIDE = 300  # of a shown picture, in pixels
+
+
+class Shown(NamedTuple):
+    """A picture worth looking at for one class."""
+
+    iou: float
+    name: str
+    predicted: bytes  # JPEG: the picture tinted by predicted class
+    true: bytes  # JPEG: tinted by true class
+
+
+class Gallery:
+    """Keeps the best and the worst pictures of each class; give it to `evaluate`'s `on_picture`.
+
+    Attributes:
+        palette: Colours of the classes.
+        best: By class, best first.
+        worst: By class, worst first.
+    """
+
+    def __init__(self) -> None:
+        self.palette: tuple[Color, ...] = ()
+        self.best: dict[int, list[Shown]] = {}
+        self.worst: dict[int, list[Shown]] = {}
+
+    def __call__(self, outcome: Outcome) -> None:
+        """Considers one picture."""
+        target, labels, self.palette = outcome.target, outcome.labels, outcome.palette
+        shown: tuple[bytes, bytes] | None = None
+        for index in np.flatnonzero(np.bincount(target.ravel())[: len(self.palette)]):
+            true, predicted = target == index, (labels == index) & (target < len(self.palette))
+            if true.mean() < SMALLEST:
+                continue
+            iou = float((true & predicted).sum() / (true | predicted).sum())
+            for kept, sign in ((self.best, -1), (self.worst, 1)):
+                places = kept.setdefault(int(index), [])
+                if len(places) == KEPT and sign * iou >= sign * places[-1].iou:
+                    continue
+                shown = shown or self._draw(outcome)
+                places.append(Shown(iou, outcome.name, *shown))
+                places.sort(key=lambda entry: sign * entry.iou)
+                del places[KEPT:]
+
+    def _draw(self, outcome: Outcome) -> tuple[bytes, bytes]:
+        return (
+            self._jpeg(outcome.image, outcome.labels),
+            self._jpeg(outcome.image, outcome.target),
+        )
+
+    def _jpeg(self, image: NDArray[np.uint8], labels: overlay.Labels) -> bytes:
+        tinted = overlay.overlay(Image.fromarray(image), labels, self.palette)
+        tinted.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
+        buffer = io.BytesIO()
+        tinted.save(buffer, "JPEG", quality=85)
+        return buffer.getvalue()

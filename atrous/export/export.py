@@ -1,0 +1,224 @@
+"""Exports a model to one self-describing ONNX file, checked against torch before it is named."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from atrous import __version__
+from atrous.engines.exported_file import Header
+from atrous.engines.openvino import ExportedEngine
+from atrous.errors import AtrousError, ExitCode
+from atrous.export.graph import OPSET, Graph, write_graph
+from atrous.images.decode import atomic
+from atrous.layers import Size
+from atrous.model import DeepLabV3Plus
+from atrous.weights.schema import to_json
+
+logger = logging.getLogger(__name__)
+
+CHECKED_SIZES: tuple[Size, ...] = ((129, 97), (96, 128), (50, 163), (1, 1))
+TOLERANCE = 1e-3  # of the standard deviation of the logits
+HALF_TOLERANCE = 0.2  # the same where weights were rounded to 16 bits, after the exact check
+_LARGE = 1024  # values of an initializer worth storing in half the bytes
+
+
+def export(
+    model: DeepLabV3Plus,
+    out: str | Path,
+    *,
+    size: Size | None = None,
+    pictures: Sequence[NDArray[np.uint8]] = (),
+    half: bool = False,
+) -> Header:
+    """Writes a model to an ONNX file that needs nothing else to be run.
+
+    The file maps uint8 RGB pictures (1, H, W, 3) to coarse logits (1, h, w, K), and holds class
+    names, palette, strides, licence and provenance. It is run and compared with the model at
+    several sizes before it appears under its name.
+
+    Args:
+        model: The model.
+        out: The file.
+        size: Height and width to fix it to; None: any.
+        pictures: Pictures to compare on besides the made-up ones.
+        half: Store weights in 16 bits, for half the size; the arithmetic stays in 32.
+
+    Returns:
+        What the file says about itself.
+
+    Raises:
+        AtrousError: The exported file does not compute what the model does (the first layer
+            that differs is named), or the backbone uses an unknown operation.
+    """
+    training = model.training
+    model.eval()
+    try:
+        graph = write_graph(model)
+        samples = [*made_up_pictures(size), *pictures]
+        header = describe(model, graph, size=size)
+        with atomic(out) as temporary:
+            _write_and_check(model, graph, header, temporary, samples, TOLERANCE)
+            if half:
+                _halve(graph.proto)
+                header = describe(model, graph, size=size, precision="float16")
+                _write_and_check(model, graph, header, temporary, samples, HALF_TOLERANCE)
+    finally:
+        model.train(training)
+    return header
+
+
+def describe(
+    model: DeepLabV3Plus, graph: Graph, *, size: Size | None, precision: str = "float32"
+) -> Header:
+    """Returns what a file of this model and graph says about itself; fixes the graph's size."""
+    if size is not None:
+        dims = graph.proto.input[0].type.tensor_type.shape.dim
+        dims[1].dim_value, dims[2].dim_value = size
+    provenance = model.provenance
+    return Header(
+        classes=model.classes,
+        palette=model.palette,
+        output_stride=model.output_stride,
+        logits_stride=model.logits_stride,
+        backbone=model.architecture.backbone,
+        precision=precision,
+        licence=provenance.licence,
+        source=provenance.source,
+        source_sha256=provenance.sha256,
+        sha256=hashlib.sha256(graph.proto.SerializeToString(deterministic=True)).hexdigest(),
+        reach=graph.reach,
+        size=size or (0, 0),
+        training=to_json(provenance.training) if provenance.training else {},
+        notes=tuple(provenance.notes),
+    )
+
+
+def _halve(graph: onnx.GraphProto) -> None:
+    """Stores large initializers in 16 bits, each with a cast in front of the graph."""
+    casts = []
+    for tensor in graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT or np.prod(tensor.dims) < _LARGE:
+            continue
+        name = tensor.name
+        half = numpy_helper.to_array(tensor).astype(np.float16)
+        tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
+        casts.append(
+            helper.make_node("Cast", [tensor.name], [name], name=name, to=onnx.TensorProto.FLOAT)
+        )
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def as_file(graph: Graph, header: Header) -> onnx.ModelProto:
+    """Returns the model file of a graph."""
+    proto = helper.make_model(
+        graph.proto,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=8,
+        producer_name="atrous",
+        producer_version=__version__,
+    )
+    helper.set_model_props(proto, header.properties())
+    return proto
+
+
+def made_up_pictures(size: Size | None) -> list[NDArray[np.uint8]]:
+    """Returns pictures of several sizes, or of the only one: smooth shapes under noise."""
+    random = np.random.default_rng(0)
+    pictures = []
+    for height, width in CHECKED_SIZES if size is None else (size,):
+        rows, columns = np.mgrid[:height, :width]
+        waves = np.stack([np.sin(rows / 9 + c) + np.cos(columns / (7 + c)) for c in range(3)], -1)
+        noise = random.normal(0, 0.3, (height, width, 3))
+        pictures.append(np.clip(128 + 60 * (waves + noise), 0, 255).astype(np.uint8))
+    return pictures
+
+
+def _write_and_check(
+    model: DeepLabV3Plus,
+    graph: Graph,
+    header: Header,
+    path: Path,
+    pictures: Sequence[NDArray[np.uint8]],
+    tolerance: float,
+) -> None:
+    """Writes the file and compares it with the model, picture by picture."""
+    proto, layers = as_file(graph, header), graph.layers
+    onnx.save(proto, path)
+    engine = ExportedEngine(path, keep_compiled=False)
+    for picture in pictures:
+        expected = torch_logits(model, picture)
+        found = engine.coarse_logits(picture)
+        difference = _difference(expected, found)
+        logger.info("export differs from torch by %.1e at %s", difference, picture.shape[:2])
+        if not difference < tolerance:  # NaN differs too
+            layer, by = _first_difference(model, proto, layers, picture, tolerance)
+            raise AtrousError(
+                "E-EXPORT-DIFFERS",
+                f"the exported model differs from torch by {difference:.1e} standard deviations "
+                f"of the logits on a picture of {picture.shape[0]} x {picture.shape[1]}; "
+                f"the first layer to differ is {layer}, by {by:.1e}",
+                fix="nothing was written; report this with the model's options",
+                exit_code=ExitCode.BUG,
+            )
+
+
+def torch_logits(model: DeepLabV3Plus, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Returns the coarse logits (h, w, K) of a picture (H, W, 3)."""
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        images = torch.tensor(picture, device=device).permute(2, 0, 1)[None]
+        return model.coarse_logits(images)[0].permute(1, 2, 0).float().cpu().numpy()
+
+
+def _difference(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
+    """Returns the largest difference in standard deviations of what is expected."""
+    if expected.shape != found.shape:
+        return float("inf")
+    return float(np.abs(expected - found).max() / max(float(expected.std()), 1e-6))
+
+
+def _first_difference(
+    model: DeepLabV3Plus,
+    proto: onnx.ModelProto,
+    layers: dict[str, str],
+    picture: NDArray[np.uint8],
+    tolerance: float,
+) -> tuple[str, float]:
+    """Finds the first layer whose output differs, by making all of them outputs."""
+    from atrous.engines.openvino import openvino_core
+
+    expected: dict[str, NDArray[np.float32]] = {}
+
+    def remember(name: str) -> Any:
+        def hook(_module: Any, _inputs: Any, output: torch.Tensor) -> None:
+            expected[name] = output.detach().cpu().numpy().copy()
+
+        return hook
+
+    modules = dict(model.named_modules())
+    handles = [modules[name].register_forward_hook(remember(name)) for name in layers]
+    try:
+        torch_logits(model, picture)
+    finally:
+        for handle in handles:
+            handle.remove()
+    core = openvino_core()
+    graph = core.read_model(proto.SerializeToString())
+    names = [name for name in layers if name in expected]
+    graph.add_outputs([layers[name] for name in names if layers[name] != "logits"])
+    outputs = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(picture[None])
+    for name in names:
+        difference = _difference(expected[name], outputs[layers[name]])
+        if not difference < tolerance:
+            return name, difference
+    return "logits", float("nan")

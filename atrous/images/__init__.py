@@ -1,0 +1,1 @@
+"""Picture files: decoded safely, read by windows, written whole or not at all."""

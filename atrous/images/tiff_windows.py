@@ -1,0 +1,229 @@
+"""Pictures read by windows, so that memory does not grow with their size.
+
+A TIFF consists of tiles or strips that are compressed one by one. Pillow decodes a picture whole,
+so each block is handed to it as a small TIFF of its own: the same decoders, no other package.
+"""
+
+import io
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, TiffTags
+from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
+
+from atrous.errors import AtrousError, ExitCode
+from atrous.images.decode import open_image, to_rgb
+
+CACHE_BYTES = 64 << 20  # of decoded blocks, which neighbouring windows share
+MOST_BLOCK_PIXELS = 1 << 24  # larger blocks are not worth the name
+_ROWS_BYTES = 1 << 20  # of uncompressed strips read at a time
+
+_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the latter two are BigTIFF
+_UNCOMPRESSED, _JPEG = 1, 7
+_COMPRESSIONS = (_UNCOMPRESSED, 5, _JPEG, 8, 32773, 32946, 50000)  # LZW, deflate, PackBits, Zstd
+_YCBCR = 6
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
+_STRIP_OFFSETS, _ORIENTATION, _SAMPLES, _STRIP_ROWS, _STRIP_BYTES = 273, 274, 277, 278, 279
+_PLANES, _SAMPLE_FORMAT = 284, 339
+_TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_BYTES = 322, 323, 324, 325
+# What else decides how a block is decoded: fill order, predictor, colour map, extra samples,
+# JPEG tables, YCbCr.
+_DECODING = (
+    *(_BITS, _COMPRESSION, _PHOTOMETRIC, 266, _SAMPLES, _PLANES, 317, 320),
+    *(338, _SAMPLE_FORMAT, 347, 529, 530, 531, 532),
+)
+
+
+class Windows(Protocol):
+    """A picture of which any window can be read."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        ...
+
+    @property
+    def bytes_held(self) -> int:
+        """Memory it takes, at most."""
+        ...
+
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
+        """Returns a window inside the picture, (height, width, 3) RGB."""
+        ...
+
+
+class DecodedPicture:
+    """Windows of a picture in memory."""
+
+    def __init__(self, image: Image.Image) -> None:
+        self.size = image.height, image.width
+        self.bytes_held = 6 * image.height * image.width  # once more while it was decoded
+        self._image = image
+
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
+        """Returns a window inside the picture, (height, width, 3) RGB."""
+        return np.asarray(self._image.crop((left, top, left + width, top + height)))
+
+
+class _Block(NamedTuple):
+    """A rectangle of a TIFF and where its data lie in the file."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    offset: int
+    length: int
+
+
+class TiffWindows:
+    """Windows of a TIFF file; see `open_tiff`.
+
+    Args:
+        path: The file.
+        tags: Of its first picture.
+
+    Attributes:
+        size: Height and width.
+        bytes_held: Memory it takes, at most.
+        blocks: Tiles or strips, row by row.
+    """
+
+    def __init__(self, path: Path, tags: ImageFileDirectory_v2) -> None:
+        self.path = path
+        self.size = int(tags[_HEIGHT]), int(tags[_WIDTH])
+        self.bytes_held = CACHE_BYTES
+        self._tags = tags
+        self.blocks = list(_tiles(tags) if _TILE_OFFSETS in tags else _strips(tags))
+        self._bottoms = [block.top + block.height for block in self.blocks]
+        self._cache: OrderedDict[_Block, NDArray[np.uint8]] = OrderedDict()
+        self._cached = 0
+
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
+        """Returns a window inside the picture, (height, width, 3) RGB.
+
+        Raises:
+            AtrousError: The file is truncated or damaged there.
+        """
+        window = np.empty((height, width, 3), np.uint8)
+        for block in islice(self.blocks, bisect_right(self._bottoms, top), None):
+            if block.top >= top + height:
+                break
+            first, last = max(top, block.top), min(top + height, block.top + block.height)
+            start, end = max(left, block.left), min(left + width, block.left + block.width)
+            if start < end:
+                window[first - top : last - top, start - left : end - left] = self._pixels(block)[
+                    first - block.top : last - block.top, start - block.left : end - block.left
+                ]
+        return window
+
+    def _pixels(self, block: _Block) -> NDArray[np.uint8]:
+        if block in self._cache:
+            self._cache.move_to_end(block)
+            return self._cache[block]
+        pixels = self._decoded(block)
+        self._cache[block] = pixels
+        self._cached += pixels.nbytes
+        while self._cached > CACHE_BYTES and len(self._cache) > 1:
+            self._cached -= self._cache.popitem(last=False)[1].nbytes
+        return pixels
+
+    def _decoded(self, block: _Block) -> NDArray[np.uint8]:
+        with self.path.open("rb") as file:
+            file.seek(block.offset)
+            data = file.read(block.length)
+        tags = ImageFileDirectory_v2(prefix=self._tags.prefix)
+        for tag in _DECODING:
+            if tag in self._tags:
+                tags.tagtype[tag] = self._tags.tagtype[tag]
+                tags[tag] = self._tags[tag]
+        tags[_WIDTH], tags[_HEIGHT] = block.width, block.height
+        tags[_STRIP_ROWS], tags[_STRIP_BYTES] = block.height, len(data)
+        tags.tagtype[_STRIP_OFFSETS] = TiffTags.LONG
+        tags[_STRIP_OFFSETS] = 0  # from the end of the directory
+        stream = io.BytesIO()
+        stream.name = str(self.path)  # for errors
+        tags.save(stream)
+        stream.write(data)
+        stream.seek(0)
+        with open_image(stream) as image:
+            return np.asarray(to_rgb(image))
+
+
+def open_tiff(path: Path) -> TiffWindows | None:
+    """Returns the windows of a TIFF file.
+
+    None for other files, and for TIFFs that must be decoded whole to be like `read_image`: turned
+    ones, 32-bit ones (which are scaled by their extremes), separate colour planes, rare
+    compressions, or blocks beyond 16 megapixels.
+
+    Raises:
+        AtrousError: A TIFF that is damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            if file.read(4) not in _MAGIC:
+                return None
+    except OSError:
+        return None  # whoever decodes it says why
+    with open_image(path, max_pixels=2**62, decode=False) as image:
+        if not isinstance(image, TiffImageFile) or not _has_windows(image.tag_v2):
+            return None
+        windows = TiffWindows(path, image.tag_v2)
+    blocks = windows.blocks
+    if max(block.height * block.width for block in blocks) > MOST_BLOCK_PIXELS:
+        return None
+    if max(block.offset + block.length for block in blocks) > path.stat().st_size:
+        raise AtrousError(
+            "E-IMAGE-BROKEN",
+            "the picture ends before its last tile or strip",
+            where=path,
+            fix="the file is truncated or damaged; copy it again from its source",
+            exit_code=ExitCode.SOME_FAILED,
+        )
+    return windows
+
+
+def _has_windows(tags: ImageFileDirectory_v2) -> bool:
+    compression = tags.get(_COMPRESSION, _UNCOMPRESSED)
+    bits = tags.get(_BITS, (1,))
+    return (
+        compression in _COMPRESSIONS
+        and tags.get(_ORIENTATION, 1) == 1
+        and (tags.get(_PLANES, 1) == 1 or tags.get(_SAMPLES, 1) == 1)
+        and max(bits) <= 16
+        and (compression == _JPEG or tags.get(_PHOTOMETRIC) != _YCBCR)
+        and (_TILE_OFFSETS in tags or _STRIP_OFFSETS in tags)
+    )
+
+
+def _tiles(tags: ImageFileDirectory_v2) -> Iterator[_Block]:
+    height, width = int(tags[_TILE_HEIGHT]), int(tags[_TILE_WIDTH])
+    tops, lefts = range(0, int(tags[_HEIGHT]), height), range(0, int(tags[_WIDTH]), width)
+    places = ((top, left) for top in tops for left in lefts)
+    for (top, left), *data in zip(places, tags[_TILE_OFFSETS], tags[_TILE_BYTES], strict=True):
+        yield _Block(top, left, height, width, *data)
+
+
+def _strips(tags: ImageFileDirectory_v2) -> Iterator[_Block]:
+    """Yields strips; uncompressed ones, often the whole picture, a few rows at a time."""
+    height, width = int(tags[_HEIGHT]), int(tags[_WIDTH])
+    rows = min(int(tags.get(_STRIP_ROWS, height)), height)
+    tops = range(0, height, rows)
+    row_bytes = -(-width * sum(tags.get(_BITS, (1,))) // 8)
+    few = max(1, _ROWS_BYTES // row_bytes)
+    for top, *data in zip(tops, tags[_STRIP_OFFSETS], tags[_STRIP_BYTES], strict=True):
+        bottom = min(top + rows, height)
+        if tags.get(_COMPRESSION, _UNCOMPRESSED) != _UNCOMPRESSED:
+            yield _Block(top, 0, bottom - top, width, *data)
+            continue
+        for first in range(top, bottom, few):
+            count = min(few, bottom - first)
+            offset = data[0] + (first - top) * row_bytes
+            yield _Block(first, 0, count, width, offset, count * row_bytes)

@@ -1,0 +1,1 @@
+"""From pictures to label maps, overlays and areas, without torch."""

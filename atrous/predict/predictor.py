@@ -1,0 +1,122 @@
+"""The Predictor: from a picture to its segmentation."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from atrous.classes import Color
+from atrous.engines.open import open_engine
+from atrous.engines.openvino import Engine
+from atrous.errors import AtrousError
+from atrous.images.decode import MAX_PIXELS, read_image, to_rgb, upright
+from atrous.images.tiff_windows import DecodedPicture, Windows, open_tiff
+from atrous.predict import tiles
+from atrous.predict.segmentation import Segmentation, labels_of
+from atrous.predict.tiled import TiledSegmentation
+
+if TYPE_CHECKING:
+    from atrous.model import DeepLabV3Plus
+
+MEMORY = 2_000_000_000  # bytes of the process, beyond which pictures are seen in tiles
+
+
+class Predictor:
+    """Segments pictures with a model.
+
+    Args:
+        model: The path of a model file, a `DeepLabV3Plus`, or an `Engine`.
+        threads: Threads to use; None: one for each processor this process may run on.
+        memory: Bytes the process may take: larger pictures are seen in overlapping tiles. An
+            estimate, kept for exported files.
+        unknown_below: Probability in 0..1 that a pixel's class must reach; others get the highest
+            label, and are "unknown" in the areas.
+
+    Raises:
+        AtrousError: No such model, what it needs is not installed, or no probability.
+    """
+
+    def __init__(
+        self,
+        model: "str | Path | DeepLabV3Plus | Engine | None" = None,
+        *,
+        threads: int | None = None,
+        memory: int = MEMORY,
+        unknown_below: float = 0.0,
+    ) -> None:
+        if not 0 <= unknown_below <= 1:
+            raise AtrousError("E-OPTIONS", f"unknown_below must be in 0..1, not {unknown_below}")
+        self.memory, self.unknown_below = memory, unknown_below
+        if _is_engine(model):
+            self.engine: Engine = model  # type: ignore[assignment]
+        else:
+            self.engine = open_engine(model, threads=threads)  # type: ignore[arg-type]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes in the order of the label values."""
+        return self.engine.classes
+
+    @property
+    def palette(self) -> tuple[Color, ...]:
+        """Colours of the classes."""
+        return self.engine.palette
+
+    def __call__(self, image: str | Path | Image.Image | NDArray[np.uint8]) -> Segmentation:
+        """Segments one picture at its own size.
+
+        A picture beyond the memory is seen in tiles, when its labels are asked for or saved; a TIFF
+        of tiles or strips is then never decoded whole, and may have any size.
+
+        Args:
+            image: A path, a PIL picture, or an (H, W, 3) uint8 array, RGB.
+
+        Raises:
+            AtrousError: The picture cannot be read, the array is no picture, or the memory is
+                too small for any tile.
+        """
+        if isinstance(image, (str, Path)):
+            windows = open_tiff(Path(image))
+            if windows is not None and self._too_large(windows.size):
+                return self._tiled(windows)
+        picture = _as_picture(image)
+        if self._too_large((picture.height, picture.width)):
+            return self._tiled(DecodedPicture(picture))
+        coarse = self.engine.coarse_logits(np.asarray(picture))
+        stride = self.engine.logits_stride
+        labels = labels_of(coarse, stride, (picture.height, picture.width), self.unknown_below)
+        return Segmentation(
+            picture, labels, self.classes, self.palette, coarse, stride, self.unknown_below
+        )
+
+    def _too_large(self, size: tuple[int, int]) -> bool:
+        return size[0] * size[1] > MAX_PIXELS or not tiles.fits(self.engine, size, self.memory)
+
+    def _tiled(self, picture: Windows) -> TiledSegmentation:
+        grid = tiles.plan(self.engine, picture, self.memory)
+        return TiledSegmentation(self.engine, picture, grid, self.unknown_below)
+
+
+def _is_engine(model: object) -> bool:
+    # A model has coarse_logits too, but no fingerprint.
+    return hasattr(model, "coarse_logits") and hasattr(model, "fingerprint")
+
+
+def _as_picture(image: str | Path | Image.Image | NDArray[np.uint8]) -> Image.Image:
+    if isinstance(image, (str, Path)):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        return to_rgb(upright(image))
+    if not isinstance(image, np.ndarray):
+        raise AtrousError(
+            "E-IMAGE-ARRAY",
+            f"expected a path, a PIL image or an array, got {type(image).__name__}",
+        )
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+        raise AtrousError(
+            "E-IMAGE-ARRAY",
+            f"expected an array (H, W, 3) of uint8, got {image.shape} of {image.dtype}",
+        )
+    return Image.fromarray(image)

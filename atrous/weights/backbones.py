@@ -1,0 +1,267 @@
+"""ImageNet weights for backbones: where they are, and how they get into a model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from atrous.architecture import Provenance
+from atrous.errors import AtrousError, ExitCode, unknown_name
+from atrous.model import Model
+from atrous.weights import hub, store, zoo
+from atrous.weights.differences import check_finite, compare
+from atrous.weights.tensorflow import names as tf_names
+from atrous.weights.tensorflow import tflite
+from atrous.weights.tensorflow.files import read_tensorflow
+from atrous.weights.torch import foreign
+from atrous.weights.torch import names as torch_names
+from atrous.weights.torch.files import is_pickle, read_tensors
+from atrous.weights.transfer import file_digest
+
+# What pretrained="imagenet" means: a repository of timm's, or an entry of the zoo with its hash.
+_DEFAULTS = {
+    "xception41": "hf:timm/xception41.tf_in1k",  # the authors' own, ported
+    "xception65": "hf:timm/xception65.tf_in1k",
+    "xception71": "hf:timm/xception71.tf_in1k",
+    "mobilenet_v2": "mobilenetv2_imagenet_ptq",
+}
+_FOLDED = (
+    "batch norm is folded into the convolutions: training restores it from its first pictures "
+    "(training.batch_norm.restore_folded)"
+)
+
+
+# What must be equal for the weights of one backbone to be those of another.
+_OF_THE_BACKBONE = (
+    "backbone", "depth_multiplier", "in_channels", "stem", "relu_after_depthwise",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class BackboneWeights:
+    """Weights of a backbone, ready for a model of its architecture.
+
+    Args:
+        assign: Copies them into a model's backbone.
+        architecture: Fields of `Architecture` that come with them: normalisation and epsilon.
+        timm: Tensors, where timm itself has to load them while it builds the network.
+    """
+
+    assign: Callable[[Model], None]
+    architecture: dict[str, Any] = field(default_factory=dict)
+    timm: dict[str, Tensor] | None = None
+
+
+def find(source: str | Path, backbone: str) -> BackboneWeights:
+    """Finds and reads weights for a backbone.
+
+    Args:
+        source: ``imagenet``, the path of a file or run folder, ``hf:org/name``, or a name of the
+            zoo.
+        backbone: As in `create_model`.
+
+    Raises:
+        AtrousError: There are none, or they are of another network, damaged or malicious.
+    """
+    path, name = _locate(str(source), backbone)
+    provenance = Provenance(name, sha256=file_digest(path) if path.is_file() else "")
+    if store.is_ours(path):
+        return _from_store(path, provenance)
+    if backbone.startswith("timm/"):
+        return _for_timm(path, provenance)
+    if path.suffix == ".tflite":
+        return _from_tflite(path, provenance)
+    if path.is_file() and (path.suffix == ".safetensors" or is_pickle(path)):
+        return _from_torch(path, backbone, provenance)
+    return _from_tensorflow(path, provenance)
+
+
+def _locate(source: str, backbone: str) -> tuple[Path, str]:
+    """Returns a file and what to call it."""
+    if source == "imagenet":
+        if backbone.startswith("timm/"):
+            source = _timm_repository(backbone.removeprefix("timm/"))
+        elif backbone in _DEFAULTS:
+            source = _DEFAULTS[backbone]
+        else:
+            raise AtrousError(
+                "E-PRETRAINED",
+                f"no ImageNet weights of {backbone} are published that could be checked",
+                fix=_advice(backbone),
+            )
+    if source.startswith("hf:"):
+        return hub.download(hub.parse(source)), source
+    if source in zoo.names():
+        return zoo.download(source), source
+    path = Path(source)
+    if (path / "best.safetensors").is_file():  # a run folder
+        return path / "best.safetensors", source
+    if path.name == source and not path.suffix and not (path.exists() or _is_checkpoint(path)):
+        raise unknown_name("weights", source, ("imagenet", *zoo.names()))
+    return path, path.name
+
+
+def _is_checkpoint(prefix: Path) -> bool:
+    return prefix.with_name(f"{prefix.name}.index").exists()
+
+
+def _advice(backbone: str) -> str:
+    if backbone.startswith("resnet"):
+        return (
+            f"use the backbone timm/{backbone}, or name the archive of the authors' own as "
+            f"pretrained= (atrous models lists {backbone}_imagenet)"
+        )
+    return "name a file as pretrained="
+
+
+def _timm_repository(name: str) -> str:
+    import timm
+
+    config = timm.models.get_pretrained_cfg(name)
+    if config is None or not config.hf_hub_id:
+        raise AtrousError("E-PRETRAINED", f"timm has no weights of {name} on the hub")
+    return f"hf:{config.hf_hub_id}"
+
+
+def _from_store(path: Path, provenance: Provenance) -> BackboneWeights:
+    """Takes the backbone of a model of this package: a classifier's, or any other."""
+    description, tensors = store.read(path)
+    theirs, prefix = description.architecture, "encoder.backbone."
+    backbone = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    provenance.licence = description.provenance.licence
+
+    def assign(model: Model) -> None:
+        ours = model.architecture
+        for name in _OF_THE_BACKBONE:
+            if getattr(theirs, name) != getattr(ours, name):
+                raise AtrousError(
+                    "E-WEIGHTS-BACKBONE",
+                    f"weights of {name} {getattr(theirs, name)!r}, and the network's is "
+                    f"{getattr(ours, name)!r}",
+                    where=path,
+                    fix="ask for a network of the same backbone, or name other weights",
+                    exit_code=ExitCode.DATA,
+                )
+        store.copy_tensors(model.encoder.backbone, backbone, path)
+        left_out = [name for name in tensors if not name.startswith(prefix)]
+        copied = f"{len(backbone)} tensors of the backbone copied"
+        _record(model, provenance, left_out, [copied, *description.provenance.notes])
+
+    preprocessing = description.preprocessing
+    return BackboneWeights(
+        assign,
+        {
+            "mean": preprocessing.mean,
+            "std": preprocessing.std,
+            "epsilon": theirs.epsilon,
+            "one_sided_padding": theirs.one_sided_padding,
+        },
+    )
+
+
+def _for_timm(path: Path, provenance: Provenance) -> BackboneWeights:
+    tensors = read_tensors(path).tensors  # here, so that timm opens no file that could run code
+    return BackboneWeights(
+        lambda model: _check_timm(model, tensors, path, provenance), timm=tensors
+    )
+
+
+def _check_timm(
+    model: Model, tensors: dict[str, Tensor], path: Path, provenance: Provenance
+) -> None:
+    """Makes sure that timm, which loads what fits, left no tensor at its random values."""
+    network: Any = model.encoder.backbone.network
+    ours = {n: t for n, t in network.state_dict().items() if "num_batches_tracked" not in n}
+    file = {n: t for n, t in tensors.items() if n in ours}
+    adapted = model.architecture.in_channels != 3  # timm then changes the first convolution
+    shapes = {n: ours[n].shape if adapted else t.shape for n, t in file.items()}
+    differences = compare(_shapes(ours), {n: tuple(s) for n, s in shapes.items()})
+    if differences:
+        raise differences.error(path)
+    changed = [
+        n for n, t in file.items() if t.shape == ours[n].shape and not torch.equal(t, ours[n])
+    ]
+    assert adapted or not changed, f"timm changed {changed[:3]}"
+    _record(model, provenance, [])
+
+
+def _from_tensorflow(path: Path, provenance: Provenance) -> BackboneWeights:
+    variables, extras = read_tensorflow(path)
+    check_finite(variables.items(), path)
+
+    def assign(model: Model) -> None:
+        root = tf_names.ROOTS[model.architecture.backbone]
+        wanted = {n: v for n, v in variables.items() if n.startswith(f"{root}/")}
+        if not wanted:
+            scopes = sorted({name.split("/")[0] for name in variables})
+            raise AtrousError(
+                "E-WEIGHTS-BACKBONE",
+                f"no variables of {root}; found the scopes {', '.join(scopes)}",
+                where=path,
+                exit_code=ExitCode.DATA,
+            )
+        tf_names.assign(model, wanted, path, part="encoder.backbone")
+        left_out = [name for name in variables if name not in wanted]
+        _record(model, provenance, left_out, extras.notes())
+
+    return BackboneWeights(assign)
+
+
+def _from_tflite(path: Path, provenance: Provenance) -> BackboneWeights:
+    graph = tflite.read(path)
+    wanted = {n: v for n, v in graph.variables.items() if _is_backbone(n)}
+
+    def assign(model: Model) -> None:
+        tf_names.assign(model, wanted, path, part="encoder.backbone")
+        _record(model, provenance, [n for n in graph.variables if n not in wanted], [_FOLDED])
+
+    # Its padding stays behind: symmetric padding gives the features of a graph for even sizes, only
+    # from pixel i * stride rather than up to a stride beyond it.
+    return BackboneWeights(assign, {"mean": (graph.mean,), "std": (graph.std,)})
+
+
+def _is_backbone(name: str) -> bool:
+    return name.startswith("MobilenetV2/") and not name.startswith(
+        ("MobilenetV2/Conv_1/", "MobilenetV2/Logits/")
+    )
+
+
+def _from_torch(path: Path, backbone: str, provenance: Provenance) -> BackboneWeights:
+    file = read_tensors(path)
+    layout = torch_names.find_layout(file.tensors, backbone)
+    if layout is None:
+        raise foreign.refusal(_shapes(file.tensors), path)
+    tensors, left_out = torch_names.rename(file.tensors, layout, backbone)
+
+    def assign(model: Model) -> None:
+        ours = model.encoder.backbone.state_dict()
+        counters = {n: t for n, t in ours.items() if n.endswith("num_batches_tracked")}
+        found = counters | tensors
+        differences = compare(_shapes(ours), _shapes(found))
+        if differences:
+            raise differences.error(path)
+        model.encoder.backbone.load_state_dict(found)
+        _record(model, provenance, left_out, file.notes)
+
+    return BackboneWeights(
+        assign, {"mean": layout.mean, "std": layout.std, "epsilon": layout.epsilon}
+    )
+
+
+def _record(
+    model: Model,
+    provenance: Provenance,
+    left_out: list[str],
+    notes: list[str] | None = None,
+) -> None:
+    provenance.notes = ["backbone only; the rest is randomly initialised", *(notes or [])]
+    if left_out:
+        provenance.notes.append(f"left out: {', '.join(left_out)}")
+    model.provenance = provenance
+
+
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}

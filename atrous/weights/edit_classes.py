@@ -1,0 +1,194 @@
+"""A model for other classes or of another shape: what it knows is copied, the rest starts anew."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from atrous.architecture import Architecture
+from atrous.build import build
+from atrous.classes import ClassTable, pascal_palette, plain_name
+from atrous.decoder import classifier
+from atrous.errors import AtrousError, unknown_name
+from atrous.model import DeepLabV3Plus
+
+Sources = Mapping[str, str | Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Where one class of a new classifier comes from.
+
+    Args:
+        name: The new class.
+        sources: Old classes whose mean it is; none: it is randomly initialised.
+    """
+
+    name: str
+    sources: tuple[str, ...]
+
+    def __str__(self) -> str:
+        if not self.sources:
+            return f"{self.name}: new, randomly initialised"
+        if len(self.sources) == 1:
+            return f"{self.name}: copied from {self.sources[0]}"
+        return f"{self.name}: mean of {', '.join(self.sources)}"
+
+
+def change_classes(
+    model: DeepLabV3Plus,
+    classes: ClassTable | Sequence[str],
+    *,
+    mapping: Sources | None = None,
+    reinit: bool = False,
+) -> tuple[Row, ...]:
+    """Gives a model a classifier for other classes, in place.
+
+    A class takes the row of the old one with its name (case, spaces and punctuation aside); an
+    entry of `mapping` names its source, or several that are merged: the mean of their rows. Naming
+    one source for several classes splits it. Classes without a source are initialised as in a new
+    model.
+
+    Args:
+        model: A model whose classes have names.
+        classes: The new ones, with colours or without.
+        mapping: New name -> old name or names.
+        reinit: Copy nothing.
+
+    Returns:
+        Where each new class comes from, in order.
+
+    Raises:
+        AtrousError: Names that repeat, or that `mapping` has and nobody else.
+    """
+    table = classes if isinstance(classes, ClassTable) else _table(classes)
+    rows = _plan(model.classes, table.classes, mapping or {}, reinit)
+    old = model.decoder.classifier
+    new = classifier(old.in_channels, len(rows)).to(old.weight.device, old.weight.dtype)
+    assert old.bias is not None
+    assert new.bias is not None
+    with torch.no_grad():
+        for index, row in enumerate(rows):
+            if row.sources:
+                sources = [model.classes.index(name) for name in row.sources]
+                new.weight[index] = old.weight[sources].mean(0)
+                new.bias[index] = old.bias[sources].mean(0)
+    model.decoder.classifier = new.train(old.training)
+    model.architecture = replace(model.architecture, num_classes=len(rows))
+    model.name_classes(table)
+    model.provenance.notes.append("classes changed: " + "; ".join(map(str, rows)))
+    return rows
+
+
+def graft(source: DeepLabV3Plus, architecture: Architecture) -> tuple[DeepLabV3Plus, list[str]]:
+    """Builds a network of another shape that starts from what fits of a trained one.
+
+    Tensors of the same name and shape are copied. ASPP's projection is copied branch by branch and
+    zero for branches the source lacks, so that they join in without disturbing what is there. A
+    decoder the source lacks at first passes on what the encoder says (if it has as many filters):
+    the new network then computes what the source did, and learns from there. The source's classes,
+    preprocessing, padding and epsilon come along.
+
+    Args:
+        source: The trained network.
+        architecture: The shape of the new one; its backbone must be the source's.
+
+    Returns:
+        The new network, and the names of its weights that are randomly initialised.
+
+    Raises:
+        AtrousError: The backbones differ.
+    """
+    old, new = source.architecture, architecture
+    if (old.backbone, old.depth_multiplier) != (new.backbone, new.depth_multiplier):
+        raise AtrousError(
+            "E-GRAFT",
+            f"the weights are of {old.backbone} (depth multiplier {old.depth_multiplier}), the new "
+            f"network's backbone is {new.backbone} ({new.depth_multiplier})",
+        )
+    model = build(
+        replace(
+            new,
+            num_classes=old.num_classes,
+            mean=old.mean,
+            std=old.std,
+            one_sided_padding=old.one_sided_padding,
+            epsilon=old.epsilon,
+        )
+    )
+    model.classes, model.palette = source.classes, source.palette
+    model.provenance = replace(source.provenance, notes=list(source.provenance.notes))
+    theirs = dict(source.state_dict())
+    if old.decoder != new.decoder and not (new.decoder and _pass_on(model)):
+        # The classifier saw other features.
+        theirs = {name: t for name, t in theirs.items() if not name.startswith("decoder.")}
+    ours = model.state_dict()
+    projection = "encoder.aspp.project.conv.weight"
+    fitting = {n: t for n, t in theirs.items() if n in ours and ours[n].shape == t.shape}
+    if projection not in fitting and projection in theirs and _same_branches(old, new):
+        fitting[projection] = _wider(theirs[projection], ours[projection])
+    model.load_state_dict({**ours, **fitting})
+    parameters = {name for name, _ in model.named_parameters()}
+    return model, sorted(parameters - fitting.keys())
+
+
+@torch.no_grad()
+def _pass_on(model: DeepLabV3Plus) -> bool:
+    """Makes a decoder's refinements pass on their first inputs, the encoder's; says if it can."""
+    channels, refine = model.encoder.aspp.channels, model.architecture.refine
+    if not refine or any(filters != channels for _, filters in refine):
+        return False
+    for name, module in model.decoder.named_modules():
+        if ".refine." not in name:
+            continue
+        if isinstance(module, nn.BatchNorm2d):  # exactly the identity, as where it was folded
+            assert module.running_var is not None
+            module.running_var.fill_(1 - module.eps)
+        elif isinstance(module, nn.Conv2d):
+            middle = module.kernel_size[0] // 2
+            module.weight.zero_()
+            taps = module.weight[:, :, middle, middle]
+            taps.fill_diagonal_(1) if module.groups == 1 else taps.fill_(1)
+    return True
+
+
+def _same_branches(old: Architecture, new: Architecture) -> bool:
+    """Says whether the new ASPP begins with the old one's branches, in their order."""
+    kinds = [(a.head, a.image_pooling, a.separable) for a in (old, new)]
+    return kinds[0] == kinds[1]
+
+
+def _wider(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    """Returns a projection of the new width whose first columns are the old one."""
+    wider = torch.zeros_like(new)
+    wider[:, : old.shape[1]] = old[:, : new.shape[1]]
+    return wider
+
+
+def _table(names: Sequence[str]) -> ClassTable:
+    if len(set(names)) != len(names) or not names:
+        raise AtrousError("E-CLASSES", f"class names must differ and be given: {', '.join(names)}")
+    return ClassTable("given", tuple(names), pascal_palette(len(names)))
+
+
+def _plan(
+    old: Sequence[str], new: Sequence[str], mapping: Sources, reinit: bool
+) -> tuple[Row, ...]:
+    by_name = {plain_name(name): name for name in old}
+    chosen = {name: _as_names(sources) for name, sources in mapping.items()}
+    for name in chosen:
+        if name not in new:
+            raise unknown_name("new class", name, new)
+    rows = []
+    for name in new:
+        sources = chosen.get(name, (name,) if plain_name(name) in by_name else ())
+        for source in sources:
+            if plain_name(source) not in by_name:
+                raise unknown_name("class of the model", source, old)
+        rows.append(Row(name, () if reinit else tuple(by_name[plain_name(s)] for s in sources)))
+    return tuple(rows)
+
+
+def _as_names(sources: str | Sequence[str]) -> tuple[str, ...]:
+    return (sources,) if isinstance(sources, str) else tuple(sources)

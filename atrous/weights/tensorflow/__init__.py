@@ -1,0 +1,1 @@
+"""TensorFlow's files and variable names, read without TensorFlow."""

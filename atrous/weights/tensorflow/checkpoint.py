@@ -1,0 +1,199 @@
+"""Reads TensorFlow V2 checkpoints (``.index`` and ``.data-*``) without TensorFlow.
+
+The index is a sorted string table (the LevelDB format) from tensor name to a protocol buffer with
+type, shape and place; the data files hold the bytes. Every length is checked against the files
+before anything of that length is made, and the checksums TensorFlow wrote are verified.
+The one published reader in pure Python was looked at and left: it needs protobuf below 3.19.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import google_crc32c
+import numpy as np
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
+from atrous.errors import AtrousError
+from atrous.weights.tensorflow.protos import DTYPES, message
+
+_MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
+_FOOTER = 48  # two block handles, padding, magic
+_MAX_INDEX = 64 << 20  # bytes; a checkpoint of the zoo has some 0.1 MB
+
+
+class Entry(NamedTuple):
+    """Where one tensor of a checkpoint lies."""
+
+    dtype: np.dtype[Any] | None  # None: a type that holds no numbers, such as string
+    shape: tuple[int, ...]
+    shard: int
+    offset: int
+    size: int
+    checksum: int
+
+
+def read_checkpoint(
+    prefix: Path, wanted: Callable[[str], bool] = lambda name: True
+) -> tuple[dict[str, NDArray[Any]], list[str]]:
+    """Reads the tensors of a V2 checkpoint.
+
+    Args:
+        prefix: The path without ``.index``.
+        wanted: Which names to read; the rest (optimizer slots, say) costs neither time nor memory.
+
+    Returns:
+        The arrays by name, and every name in the checkpoint.
+
+    Raises:
+        AtrousError: ``E-WEIGHTS-FORMAT`` for a file that is damaged, incomplete or of another
+            format; the tensor is named.
+    """
+    index = prefix.with_name(prefix.name + ".index")
+    shards, entries = _read_index(index)
+    _check_places(index, entries)
+    files = [prefix.with_name(f"{prefix.name}.data-{i:05}-of-{shards:05}") for i in range(shards)]
+    for file in files:
+        if not file.is_file():
+            raise _broken(file, "a data file of the checkpoint is missing")
+    arrays = {
+        name: _read_tensor(files[entry.shard], name, entry)
+        for name, entry in entries.items()
+        if entry.dtype is not None and wanted(name)
+    }
+    return arrays, list(entries)
+
+
+def _read_tensor(file: Path, name: str, entry: Entry) -> NDArray[Any]:
+    if entry.offset + entry.size > file.stat().st_size:
+        raise _broken(file, f"the file ends before tensor {name!r} does")
+    with file.open("rb") as data:
+        data.seek(entry.offset)
+        content = data.read(entry.size)
+    if _masked_crc(content) != entry.checksum:
+        raise _broken(file, f"the checksum of tensor {name!r} is wrong")
+    return np.frombuffer(content, entry.dtype).reshape(entry.shape).copy()
+
+
+def _read_index(path: Path) -> tuple[int, dict[str, Entry]]:
+    """Returns the number of data files and the entries by name."""
+    if path.stat().st_size > _MAX_INDEX:
+        raise _broken(path, "too long for the index of a checkpoint")
+    table = path.read_bytes()
+    if len(table) < _FOOTER or table[-8:] != _MAGIC:
+        raise _broken(path, "not the index of a TensorFlow V2 checkpoint")
+    try:
+        return _parse_index(path, table)
+    except (DecodeError, IndexError, UnicodeDecodeError) as error:
+        raise _broken(path, f"the index is damaged: {error}") from None
+
+
+def _parse_index(path: Path, table: bytes) -> tuple[int, dict[str, Entry]]:
+    _, position = _handle(table, len(table) - _FOOTER)
+    index_block, _ = _handle(table, position)
+    header: Any = None
+    entries: dict[str, Entry] = {}
+    previous: bytes | None = None
+    for _, value in _pairs(path, _block(path, table, index_block)):
+        for key, content in _pairs(path, _block(path, table, _handle(value, 0)[0])):
+            if previous is not None and key <= previous:
+                raise _broken(path, f"tensor {key!r} occurs twice or out of order")
+            previous = key
+            if key == b"":
+                header = message("BundleHeader", content)
+            else:
+                entries[key.decode()] = _entry(path, key.decode(), content)
+    if header is None or header.endianness != 0:
+        raise _broken(path, "the header is missing or says big-endian")
+    for name, entry in entries.items():
+        if not 0 <= entry.shard < header.num_shards:
+            raise _broken(path, f"tensor {name!r} lies in data file {entry.shard}, there is none")
+    return header.num_shards, entries
+
+
+def _entry(path: Path, name: str, content: bytes) -> Entry:
+    proto = message("BundleEntry", content)
+    shape = tuple(dim.size for dim in proto.shape.dim)
+    if proto.slices:
+        raise _broken(path, f"tensor {name!r} is stored in slices, which are not supported")
+    if min(shape, default=0) < 0 or proto.offset < 0 or proto.size < 0:
+        raise _broken(path, f"tensor {name!r} has a negative size")
+    dtype = DTYPES.get(proto.dtype)
+    if dtype is not None and math.prod(shape) * dtype.itemsize != proto.size:
+        raise _broken(path, f"tensor {name!r} of shape {shape} has {proto.size} bytes")
+    return Entry(dtype, shape, proto.shard_id, proto.offset, proto.size, proto.crc32c)
+
+
+def _check_places(path: Path, entries: dict[str, Entry]) -> None:
+    """Refuses tensors that share bytes."""
+    end = (-1, 0)
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].shard, item[1].offset)):
+        if (entry.shard, entry.offset) < end and entry.size:
+            raise _broken(path, f"tensor {name!r} overlaps another")
+        end = max(end, (entry.shard, entry.offset + entry.size))
+
+
+def _pairs(path: Path, block: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yields the keys and values of a block; a key shares a prefix with the one before."""
+    restarts = int.from_bytes(block[-4:], "little")
+    end = len(block) - 4 - 4 * restarts
+    if end < 0:
+        raise _broken(path, "the index is damaged: a block is too short")
+    position, key = 0, b""
+    while position < end:
+        shared, position = _varint(block, position)
+        fresh, position = _varint(block, position)
+        length, position = _varint(block, position)
+        if shared > len(key) or position + fresh + length > end:
+            raise _broken(path, "the index is damaged: a key or value leaves its block")
+        key = key[:shared] + block[position : position + fresh]
+        position += fresh + length
+        yield key, block[position - length : position]
+
+
+def _block(path: Path, table: bytes, handle: tuple[int, int]) -> bytes:
+    offset, size = handle
+    if offset + size + 5 > len(table):
+        raise _broken(path, "the index is damaged: a block leaves the file")
+    content, trailer = table[offset : offset + size + 1], table[offset + size + 1 :][:4]
+    if content[-1] != 0:
+        raise _broken(path, "the index is compressed, which TensorFlow's own never is")
+    if _masked_crc(content) != int.from_bytes(trailer, "little"):
+        raise _broken(path, "the index is damaged: the checksum of a block is wrong")
+    return content[:-1]
+
+
+def _handle(content: bytes, position: int) -> tuple[tuple[int, int], int]:
+    """Returns the (offset, size) written at `position`, and where it ends."""
+    offset, position = _varint(content, position)
+    size, position = _varint(content, position)
+    return (offset, size), position
+
+
+def _varint(content: bytes, position: int) -> tuple[int, int]:
+    """Returns the variable-length integer at `position`, and where it ends."""
+    value = shift = 0
+    while True:
+        byte = content[position]
+        position += 1
+        value |= (byte & 127) << shift
+        shift += 7
+        if byte < 128 or shift > 63:
+            return value, position
+
+
+def _masked_crc(content: bytes) -> int:
+    """Returns the CRC-32C as LevelDB stores it, rotated and shifted."""
+    crc = google_crc32c.value(content)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _broken(path: Path, what: str) -> AtrousError:
+    return AtrousError(
+        "E-WEIGHTS-FORMAT",
+        what,
+        where=path,
+        fix="get the checkpoint again from its source; it needs its .index and all .data files",
+    )

@@ -1,0 +1,70 @@
+"""The models in the package are whole, small, and say what they are."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import atrous
+from atrous.engines import built_in
+from atrous.engines.open import load_model, open_engine
+from atrous.errors import AtrousError
+
+
+@pytest.fixture(params=built_in.names())
+def name(request) -> str:
+    return request.param
+
+
+def test_there_is_a_default():
+    assert built_in.DEFAULT in built_in.names()
+    assert built_in.find("none") is None
+
+
+def test_a_file_is_small_and_says_what_it_is(name):
+    path = built_in.find(name)
+    assert path is not None
+    assert path.stat().st_size < 6e6
+    header = built_in.header(name)
+    assert "research" in header.licence
+    assert header.training["recipe"]
+    assert header.training["initial_weights"]
+    assert header.training["data"]
+    assert any("Google" in note or "MLCommons" in note for note in header.notes)
+
+
+def test_its_terms_are_in_the_notice(name):
+    notice = (Path(__file__).parents[2] / "NOTICE").read_text()
+    assert f"atrous/trained/{name}.onnx" in notice
+    assert built_in.header(name).training["initial_weights"].split(" ")[0] in notice
+
+
+def test_it_segments_by_name(name):
+    predictor = atrous.Predictor(name)
+    result = predictor(np.full((65, 97, 3), 127, np.uint8))
+    assert result.labels.shape == (65, 97)
+    assert predictor.classes == built_in.header(name).classes
+
+
+def test_a_file_of_the_same_name_comes_first(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_text("no model")
+    with pytest.raises(AtrousError, match="neither a model"):
+        open_engine(name)
+
+
+def test_a_built_in_model_cannot_be_changed(name):
+    with pytest.raises(AtrousError, match="exported file already"):
+        load_model(name)
+    with pytest.raises(AtrousError, match="exported file already"):
+        atrous.load(name)
+
+
+def test_models_lists_them_with_their_terms(name, capsys):
+    from atrous.cli.models import _built_in, _show_built_in
+
+    row = next(row for row in _built_in() if row["name"] == name)
+    assert json.loads(json.dumps(row))["terms"] == built_in.header(name).licence
+    _show_built_in()
+    assert row["terms"] in capsys.readouterr().out

@@ -1,0 +1,151 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from atrous.errors import AtrousError
+from atrous.images.decode import atomic, read_image, to_rgb
+
+
+def encoded(image, format="PNG", **options):
+    stream = io.BytesIO()
+    image.save(stream, format, **options)
+    return stream.getvalue()
+
+
+@pytest.fixture
+def gradient():
+    return Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
+
+
+def write(path, data):
+    path.write_bytes(data)
+    return path
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(AtrousError, match="no such file") as caught:
+        read_image(tmp_path / "none.jpg")
+    assert caught.value.where.endswith("none.jpg")
+
+
+def test_D02_empty_files_folders_and_dangling_links_are_refused(tmp_path):
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "gone.jpg")
+    for name, problem in (
+        ("empty.jpg", "the file is empty"),
+        ("folder.jpg", "not a regular file"),
+        ("link.jpg", "no such file"),
+    ):
+        if name == "empty.jpg":
+            write(tmp_path / name, b"")
+        with pytest.raises(AtrousError, match=problem):
+            read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "BMP", "TIFF", "GIF", "WEBP"])
+@pytest.mark.parametrize("keep", [0.3, 0.6, 0.95])
+def test_D01_truncated_pictures_are_refused(tmp_path, format, keep):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    data = encoded(noise, format)
+    path = write(tmp_path / "cut", data[: int(keep * len(data))])
+    with pytest.raises(AtrousError, match=r"cannot be decoded|not a picture"):
+        read_image(path)
+
+
+def test_D03_content_decides_the_format_not_the_name(tmp_path, gradient):
+    assert read_image(write(tmp_path / "png.jpg", encoded(gradient))).size == (16, 16)
+    with pytest.raises(AtrousError, match="not a picture in a known format"):
+        read_image(write(tmp_path / "page.jpg", b"<!doctype html><title>404</title>"))
+
+
+def test_formats_outside_the_list_are_not_even_tried(tmp_path, gradient):
+    path = write(tmp_path / "picture.png", encoded(gradient.convert("RGB"), "EPS"))
+    with pytest.raises(AtrousError, match="not a picture in a known format"):
+        read_image(path)
+
+
+def test_D04_a_pixel_bomb_is_refused_from_its_header(tmp_path):
+    def chunk(kind, data):
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", 65535, 65535, 8, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99))
+    with pytest.raises(AtrousError, match=r"65535x65535 is 4295 megapixels"):
+        read_image(write(tmp_path / "bomb.png", data))
+
+
+def test_D05_exif_orientation_is_applied(tmp_path):
+    image = Image.new("RGB", (30, 20), "red")
+    image.paste("blue", (0, 0, 30, 2))  # along the top
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held so that the picture needs a quarter turn clockwise
+    path = write(tmp_path / "turned.png", encoded(image, "PNG", exif=exif))
+    upright = read_image(path)
+    assert upright.size == (20, 30)
+    assert upright.getpixel((19, 15)) == (0, 0, 255)  # the top went to the right
+    assert upright.getpixel((0, 15)) == (255, 0, 0)
+
+
+def test_D06_sixteen_bits_are_scaled_not_clipped(tmp_path):
+    values = np.array([[0, 257, 32896, 65535]], np.uint16)
+    path = write(tmp_path / "deep.png", encoded(Image.fromarray(values)))
+    assert np.asarray(read_image(path))[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_D06_transparency_is_laid_on_white(tmp_path):
+    image = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
+    image.putpixel((1, 0), (10, 20, 30, 255))
+    rgb = read_image(write(tmp_path / "clear.png", encoded(image)))
+    assert [rgb.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (10, 20, 30)]
+
+
+def test_D06_palette_pictures_with_a_transparent_colour_are_laid_on_white(tmp_path):
+    image = Image.new("P", (2, 1))
+    image.putpalette([9, 9, 9, 50, 60, 70])
+    image.putpixel((1, 0), 1)
+    rgb = read_image(write(tmp_path / "clear.png", encoded(image, transparency=0)))
+    assert [rgb.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (50, 60, 70)]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "HSV", "LA", "RGBA", "I", "F"])
+def test_D06_every_mode_becomes_rgb(mode):
+    image = Image.new("RGB", (3, 2), "white")
+    image.putpixel((0, 0), (0, 0, 0))
+    if mode in ("I", "F"):  # deep grey: 65535 is white
+        image = Image.fromarray(np.asarray(image.convert("L")).astype(np.int32) * 257).convert(mode)
+    result = to_rgb(image.convert(mode))
+    assert result.mode == "RGB"
+    assert [result.getpixel(at) for at in ((0, 0), (2, 1))] == [(0, 0, 0), (255, 255, 255)]
+
+
+def test_D06_of_an_animation_the_first_frame_is_taken(tmp_path):
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "green")]
+    path = tmp_path / "moving.gif"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    assert read_image(path).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_damaged_exif_does_not_lose_the_picture(tmp_path, gradient):
+    data = encoded(gradient, "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01")
+    assert read_image(write(tmp_path / "odd.jpg", data)).size == (16, 16)
+
+
+def test_written_files_are_whole_or_absent(tmp_path):
+    target = tmp_path / "folder" / "file.txt"
+    with atomic(target) as temporary:
+        temporary.write_text("first")
+
+    def killed_while_writing():
+        with atomic(target) as temporary:
+            temporary.write_text("sec")
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        killed_while_writing()
+    assert target.read_text() == "first"
+    assert [p.name for p in target.parent.iterdir()] == ["file.txt"]

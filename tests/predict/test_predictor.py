@@ -1,0 +1,159 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from atrous.errors import AtrousError
+from atrous.predict.predictor import Predictor
+from tests.fake_engine import BrightestChannel
+
+
+@pytest.fixture
+def predictor():
+    return Predictor(BrightestChannel())
+
+
+def picture(width=24, height=16):
+    image = Image.new("RGB", (width, height), (200, 10, 10))
+    image.paste((10, 10, 200), (width // 2, 0, width, height))
+    return image
+
+
+def test_paths_pictures_and_arrays_give_the_same(predictor, tmp_path):
+    picture().save(tmp_path / "p.png")
+    results = [
+        predictor(tmp_path / "p.png"),
+        predictor(str(tmp_path / "p.png")),
+        predictor(picture()),
+        predictor(np.asarray(picture())),
+    ]
+    assert all(np.array_equal(r.labels, results[0].labels) for r in results)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (24, 16)])
+def test_prediction_has_the_pictures_size(predictor, size):
+    result = predictor(picture(*size))
+    assert result.labels.shape == (size[1], size[0])
+    assert result.labels.dtype == np.uint8
+
+
+def test_areas_are_shares_of_the_picture_largest_first(predictor):
+    result = predictor(picture())
+    assert sum(result.areas.values()) == pytest.approx(1)
+    expected = {"red": (result.labels == 0).mean(), "blue": (result.labels == 2).mean()}
+    assert result.areas == pytest.approx(expected)
+    assert list(result.areas.values()) == sorted(result.areas.values(), reverse=True)
+
+
+def test_probabilities_sum_to_one_and_agree_with_the_labels(predictor):
+    result = predictor(picture())
+    probabilities = np.stack([result.probability(name) for name in result.classes])
+    np.testing.assert_allclose(probabilities.sum(0), 1, atol=1e-5)
+    assert np.array_equal(probabilities.argmax(0), result.labels)
+    with pytest.raises(AtrousError, match="unknown class 'bleu'"):
+        result.probability("bleu")
+
+
+def test_saved_files_hold_what_the_result_says(predictor, tmp_path):
+    result = predictor(picture())
+    record = result.save(tmp_path, "a/b")
+    assert json.loads((tmp_path / "a" / "b.json").read_text()) == record
+    with Image.open(record["labels"]) as labels, Image.open(record["overlay"]) as overlay:
+        assert np.array_equal(np.asarray(labels), result.labels)
+        assert overlay.size == result.image.size
+    assert record["size"] == [16, 24]
+
+
+def test_P12_outputs_carry_no_metadata_of_the_picture(predictor, tmp_path):
+    exif = Image.Exif()
+    exif[0x010F] = "camera"
+    exif.get_ifd(0x8825)[29] = "2026:01:01"  # the date in the position
+    picture().save(tmp_path / "private.jpg", exif=exif, comment=b"at home")
+    record = predictor(tmp_path / "private.jpg").save(tmp_path / "out")
+    for path in (tmp_path / "out").iterdir():
+        for private in (b"camera", b"2026:01:01", b"at home"):
+            assert private in (tmp_path / "private.jpg").read_bytes()
+            assert private not in path.read_bytes()
+    for key in ("labels", "overlay"):
+        with Image.open(record[key]) as image:
+            assert not image.getexif()
+
+
+def test_overlay_with_legend_is_taller(predictor):
+    result = predictor(picture(200, 50))
+    assert result.overlay().size == (200, 50)
+    assert result.overlay(legend=True).height > 50
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 3)),
+        np.zeros((0, 4, 3), np.uint8),
+    ],
+)
+def test_arrays_that_are_no_pictures_are_refused(predictor, array):
+    with pytest.raises(AtrousError, match=r"expected an array \(H, W, 3\) of uint8"):
+        predictor(array)
+
+
+def test_what_is_no_picture_is_refused(predictor):
+    with pytest.raises(AtrousError, match="got bytes"):
+        predictor(b"x")
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("none.tflite", "no such model"),
+        ("mobilenetv2_voc_quan", "did you mean mobilenetv2_voc_quant"),
+    ],
+)
+def test_missing_models_are_refused(name, problem):
+    with pytest.raises(AtrousError, match=problem):
+        Predictor(name)
+
+
+@pytest.mark.parametrize(
+    ("photo", "mask", "index", "ignore", "expected"),
+    [
+        ("bird_segmentation.bmp", "bird_segmentation_mask.bmp", 3, None, 0.90),
+        ("dog_segmentation_256.bmp", "dog_segmentation_mask_256.bmp", 12, 2, 0.98),
+    ],
+)
+def test_photographs_are_segmented(shared, photo, mask, index, ignore, expected):
+    predictor = Predictor(shared / "weights" / "deeplabv3_mnv2_pascal_quant.tflite")
+    found = predictor(shared / "photos" / photo).labels == index
+    values = np.asarray(Image.open(shared / "photos" / mask))
+    target = values == (3 if ignore is None else 0)
+    valid = values != ignore
+    iou = (found & target & valid).sum() / ((found | target) & valid).sum()
+    assert iou >= expected
+
+
+def test_pixels_no_class_is_sure_of_are_unknown(tmp_path):
+    class Unsure(BrightestChannel):
+        def coarse_logits(self, image):
+            return super().coarse_logits(image) / 100
+
+    result = Predictor(Unsure(), unknown_below=0.7)(picture(40, 16))
+    plain = Predictor(Unsure())(picture(40, 16))
+    sure = np.max([plain.probability(name) for name in plain.classes], axis=0) >= 0.7
+    assert 0 < sure.mean() < 1
+    assert np.array_equal(result.labels, np.where(sure, plain.labels, 255))
+    assert result.areas["unknown"] == pytest.approx(1 - sure.mean())
+    record = result.save(tmp_path, probabilities=("blue",))
+    with Image.open(record["labels"]) as image:
+        assert np.array_equal(np.asarray(image), result.labels)
+        assert image.getpalette()[-3:] == [255, 255, 255]
+    with Image.open(record["probabilities"]["blue"]) as image:
+        assert np.abs(np.asarray(image) / 255 - plain.probability("blue")).max() <= 0.5 / 255 + 1e-6
+    result.overlay(legend=True)
+
+
+def test_an_impossible_threshold_is_refused():
+    with pytest.raises(AtrousError, match=r"must be in 0..1"):
+        Predictor(BrightestChannel(), unknown_below=40)
