@@ -257,13 +257,6 @@ def test_listed_picture_that_is_missing_is_named(devkit, tmp_path):
         )  # fmt: skip
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.81, 0.86), (1, 40), (-3, 1e-9), (5, 5)])
-def test_ticks_are_round_and_inside(low, high):
-    ticks = charts.ticks(low, high)
-    assert 1 <= len(ticks) <= 7
-    assert all(low - 1e-9 <= tick <= high + 1e-9 for tick in ticks)
-
-
 def test_nothing_to_draw_is_said():
     assert charts.lines({"a": {1: None}}, "x", "y") == "<p>Nothing to show.</p>"
     assert cli_evaluate._share(None) == "n/a"
