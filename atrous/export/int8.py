@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from atrous.engines.exported_file import POOLED, Header
 from atrous.engines.openvino import ExportedEngine, usable_processors
 from atrous.errors import AtrousError, ExitCode
+from atrous.evaluation import metrics
 from atrous.export.export import as_file, describe, torch_logits
 from atrous.export.graph import write_graph
 from atrous.images.decode import atomic
@@ -361,18 +362,11 @@ def _labels(coarse: NDArray[np.float32], stride: int, picture: NDArray[np.uint8]
 def class_iou(
     found: Sequence[Labels], truth: Sequence[Labels], num_classes: int
 ) -> NDArray[np.float64]:
-    """Returns the intersection over union of each class over all pictures, NaN if absent.
-
-    Pixels whose true label is not a class (255) do not count.
-    """
+    """Returns the IoU of each class over all pictures, NaN for a class without true pixels."""
     confusion = np.zeros((num_classes, num_classes), np.int64)
     for labels, target in zip(found, truth, strict=True):
-        counted = target < num_classes
-        pairs = target[counted].astype(np.int64) * num_classes + labels[counted]
-        confusion += np.bincount(pairs, minlength=num_classes**2).reshape(confusion.shape)
-    union = confusion.sum(0) + confusion.sum(1) - confusion.diagonal()
-    with np.errstate(invalid="ignore"):
-        return np.where(confusion.sum(1) > 0, confusion.diagonal() / union, np.nan)
+        confusion += metrics.confusion_matrix(target, labels, num_classes)
+    return np.where(confusion.any(1), metrics.class_iou(confusion), np.nan)
 
 
 def _changed(one: Sequence[Labels], other: Sequence[Labels]) -> float:
