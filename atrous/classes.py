@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
-IGNORE_INDEX = 255  # unlabelled pixels, everywhere
+IGNORE_INDEX = 255  # unlabelled pixels of data sets with up to 255 classes
 
 Color = tuple[int, int, int]
 
@@ -12,8 +12,8 @@ Color = tuple[int, int, int]
 def pascal_palette(num_classes: int) -> tuple[Color, ...]:
     """Returns the colours of the PASCAL VOC devkit: the bits of the index, spread over RGB.
 
-    Bit 3j of the index becomes bit 7-j of red, bit 3j+1 of green, bit 3j+2 of blue. Distinct for
-    the first 256 indices; repeats after that.
+    Bit 3j of the index becomes bit 7-j of red, bit 3j+1 of green, bit 3j+2 of blue. Colours repeat
+    after 256 indices.
 
     >>> pascal_palette(3)
     ((0, 0, 0), (128, 0, 0), (0, 128, 0))
@@ -29,7 +29,7 @@ def pascal_palette(num_classes: int) -> tuple[Color, ...]:
 
 
 def plain_name(name: str) -> str:
-    """Returns what two spellings of a class's name have in common.
+    """Returns a class name without case, spaces and punctuation.
 
     >>> plain_name("Traffic light"), plain_name("traffic_light")
     ('trafficlight', 'trafficlight')
@@ -51,7 +51,7 @@ class ClassTable:
 
 
 def numbered(num_classes: int) -> ClassTable:
-    """Returns the table of a model that does not say what its classes are."""
+    """Returns a table of numbered classes, for a model without class names."""
     names = tuple(f"class_{index}" for index in range(num_classes))
     return ClassTable("numbered", names, pascal_palette(num_classes))
 
@@ -64,7 +64,7 @@ _VOC = (
 
 VOC = ClassTable("voc", _VOC, pascal_palette(len(_VOC)))
 
-# SegNet's eleven-class CamVid; index 11 in its masks is void.
+# SegNet's eleven classes of CamVid; index 11 in the masks is void.
 CAMVID = ClassTable(
     "camvid",
     (
@@ -169,14 +169,14 @@ _ADE20K_COLORS = (
 
 ADE20K = ClassTable("ade20k", _ADE20K, _ADE20K_COLORS)
 
-# What the authors of DeepLab train: class 0 is everything else, and unlabelled in every picture.
+# The classes of DeepLab's authors: class 0 is everything else and is never labelled.
 ADE20K_151 = ClassTable("ade20k_151", ("other", *_ADE20K), ((0, 0, 0), *_ADE20K_COLORS))
 
-# What MLCommons' MobileNetV2 was trained on: index 0 is everything else.
+# The classes of MLCommons' MobileNetV2: index 0 is everything else.
 ADE20K_31 = ClassTable("ade20k_31", ("other", *_ADE20K[:31]), ((0, 0, 0), *_ADE20K_COLORS[:31]))
 
-# COCO-Stuff: COCO's 80 things and 91 stuffs, in the order of their ids. Eleven ids of 1..182 were
-# never annotated.
+# COCO-Stuff: 80 things and 91 stuff classes, in the order of their ids. Eleven of the ids 1..182
+# were never annotated.
 _COCO_STUFF = (
     "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",
     "traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog",
@@ -203,7 +203,7 @@ _COCO_STUFF = (
 
 COCO_STUFF = ClassTable("coco_stuff", _COCO_STUFF, pascal_palette(len(_COCO_STUFF)))
 
-# What the pixel maps hold for each class: its id less one.
+# The value of each class in the pixel maps: its id minus one.
 COCO_STUFF_VALUES = tuple(
     value for value in range(182) if value + 1 not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
 )

@@ -1,4 +1,4 @@
-"""``atrous bench``: what a model costs on this machine."""
+"""``atrous bench``: time and memory of a model on this machine."""
 
 import json
 from typing import Any
@@ -27,11 +27,11 @@ def bench(
 ) -> None:
     r"""Measures a model in every engine that is installed.
 
-    An exported file is run by OpenVINO, and by ONNX Runtime where that is installed; any other
-    model by PyTorch, and exported for the two. Times are from picture to coarse logits, the
-    engines in turns. The share is of the machine's peak, measured in the same turns by a large
-    convolution. Start-up (to the first labels) and memory are of processes of their own; the
-    second start finds what the first one compiled.
+    OpenVINO runs an exported file, and so does ONNX Runtime where it is installed. Any other model
+    runs in PyTorch, and in both engines after an export. Times are from picture to coarse logits;
+    the engines take turns. "of peak" compares with a large convolution, timed in the same turns.
+    Start-up (until the first labels) and memory are measured in separate processes; the second
+    start uses the compiled model that the first start cached.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""``atrous evaluate``: the score of a model, with its protocol, its intervals and its pictures."""
+"""``atrous evaluate``: scores of a model, with protocol, intervals and a report."""
 
 import json
 from collections.abc import Sequence
@@ -24,16 +24,16 @@ _TRIMAP_SHOWN = (1, 2, 3, 5, 10, 20, 40)
 @click.command()
 @click.argument("model", metavar="MODEL")
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="Labelled pictures.")
-@click.option("--split", default="val", show_default=True, help="Which of them.")
+@click.option("--split", default="val", show_default=True, help="Name of the split.")
 @view_options
 @click.option(
     "--classes", metavar="NAME,NAME,...",
-    help="Average over these classes only. Predicting another class is still an error.",
+    help="Average over these classes only; predicting another class is still an error.",
 )  # fmt: skip
 @click.option(
     "--trimap", is_flag=False, flag_value="auto", default="auto", show_default=True,
     type=click.Choice(["auto", "void", "borders", "none"]),
-    help="Where boundary measures start: unlabelled pixels, class borders, or by picture.",
+    help="The trimap surrounds unlabelled pixels (void) or class borders; auto: by picture.",
 )  # fmt: skip
 @click.option("--compare", metavar="MODEL2", help="Evaluate a second model on the same pictures.")
 @click.option(
@@ -56,8 +56,8 @@ def evaluate(
 
     DATA is a data set's folder (VOC, Cityscapes, ADE20K, CamVid ...) or a dataset YAML. Classes
     in neither labels nor predictions are left out of the mean. Where the data has a class that
-    the model lacks, whatever it predicts is an error. Nothing is skipped: a picture that cannot
-    be read ends the evaluation.
+    the model lacks, every prediction is an error. No picture is skipped: a picture that cannot be
+    read ends the evaluation.
 
     \b
     Examples:
@@ -68,12 +68,12 @@ def evaluate(
       atrous evaluate runs/x --data CITYSCAPES --scales 0.75,1,1.25 --flip --output-stride 8
     """  # noqa: D301  # click needs the backspace itself
     try:
-        import torch  # noqa: F401  # or the first file that needs it complains less clearly
+        import torch  # noqa: F401  # so that the error names the missing extra
     except ModuleNotFoundError as error:
         raise missing_extra("evaluating", error) from error
     from atrous.data.opening import open_dataset
 
-    opened = open_dataset(data, split)  # what is wrong with it comes before a model is loaded
+    opened = open_dataset(data, split)  # errors of the data set come before the model is loaded
     options = {
         **views,
         "classes": [name.strip() for name in classes.split(",")] if classes else None,
@@ -99,7 +99,7 @@ def evaluate(
 
 
 def _labelled(opened: "Dataset", data: Path, split: str, model: str) -> "Dataset":
-    """Returns the data in the convention of a model, where there are several (ADE20K)."""
+    """Opens the data with the class numbering of the model, where there are several (ADE20K)."""
     from atrous.data.opening import CONVENTIONS, open_dataset, recognise
 
     conventions = CONVENTIONS.get(recognise(data).kind, ()) if data.exists() else ()
@@ -128,7 +128,7 @@ def _run(name: str, dataset: "Dataset", options: dict[str, Any], *, gallery: boo
 
 
 def _results(evaluated: Sequence["Evaluated"], data: Path, split: str) -> dict[str, Any]:
-    """Returns what is printed as JSON; a second model and the difference have keys of their own."""
+    """Returns the scores as JSON values; a second model adds `compared` and `difference`."""
     results = [part.scores.as_dict() for part in evaluated]
     for result in results:
         result["protocol"] |= {"data": str(data), "split": split}

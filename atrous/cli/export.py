@@ -1,4 +1,4 @@
-"""``atrous export``: a model as one file that runs without torch."""
+"""``atrous export``: writes a model to one file that runs without torch."""
 
 import json
 from collections.abc import Sequence
@@ -41,12 +41,12 @@ def export(
 ) -> None:
     r"""Writes a model to one file that runs without torch.
 
-    The file takes RGB bytes and holds the classes, their colours and where the weights come
-    from. It is run and compared with the model before it appears under its name.
+    The file maps RGB bytes to logits and holds classes, colours and provenance. The command runs
+    the file and compares it with the model before the file gets its name.
 
-    With --int8, every other calibration picture sets ranges and biases, the rest measures how the
-    labels change against those of the float model; layers that cost too much stay in float. A
-    model that changes more than --budget is not written.
+    With --int8, every other calibration picture sets ranges and biases. The remaining pictures
+    measure how many labels change; layers that cost too much accuracy stay in float. A model that
+    changes more labels than --budget allows is not written.
 
     \b
     Examples:

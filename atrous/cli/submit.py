@@ -1,4 +1,4 @@
-"""``atrous submit``: predictions as a benchmark's server takes them."""
+"""``atrous submit``: predictions in the format of a benchmark's server."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ from atrous.predict.batch import find_pictures
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The file to write.")
 @click.option(
     "--names", type=click.Path(path_type=Path),
-    help="A list of names, one a line (ImageSets/Segmentation/test.txt): only those pictures.",
+    help="A file of names, one a line (ImageSets/Segmentation/test.txt); others are left out.",
 )  # fmt: skip
 @view_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON alone.")
@@ -36,9 +36,9 @@ def submit(
     as_json: bool,
     **views: Any,
 ) -> None:
-    """Writes what a benchmark's server takes: a .tar.gz (VOC), .zip (Cityscapes), .json (COCO).
+    """Writes the file for a benchmark's server: .tar.gz (VOC), .zip (Cityscapes), .json (COCO).
 
-    PICTURES are pictures or folders of them; no masks are needed.
+    PICTURES are pictures or folders of pictures; masks are not needed.
 
     \b
     Examples:
@@ -64,7 +64,7 @@ def submit(
 
 
 def _named(pictures: list[Path], names: Path | None) -> list[Path]:
-    """Returns the pictures in a list, in its order; all of them without a list."""
+    """Returns the pictures that the list names, in its order; all pictures without a list."""
     if names is None:
         return pictures
     by_name = {path.stem: path for path in pictures}

@@ -1,1 +1,1 @@
-"""How good a model is: counts, boundaries, intervals, the report, and what servers take."""
+"""Evaluation: scores, boundary measures, intervals, the report, benchmark submissions."""

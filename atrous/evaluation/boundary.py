@@ -31,23 +31,24 @@ BOUNDARY_RULE = (
 
 
 class Boundaries:
-    """Adds up boundary measures picture by picture.
+    """Counts the boundary measures over the pictures of a set.
 
     Args:
         num_classes: Number of classes K.
         ignore_index: Value of unlabelled pixels.
-        trimap: Where the trimap's band starts from (`TRIMAP_RULES`).
+        trimap: Which pixels the trimap's band surrounds (`TRIMAP_RULES`).
     """
 
     def __init__(self, num_classes: int, ignore_index: int, trimap: Trimap = "auto") -> None:
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.start = trimap
-        # correct, true and predicted pixels by width and class; by class for the other two
+        # The axis of length 3 holds correct, true and predicted pixels. Contours hold found and
+        # true pixels of the labels, then confirmed and predicted pixels of the prediction.
         self._trimap: Counts = np.zeros((MAX_WIDTH, 3, num_classes), np.int64)
         self._near: Counts = np.zeros((3, num_classes), np.int64)
         self._contours: Counts = np.zeros((4, num_classes), np.int64)
-        self.pictures = {"void": 0, "borders": 0}  # by where their bands start
+        self.pictures = {"void": 0, "borders": 0}  # number of pictures for each rule
         self._narrowest: list[Counts] = []
 
     def update(self, target: Labels, labels: Labels) -> None:
@@ -82,7 +83,8 @@ class Boundaries:
         with np.errstate(invalid="ignore", divide="ignore"):
             recall, precision = found / true, confirmed / predicted
             score = 2 * precision * recall / (precision + recall)
-        missed = (true + predicted > 0) & ~(score > 0)  # no contour on one side, or no match
+        # The score is 0/0 for a class that only one side has, or whose contours never match.
+        missed = (true + predicted > 0) & ~(score > 0)
         return np.where(missed, 0.0, score)
 
     def _add_trimap(self, target: Labels, labels: Labels, void: NDArray[np.bool_]) -> None:
@@ -126,7 +128,7 @@ class Boundaries:
 def band_widths(
     target: Labels, void: NDArray[np.bool_], start: Literal["void", "borders"]
 ) -> NDArray[np.uint8]:
-    """Returns the narrowest trimap that holds each pixel: (H, W), 1..40; 0 for none of them."""
+    """Returns the width of the narrowest band that holds each pixel: (H, W), 1..40, else 0."""
     if start == "void":
         width = np.ceil(np.sqrt(squared_distance(void, MAX_WIDTH)))
     else:
@@ -138,8 +140,9 @@ def band_widths(
 def squared_distance(mask: NDArray[np.bool_], radius: int) -> NDArray[np.int32]:
     """Returns the squared Euclidean distance to the nearest True, exact up to `radius`.
 
-    Farther pixels get some value above radius**2. Distances along rows first, then the best of
-    the rows up to `radius` away: a few additions and minima over the picture for each of them.
+    Pixels farther away get some value above radius**2. The function first measures distances along
+    each row, then combines rows up to `radius` apart: a few whole-picture operations per offset,
+    which is fast because the radius is small.
     """
     width = mask.shape[1]
     columns = np.arange(width, dtype=np.int32)
@@ -188,7 +191,7 @@ def _window(extreme: np.ufunc, values: Labels, side: int) -> Labels:
             span *= 2
         if span < side:
             values = extreme(values[: span - side], values[side - span :])
-        values = values.T  # rows, then columns; twice transposed is as before
+        values = values.T  # the second pass does the columns and turns the picture back
     return values
 
 
@@ -199,9 +202,10 @@ def has_neighbour(
     there: NDArray[np.bool_],
     radius: float,
 ) -> NDArray[np.bool_]:
-    """Returns for each pixel `where` whether `against` has its label nearby `there`.
+    """Returns, for each pixel in `where`, whether `against` has the same label nearby.
 
-    Nearest offsets are tried first, and only for pixels not matched yet.
+    Only pixels of `against` in `there` count. Near offsets are tried first, and only for pixels
+    without a match, since most pixels match within a pixel or two.
     """
     reach = int(radius)
     padded = np.pad(np.where(there, against.astype(np.int32), -1), reach, constant_values=-1)

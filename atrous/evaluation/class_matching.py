@@ -1,4 +1,4 @@
-"""Which class of a model the labels of a data set mean, and what becomes of those it lacks."""
+"""Matches the classes of a data set to the classes of a model."""
 
 import logging
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ LACKING_RULE = (
 
 
 class ClassMatch(NamedTuple):
-    """The classes that are counted: the model's first, then those of the data it lacks.
+    """The classes that are counted: the model's, then the data's classes that the model lacks.
 
     Args:
         classes: Names by index.
         palette: Colours by index.
-        lacking: The last of `classes`, which the model cannot predict.
-        values: Index by value of the data's labels, (65536,); None: they are the same.
+        lacking: The classes at the end of `classes` that the model cannot predict.
+        values: Class index for each label value of the data, (65536,); None: values are indices.
         rule: "by name" or "by index".
         chosen: Indices to average over; None: all.
     """
@@ -43,18 +43,18 @@ def match_classes(
 ) -> ClassMatch:
     """Matches the classes of labelled pictures to a model's, by name where names agree.
 
-    Case, spaces and punctuation do not matter. As many classes under other names are matched by
-    index and keep the data's names. Labels of classes the model lacks count against it
-    (`LACKING_RULE`) if the data has all classes of the model, or all of `chosen`.
+    Case, spaces and punctuation do not matter. If no names agree but the numbers of classes do,
+    classes are matched by index and keep the data's names. Pixels of classes that the model lacks
+    count as errors (`LACKING_RULE`) if the data has all classes of the model, or all of `chosen`.
 
     Args:
-        dataset: Labelled pictures; without `classes` they are taken to be the model's.
+        dataset: Labelled pictures. A data set without `classes` is assumed to have the model's.
         classes: The model's, in the order of its logits.
         palette: Their colours.
         chosen: Names to average over; None: all the model has.
 
     Raises:
-        AtrousError: A chosen name that is none, or classes that cannot be matched.
+        AtrousError: An unknown class name in `chosen`, or classes that cannot be matched.
     """
     theirs: tuple[str, ...] = tuple(getattr(dataset, "classes", classes))
     if theirs == classes:
@@ -113,7 +113,7 @@ def _check_common(
 def _colors(
     dataset: Any, classes: tuple[str, ...], palette: tuple[Color, ...], values: NDArray[Any]
 ) -> tuple[Color, ...]:
-    """Returns the data's colour of each class it has: two palettes in one could say one twice."""
+    """Returns the palette: the data's colour where it has one, since two palettes may collide."""
     theirs = tuple(getattr(dataset, "palette", ())) or ((128, 128, 128),) * len(dataset.classes)
     colors = dict(enumerate(palette)) | dict(zip(values.tolist(), theirs, strict=False))
     return tuple(colors[index] for index in range(len(colors)))

@@ -1,4 +1,4 @@
-"""A classifier scored on pictures of one class each: the middle of each, at one size."""
+"""Scores a classifier: the centre of each picture, at one size."""
 
 from collections.abc import Iterable
 from itertools import islice
@@ -11,7 +11,7 @@ from atrous.data.area_crop import central_crop
 from atrous.data.dataset import Sample
 from atrous.evaluation.metrics import Counts, confusion_matrix
 
-AMONG = 5  # of ImageNet's second measure
+AMONG = 5  # top-5 accuracy, as ImageNet reports it
 
 _AT_ONCE = 32  # pictures
 
@@ -20,16 +20,16 @@ _AT_ONCE = 32  # pictures
 def classify(
     model: Classifier, samples: Iterable[Sample], size: tuple[int, int]
 ) -> tuple[Counts, int]:
-    """Classifies pictures by their middle (`area_crop.central_crop`).
+    """Classifies the central crop of each picture (`area_crop.central_crop`).
 
     Args:
         model: The classifier, in evaluation mode.
         samples: Pictures with targets of one class.
-        size: (height, width) the middle is resized to.
+        size: (height, width) that crops are resized to.
 
     Returns:
-        The confusion matrix (K, K), and how many pictures have fewer than five classes scored above
-        the true one (top-5; all, where there are no more than five classes).
+        The confusion matrix (K, K), and the number of pictures whose true class is among the five
+        highest scores (top-5).
     """
     device = model.classifier.weight.device
     classes = len(model.classes)

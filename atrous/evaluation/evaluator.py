@@ -1,6 +1,6 @@
-"""The one evaluator, for training and for test: pictures in, scores and their protocol out.
+"""Evaluates a model on labelled pictures; training and `atrous evaluate` both use it.
 
-Every picture is compared at its own size with its own labels, one at a time; only counts are kept.
+Pictures are compared with their labels one at a time, at their own size. Only counts are kept.
 """
 
 import time
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Outcome(NamedTuple):
-    """One evaluated picture, handed to the caller of `evaluate` and then forgotten."""
+    """One evaluated picture, as `on_picture` gets it."""
 
     position: int
     name: str
@@ -60,7 +60,7 @@ def evaluate(
     Args:
         model: The path or name of a model, a `DeepLabV3Plus` (left in the mode and at the stride
             it has), or an `Engine`.
-        dataset: Labelled pictures; any sequence of (image, target) pairs will do.
+        dataset: Labelled pictures: a data set, or any sequence of (image, target) pairs.
         scales: Scales whose softmax outputs are averaged; the paper's "MS" is
             (0.5, 0.75, 1, 1.25, 1.5, 1.75).
         flip: Average with the mirrored picture at each scale too.
@@ -68,11 +68,11 @@ def evaluate(
         pad_to: Side, or (height, width), that pictures are padded to at the bottom and right with
             the mean pixel: the authors' protocol (513 for VOC). None: pictures as they are.
         window: Side, or (height, width), of a sliding window; None: whole pictures.
-        classes: Names of the classes to average over; None: all the model has. Every IoU still
-            counts every pixel: predicting a class outside the list is an error like any other,
-            and so is whatever is predicted where the data has a class that the model lacks
+        classes: Names of the classes to average over; None: all classes of the model. Every IoU
+            still counts every pixel: predicting a class outside the list is an error. Any
+            prediction is an error where the data has a class that the model lacks
             (`class_matching`).
-        trimap: Where boundary measures start (`boundary.TRIMAP_RULES`); None: no such measures.
+        trimap: The rule of the trimap (`boundary.TRIMAP_RULES`); None: no boundary measures.
         on_picture: Called with each picture's result, in order.
 
     Raises:
@@ -101,7 +101,7 @@ def evaluate(
 
 
 class _Run:
-    """The counts of an evaluation under way."""
+    """The counts of an evaluation in progress."""
 
     def __init__(self, match: ClassMatch, trimap: Trimap | None) -> None:
         k = len(match.classes)
@@ -155,7 +155,7 @@ class _Run:
 def _outcomes(
     network: Network, dataset: "Dataset", views: Views, run: _Run
 ) -> Iterator[tuple[Outcome, NDArray[np.float32]]]:
-    """Yields every picture's result while the next picture is being read."""
+    """Yields the result of each picture; a thread reads the next picture meanwhile."""
     names = getattr(dataset, "names", None) or [f"picture {i}" for i in range(len(dataset))]
     with ThreadPoolExecutor(1) as reader:
         following = reader.submit(dataset.__getitem__, 0)
@@ -185,7 +185,7 @@ def _size(size: int | Size | None) -> Size | None:
 def _protocol(
     network: Network, facts: Mapping[str, Any], dataset: "Dataset", views: Views, run: _Run
 ) -> dict[str, Any]:
-    """Returns how the scores were measured, in plain values."""
+    """Returns the protocol of the scores as values that JSON can hold."""
     unlabelled = sum(not counts[1].any() for counts in run.per_picture)
     protocol: dict[str, Any] = {
         "model": facts["model"],

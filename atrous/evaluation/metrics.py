@@ -27,15 +27,15 @@ def confusion_matrix(
 ) -> Counts:
     """Counts pixels by true and predicted class.
 
-    Label maps are piecewise constant: where neither true nor predicted class changes along a
-    row, the whole run is counted at once.
+    Label maps are piecewise constant, so a run of pixels with the same true and the same predicted
+    class is counted at once.
 
     Args:
         target: True classes, of any shape; `ignore_index` where unlabelled.
         labels: Predicted classes, of the same shape.
         num_classes: Number of classes K.
-        ignore_index: Pixels with this true value do not count, whatever was predicted there.
-            None: 255, or 65535 above 255 classes.
+        ignore_index: Pixels with this true value do not count. None: 255, or 65535 above 255
+            classes.
 
     Returns:
         (K, K) int64: row i, column j holds the pixels of class i predicted as class j.
@@ -67,13 +67,13 @@ def confusion_matrix(
 
 
 def _count_bytes(target: Labels, labels: Labels, num_classes: int) -> Counts:
-    """Counts predictions below K by any byte of the target: (256, K)."""
+    """Counts pairs of bytes: (256, K) for every target value and every predicted class."""
     changes = target[1:] != target[:-1]
     changes |= labels[1:] != labels[:-1]
     if np.count_nonzero(changes) < target.size // 8:
         last = np.append(np.flatnonzero(changes), target.size - 1)
         counts = _bincount(target[last], labels[last], num_classes, np.diff(last, prepend=-1))
-    else:  # noise: pixel by pixel, in pieces whose temporary arrays stay in the cache
+    else:  # noisy maps have no runs; small pieces keep the temporary arrays in the cache
         counts = np.zeros(256 * num_classes, np.int64)
         for start in range(0, target.size, _PIECE):
             piece = slice(start, start + _PIECE)
@@ -117,7 +117,7 @@ def _check_range(what: str, values: Labels, num_classes: int) -> None:
 
 
 def class_iou(counts: NDArray[np.number]) -> NDArray[np.float64]:
-    """Returns TP / (TP + FP + FN) by class: (K,), NaN for a class in neither map.
+    """Returns TP / (TP + FP + FN) by class: (K,), NaN for a class that is in neither map.
 
     Args:
         counts: (..., K, K) confusion matrices.

@@ -1,4 +1,4 @@
-"""Models as evaluation sees them: float pictures in, coarse logits out, and their facts."""
+"""Runs any model for the evaluation: torch models on float pictures, engines on 8-bit ones."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +17,10 @@ from atrous.model import DeepLabV3Plus
 
 
 class Network(Protocol):
-    """What evaluation needs of a model; (C, H, W) pictures are float32 in 0..255."""
+    """A model that maps float32 pictures in 0..255 to coarse logits."""
 
     logits_stride: int
-    mean_pixel: tuple[float, ...]  # what padding is made of
+    mean_pixel: tuple[float, ...]  # the colour of padding
 
     def __call__(self, image: Tensor) -> Tensor:
         """Maps (3, H, W) to coarse logits (K, h, w), float32 on the CPU or the GPU."""
@@ -28,7 +28,7 @@ class Network(Protocol):
 
 
 class TorchNetwork:
-    """A torch model; takes resized pictures unrounded, as the authors' graph does."""
+    """A torch model. Resized pictures are not rounded, as in the authors' graph."""
 
     def __init__(self, model: DeepLabV3Plus) -> None:
         self.model = model
@@ -43,9 +43,13 @@ class TorchNetwork:
 
 
 class EngineNetwork:
-    """Any other engine; it takes 8-bit pictures, so resized and padded ones are rounded."""
+    """Any other engine. Engines take 8-bit pictures, so resized and padded pictures are rounded."""
 
-    mean_pixel: tuple[float, ...] = (127.5, 127.5, 127.5)  # of networks that see x / 127.5 - 1
+    mean_pixel: tuple[float, ...] = (
+        127.5,
+        127.5,
+        127.5,
+    )  # the mean of the normalisation x / 127.5 - 1
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -59,7 +63,7 @@ class EngineNetwork:
 
 
 def open_network(model: "DeepLabV3Plus | Engine | str | Path") -> tuple[Network, dict[str, Any]]:
-    """Returns what runs the model, and what the protocol and the scores say about it."""
+    """Opens a model; returns the network and the facts that protocol and scores need."""
     source = str(model) if isinstance(model, (str, Path)) else ""
     engine: Any = open_engine(model) if isinstance(model, (str, Path)) else model
     if isinstance(engine, TorchEngine):
@@ -74,7 +78,7 @@ def open_network(model: "DeepLabV3Plus | Engine | str | Path") -> tuple[Network,
         }
         network: Network = TorchNetwork(engine)
     else:
-        header = getattr(engine, "header", None)  # an exported file knows more about itself
+        header = getattr(engine, "header", None)  # only exported files have one
         facts = {
             "engine": _engine_name(engine),
             "precision": getattr(header, "precision", None),
@@ -94,7 +98,7 @@ def _engine_name(engine: Engine) -> str:
 
 @contextmanager
 def prepared(network: Network, output_stride: int | None) -> Iterator[None]:
-    """Puts a torch model into evaluation mode and at a stride, and back again."""
+    """Sets evaluation mode and output stride of a torch model, and restores both at the end."""
     if not isinstance(network, TorchNetwork):
         if output_stride is not None:
             raise AtrousError(

@@ -1,4 +1,4 @@
-"""What an evaluation found, as attributes for people and as plain values for JSON."""
+"""The scores of an evaluation, as attributes and as JSON values."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -15,17 +15,17 @@ from atrous.evaluation.uncertainty import Difference, Reliability
 
 
 class Scores:
-    """What an evaluation found. All shares are in 0..1; None stands for "undefined".
+    """The scores of an evaluation. All shares are in 0..1; None means undefined.
 
     Attributes:
-        classes: Names of the K classes in index order: the model's, then `lacking`.
+        classes: Names of the K classes in index order: the model's classes, then `lacking`.
         lacking: Classes of the data that the model cannot predict (`class_matching`).
         confusion: (K, K) int64 pixels by true (row) and predicted (column) class.
         names: The pictures.
         per_picture: (N, 3, K) int64: correct, true and predicted pixels of each class.
-        boundaries: Trimap curve, boundary IoU and F-score; None if not asked for.
-        reliability: Confidence against accuracy.
-        protocol: How all this was measured.
+        boundaries: Trimap curve, boundary IoU and F-score; None if they were not measured.
+        reliability: Accuracy for each level of confidence.
+        protocol: How the scores were measured.
         seconds: Where the time went: network, metrics, boundaries, waiting for data.
     """
 
@@ -77,12 +77,12 @@ class Scores:
 
     @property
     def class_iou(self) -> dict[str, float | None]:
-        """IoU of the model's classes; None for one in neither labels nor predictions."""
+        """IoU by class name; None for a class in neither labels nor predictions."""
         return self._by_class(metrics.class_iou(self.confusion))
 
     @property
     def trimap(self) -> dict[int, float | None]:
-        """Mean IoU within w pixels of the borders by width w; empty if not asked for."""
+        """Mean IoU within w pixels of the borders, by w; empty if it was not measured."""
         return self.boundaries.trimap(self.chosen) if self.boundaries else {}
 
     @cached_property
@@ -94,18 +94,18 @@ class Scores:
 
     @property
     def own_classes(self) -> tuple[str, ...]:
-        """Names of the classes the model can predict: those that have scores."""
+        """Names of the classes that the model can predict; only these have scores."""
         return self.classes[: len(self.classes) - len(self.lacking)]
 
     @property
     def mean_over(self) -> tuple[str, ...]:
-        """Names of the classes that means are over, if they occur."""
+        """Names of the classes that means average over, if they occur."""
         return self.classes if self.chosen is None else tuple(self.classes[i] for i in self.chosen)
 
     def minus(self, other: "Scores") -> Difference:
-        """Returns how much higher this mean IoU is, with its paired interval.
+        """Returns this mean IoU minus the other's, with the paired interval.
 
-        Both means are over the classes that either averages over (`common_mean_over`).
+        Both means average over the classes that both scores have (`common_mean_over`).
 
         Raises:
             AtrousError: The other scores are not of the same pictures and labels, or have no
@@ -114,10 +114,10 @@ class Scores:
         return self._difference(other, self.per_picture, other.per_picture)
 
     def minus_at_borders(self, other: "Scores") -> Difference:
-        """Returns how much higher mean IoU is within one pixel of the borders, as `minus` does.
+        """Returns the difference of the mean IoU within one pixel of the borders; see `minus`.
 
         Raises:
-            AtrousError: As `minus`; or boundaries were not asked for.
+            AtrousError: As `minus`, or boundaries were not measured.
         """
         if self.boundaries is None or other.boundaries is None:
             raise AtrousError("E-COMPARE", "boundaries were not measured: evaluate with trimap")
@@ -133,7 +133,7 @@ class Scores:
         )
 
     def common_mean_over(self, other: "Scores") -> tuple[str, ...]:
-        """Returns the classes that this mean and another are both over."""
+        """Returns the classes that both means average over."""
         common = tuple(name for name in self.mean_over if name in other.mean_over)
         if not common:
             raise AtrousError("E-COMPARE", "the two results have no class in common")
@@ -169,12 +169,12 @@ class Scores:
 
 
 def _spread(counts: Counts, classes: Sequence[str], names: Sequence[str]) -> Counts:
-    """Returns (N, 3, K) counts for classes in another order; those not counted have no pixels."""
+    """Returns (N, 3, K) counts in the order of `names`; other classes have no pixels."""
     result = np.zeros((*counts.shape[:2], len(names)), np.int64)
     result[:, :, [names.index(name) for name in classes]] = counts
     return result
 
 
 def number(value: float) -> float | None:
-    """Returns a plain number; None for NaN, which JSON does not know."""
+    """Returns the number, or None for NaN, which JSON cannot hold."""
     return None if np.isnan(value) else float(value)

@@ -1,4 +1,4 @@
-"""What the benchmarks' servers take: archives of masks for VOC and Cityscapes, JSON for COCO-Stuff.
+"""Files for benchmark servers: archives of masks for VOC and Cityscapes, JSON for COCO-Stuff.
 
 Formats: the VOC 2012 development kit's documentation, Sec. 5; cityscapesScripts' evaluation; and
 COCO's results format with the stuff challenge's categories.
@@ -29,14 +29,14 @@ Result = tuple[str, NDArray[Any]]  # a picture's name without suffix, and its la
 
 VOC_FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"  # comp6: trained on any data
 COCO_CLASSES = 182  # of COCO-Stuff's label maps: class i is category i + 1
-COCO_THINGS = 91  # the first categories; the stuff challenge knows them as one, OTHER
+COCO_THINGS = 91  # ids up to here are things; the stuff challenge merges them into OTHER
 COCO_OTHER = 183
 
 
 def predictions(
     model: Any, pictures: Iterable[Path], views: Views, *, output_stride: int | None = None
 ) -> Iterator[Result]:
-    """Yields the labels of pictures without needing any masks.
+    """Yields the predicted labels of pictures.
 
     Args:
         model: As in `evaluate`.
@@ -45,7 +45,7 @@ def predictions(
         output_stride: None: the model's own.
 
     Raises:
-        AtrousError: A picture cannot be read, or two have one name.
+        AtrousError: A picture cannot be read, or two pictures have the same name.
     """
     network, _ = open_network(model)
     seen: set[str] = set()
@@ -62,19 +62,19 @@ def predictions(
 
 
 def write(benchmark: Benchmark, results: Iterable[Result], num_classes: int, path: Path) -> int:
-    """Writes results as a benchmark's server takes them; the file is whole or absent.
+    """Writes results in the format of a benchmark's server; the file is whole or absent.
 
     Args:
         benchmark: ``voc`` (a .tar.gz), ``cityscapes`` (a .zip) or ``coco-stuff`` (a .json).
         results: Names and labels of pictures.
-        num_classes: The model's number of classes, which must be the benchmark's.
+        num_classes: The model's number of classes; it must be the benchmark's.
         path: The file.
 
     Returns:
         The number of pictures.
 
     Raises:
-        AtrousError: Another number of classes, or a COCO picture whose name is no number.
+        AtrousError: The wrong number of classes, or a COCO picture whose name is not a number.
     """
     writer, expected = {
         "voc": (_write_voc, len(VOC.classes)),
@@ -92,7 +92,7 @@ def write(benchmark: Benchmark, results: Iterable[Result], num_classes: int, pat
 
 
 def _write_voc(results: Iterable[Result], path: Path) -> int:
-    """Masks with VOC's palette; the server takes indices 0..20."""
+    """Writes masks with VOC's palette; the server takes indices 0..20."""
     count = 0
     palette = [channel for color in VOC.palette for channel in color]
     with tarfile.open(path, "w:gz") as archive:
@@ -108,9 +108,11 @@ def _write_voc(results: Iterable[Result], path: Path) -> int:
 
 
 def _write_cityscapes(results: Iterable[Result], path: Path) -> int:
-    """Grey masks of raw ids, found by the server by CITY_SEQUENCE_FRAME at the start."""
+    """Writes grey masks of raw ids; names start with CITY_SEQUENCE_FRAME for the server."""
     count = 0
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:  # PNG is compressed already
+    with zipfile.ZipFile(
+        path, "w", zipfile.ZIP_STORED
+    ) as archive:  # PNG files are compressed already
         for name, labels in results:
             count += 1
             mask = Image.fromarray(cityscapes.submission(labels.astype(np.uint8)))
@@ -119,7 +121,7 @@ def _write_cityscapes(results: Iterable[Result], path: Path) -> int:
 
 
 def _write_coco(results: Iterable[Result], path: Path) -> int:
-    """One run-length encoded mask for each category in a picture."""
+    """Writes one run-length encoded mask for each category of each picture."""
     count = 0
     segments: list[dict[str, object]] = []
     for name, labels in results:

@@ -1,4 +1,4 @@
-"""How far a score can be trusted: intervals over pictures, paired differences, calibration."""
+"""Uncertainty of scores: bootstrap intervals, paired differences, calibration."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,10 +24,10 @@ CALIBRATION_RULE = (
 def mean_iou_resamples(
     per_picture: Counts, *, classes: Sequence[int] | None = None, resamples: int = RESAMPLES
 ) -> NDArray[np.float64]:
-    """Returns the mean IoU of sets drawn from the pictures with replacement, (resamples,).
+    """Returns the mean IoU of bootstrap resamples of the pictures, (resamples,).
 
-    The same number of pictures gives the same draws, so two models' results pair up. A class
-    absent from a draw is left out of that draw's mean.
+    The draws depend only on the number of pictures, so the resamples of two models can be paired.
+    The mean of a draw leaves out classes that the draw does not contain.
 
     Args:
         per_picture: (N, 3, K): correct, true and predicted pixels of each class.
@@ -56,12 +56,12 @@ def interval(samples: NDArray[np.float64]) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much the second of two models scores above the first, on the same pictures.
+    """The mean IoU of a second model minus that of a first, on the same pictures.
 
     Attributes:
         mean_iou: Second minus first.
         low: Lower end of its interval.
-        high: Upper end; if zero lies outside, the pictures tell the two apart.
+        high: Upper end. If 0 lies outside the interval, the pictures tell the two models apart.
         better: Share of resamples in which the second is better.
     """
 
@@ -74,15 +74,15 @@ class Difference:
 def difference(
     first: Counts, second: Counts, *, classes: Sequence[int] | None = None
 ) -> Difference:
-    """Compares two models picture by picture: each resample takes the same pictures of both.
+    """Compares two models; each resample takes the same pictures of both.
 
     Args:
         first: (N, 3, K) counts of one model, as in `mean_iou_resamples`.
-        second: The other's, on the same pictures in the same order.
+        second: The counts of the other model, on the same pictures in the same order.
         classes: Indices to average over; None: all.
 
     Raises:
-        AtrousError: The labelled pixels differ, so they are not the same pictures.
+        AtrousError: The labelled pixels differ, so the pictures are not the same.
     """
     if first.shape != second.shape or not np.array_equal(first[:, 1], second[:, 1]):
         raise AtrousError(
@@ -105,7 +105,7 @@ def _whole(per_picture: Counts, classes: Sequence[int] | None) -> float:
 
 
 class Reliability:
-    """How often predictions of each confidence are right."""
+    """Accuracy of predictions by confidence."""
 
     def __init__(self) -> None:
         self.pixels = np.zeros(BINS, np.int64)
@@ -136,7 +136,7 @@ class Reliability:
             return self._confidence / self.pixels
 
     def expected_calibration_error(self) -> float:
-        """Returns the mean gap between confidence and accuracy over pixels; NaN without any."""
+        """Returns the mean gap between confidence and accuracy over pixels; NaN without pixels."""
         if not self.pixels.any():
             return float("nan")
         return float(np.abs(self._right - self._confidence).sum() / self.pixels.sum())

@@ -1,4 +1,4 @@
-"""One picture through a network as the authors test it: scales, flip, padding, windows.
+"""Test-time views of a picture: scales, flip, padding, windows.
 
 Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation
 (arXiv:1802.02611), Sec. 4.1 ("MS", "Flip"), and the authors' evaluation code.
@@ -26,15 +26,15 @@ WINDOW_STEP = 2 / 3  # of the window's side, from one window to the next
 
 @dataclass(frozen=True)
 class Views:
-    """Which versions of a picture the network sees; the softmax outputs are averaged.
+    """The views of a picture that the network sees; softmax outputs are averaged over them.
 
     Args:
         scales: Resizing factors; side d becomes trunc((d - 1) * scale + 1).
-        flip: See each version mirrored too.
-        pad_to: (height, width) pictures are padded to at the bottom and right with the mean
-            pixel, before anything else: the authors' protocol. None: their own size.
-        window: (height, width) of a sliding window: versions that are larger are seen in
-            overlapping parts whose logits are averaged. None: whole.
+        flip: Add the mirrored picture at each scale.
+        pad_to: (height, width). Pictures are first padded to this size with the mean pixel, at the
+            bottom and right: the authors' protocol. None: no padding.
+        window: (height, width) of a sliding window. A larger view is cut into overlapping windows,
+            whose logits are averaged. None: no windows.
 
     Raises:
         AtrousError: A scale or a size that is not positive, or no scale at all.
@@ -56,7 +56,7 @@ class Views:
 
     @property
     def single(self) -> bool:
-        """Whether the network sees one version, whole."""
+        """Whether the network sees one view, without windows."""
         return self.scales == (1.0,) and not self.flip and self.window is None
 
 
@@ -69,13 +69,12 @@ def segment(
     Args:
         network: The model.
         image: (H, W, 3) RGB.
-        views: What the network gets to see.
+        views: The views that the network sees.
         where: Name of the picture, for errors.
 
     Returns:
-        labels (H, W) uint8 or uint16, and the probabilities of all classes on every
-        `logits_stride`-th pixel of every `logits_stride`-th row, (h, w, K): a sample that needs no
-        upsampling, for calibration.
+        Labels (H, W) uint8 or uint16, and probabilities (h, w, K) of all classes at every
+        `logits_stride`-th pixel in both directions, which calibration needs.
 
     Raises:
         AtrousError: The picture is larger than `pad_to`.
@@ -113,7 +112,7 @@ def average_probabilities(network: Network, picture: Tensor, views: Views) -> Te
 
 
 def scaled_side(side: int, scale: float) -> int:
-    """Returns the length of a side at a scale; corner pixels stay corner pixels."""
+    """Returns the length of a side at a scale, so that corner pixels map to corner pixels."""
     return max(1, int((side - 1) * scale + 1))
 
 
@@ -145,7 +144,7 @@ def _slide(network: Network, picture: Tensor, window: Size) -> Tensor:
 
 
 def _starts(length: int, window: int) -> Sequence[int]:
-    """Returns where windows begin: evenly, the last one ending at the end."""
+    """Returns the offsets of windows at even distances; the last window ends at the end."""
     if length <= window:
         return (0,)
     step = max(1, int(window * WINDOW_STEP))
@@ -177,9 +176,9 @@ def _resize(picture: Tensor, size: Size) -> Tensor:
 def _sample(logits: Tensor, stride: int, around: Size, size: Size) -> Tensor:
     """Samples logits of a resized picture at the pixels of the original, bilinearly.
 
-    Pixel i of the original is pixel p = i * (H' - 1) / (H - 1) of the resized picture, hence at
-    p / stride of its logits, clamped at the border: TensorFlow's ``align_corners=True`` where H'
-    is k * stride + 1.
+    Pixel i of the original lies at p = i * (H' - 1) / (H - 1) in the resized picture, and so at
+    p / stride in its logits, clamped at the border. Where H' is k * stride + 1, this equals
+    TensorFlow's ``align_corners=True``.
 
     Args:
         logits: (K, h, w).

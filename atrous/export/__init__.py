@@ -12,7 +12,7 @@ class _Export(ModuleType):
     """A module that can be called: the function and the folder have the same name."""
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        """Exports a network; see `atrous.export.export.export.export`."""
+        """Exports a network; see `atrous.export.export.export`."""
         from atrous.export.export import export
 
         return export(*arguments, **options)

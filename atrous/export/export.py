@@ -1,4 +1,4 @@
-"""Exports a model to one self-describing ONNX file, checked against torch before it is named."""
+"""Exports a model to one self-describing ONNX file and checks it against torch."""
 
 import hashlib
 import logging
@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 
 CHECKED_SIZES: tuple[Size, ...] = ((129, 97), (96, 128), (50, 163), (1, 1))
 TOLERANCE = 1e-3  # of the standard deviation of the logits
-HALF_TOLERANCE = 0.2  # the same where weights were rounded to 16 bits, after the exact check
-_LARGE = 1024  # values of an initializer worth storing in half the bytes
+HALF_TOLERANCE = 0.2  # the same for 16-bit weights, after the 32-bit file passed its check
+_LARGE = 1024  # initializers with fewer values stay in 32 bits
 
 
 def export(
@@ -38,25 +38,25 @@ def export(
     pictures: Sequence[NDArray[np.uint8]] = (),
     half: bool = False,
 ) -> Header:
-    """Writes a model to an ONNX file that needs nothing else to be run.
+    """Writes a model to a self-contained ONNX file.
 
     The file maps uint8 RGB pictures (1, H, W, 3) to coarse logits (1, h, w, K), and holds class
-    names, palette, strides, licence and provenance. It is run and compared with the model at
-    several sizes before it appears under its name.
+    names, palette, strides, licence and provenance. The function runs the file and compares it with
+    the model at several sizes before the file gets its name.
 
     Args:
         model: The model.
         out: The file.
         size: Height and width to fix it to; None: any.
-        pictures: Pictures to compare on besides the made-up ones.
-        half: Store weights in 16 bits, for half the size; the arithmetic stays in 32.
+        pictures: Pictures to compare on, besides synthetic ones.
+        half: Store weights in 16 bits: half the size. Arithmetic stays in 32 bits.
 
     Returns:
-        What the file says about itself.
+        The header of the file.
 
     Raises:
-        AtrousError: The exported file does not compute what the model does (the first layer
-            that differs is named), or the backbone uses an unknown operation.
+        AtrousError: The file's logits differ from the model's (the error names the first layer
+            that differs), or the backbone uses an unknown operation.
     """
     training = model.training
     model.eval()
@@ -78,7 +78,7 @@ def export(
 def describe(
     model: DeepLabV3Plus, graph: Graph, *, size: Size | None, precision: str = "float32"
 ) -> Header:
-    """Returns what a file of this model and graph says about itself; fixes the graph's size."""
+    """Returns the header for a model and its graph; sets the graph's fixed size, if any."""
     if size is not None:
         dims = graph.proto.input[0].type.tensor_type.shape.dim
         dims[1].dim_value, dims[2].dim_value = size
@@ -119,7 +119,7 @@ def _halve(graph: onnx.GraphProto) -> None:
 
 
 def as_file(graph: Graph, header: Header) -> onnx.ModelProto:
-    """Returns the model file of a graph."""
+    """Returns the ONNX model that holds a graph."""
     proto = helper.make_model(
         graph.proto,
         opset_imports=[helper.make_opsetid("", OPSET)],
@@ -132,7 +132,7 @@ def as_file(graph: Graph, header: Header) -> onnx.ModelProto:
 
 
 def made_up_pictures(size: Size | None) -> list[NDArray[np.uint8]]:
-    """Returns pictures of several sizes, or of the only one: smooth shapes under noise."""
+    """Returns synthetic pictures (shapes and noise) of several sizes, or of the fixed size."""
     random = np.random.default_rng(0)
     pictures = []
     for height, width in CHECKED_SIZES if size is None else (size,):
@@ -160,7 +160,7 @@ def _write_and_check(
         found = engine.coarse_logits(picture)
         difference = _difference(expected, found)
         logger.info("export differs from torch by %.1e at %s", difference, picture.shape[:2])
-        if not difference < tolerance:  # NaN differs too
+        if not difference < tolerance:  # also catches NaN
             layer, by = _first_difference(model, proto, layers, picture, tolerance)
             raise AtrousError(
                 "E-EXPORT-DIFFERS",
@@ -181,7 +181,7 @@ def torch_logits(model: DeepLabV3Plus, picture: NDArray[np.uint8]) -> NDArray[np
 
 
 def _difference(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
-    """Returns the largest difference in standard deviations of what is expected."""
+    """Returns the largest difference, in standard deviations of the expected logits."""
     if expected.shape != found.shape:
         return float("inf")
     return float(np.abs(expected - found).max() / max(float(expected.std()), 1e-6))
@@ -194,7 +194,7 @@ def _first_difference(
     picture: NDArray[np.uint8],
     tolerance: float,
 ) -> tuple[str, float]:
-    """Finds the first layer whose output differs, by making all of them outputs."""
+    """Finds the first layer that differs, by making every layer an output of the graph."""
     from atrous.engines.openvino import openvino_core
 
     expected: dict[str, NDArray[np.float32]] = {}

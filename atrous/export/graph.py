@@ -1,13 +1,13 @@
-"""The network as an ONNX graph, rewritten for speed without changing the answer.
+"""The network as an ONNX graph, rewritten for speed with equal results.
 
-Differences from the modules, none of which changes a value beyond rounding:
+The graph differs from the modules as follows; values change by rounding only:
 
-- batch norm is folded into convolutions, the division of the normalisation into the first one
-  (not its mean, which would be wrong where that convolution pads);
-- image pooling, the same at every position, is a bias of ASPP's projection instead of 256 more
-  channels of a concatenation;
-- the decoder never concatenates: each part has its own share of the first refinement;
-- logits stay coarse, and channels-last in and out.
+- batch norm is folded into convolutions, and the division of the normalisation into the first
+  convolution (the mean is not: the convolution pads with zeros after the mean is subtracted);
+- image pooling gives the same value at every position, so it becomes a bias of ASPP's projection
+  instead of 256 more channels of the concatenation;
+- the decoder does not concatenate: the first refining convolution is split by its inputs;
+- the graph ends at the coarse logits; input and output are channels-last.
 """
 
 import builtins
@@ -45,10 +45,10 @@ class Graph(NamedTuple):
     """A network in ONNX.
 
     Attributes:
-        proto: From ``image`` (1, H, W, 3) uint8, RGB, to ``logits`` (1, h, w, K) float32, for
-            any H and W.
-        layers: Values by the torch module whose output they equal, in order of execution.
-        reach: Pixels around its own that a logit depends on, image pooling aside.
+        proto: Maps ``image`` (1, H, W, 3) uint8, RGB, to ``logits`` (1, h, w, K) float32, for any
+            H and W.
+        layers: Names of values by the torch module with the same output, in order of execution.
+        reach: A logit depends on pixels up to this far from its own, apart from image pooling.
     """
 
     proto: onnx.GraphProto
@@ -63,7 +63,7 @@ def write_graph(model: DeepLabV3Plus) -> Graph:
         model: In evaluation mode.
 
     Raises:
-        AtrousError: The (timm) backbone uses an operation this file does not know.
+        AtrousError: The (timm) backbone uses an operation that export does not support.
     """
     if model.architecture.in_channels != 3:
         raise AtrousError(
@@ -89,10 +89,12 @@ def write_graph(model: DeepLabV3Plus) -> Graph:
 
 
 def _normalized(writer: GraphWriter, model: DeepLabV3Plus) -> str:
-    """Adds everything of the normalisation but its division."""
+    """Subtracts the mean; the first convolution divides by the deviation."""
     values = writer.add("Cast", ["image"], "values", to=TensorProto.FLOAT)
     mean = writer.constant("mean", array(model.normalize.mean).reshape(-1))
-    values = writer.add("Sub", [values, mean], "centred")  # before it: engines keep channels last
+    values = writer.add(
+        "Sub", [values, mean], "centred"
+    )  # before the transpose: engines then keep channels last
     return writer.add("Transpose", [values], "channels_first", perm=[0, 3, 1, 2])
 
 
@@ -112,14 +114,14 @@ _LEAVES = (
 
 
 class _Tracer(fx.Tracer):
-    """Follows the forward of a backbone down to the modules this file writes."""
+    """Traces the forward of a backbone down to the modules that this file can write."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, _LEAVES)
 
 
 def _backbone(writer: GraphWriter, model: DeepLabV3Plus, image: str) -> tuple[str, dict[int, str]]:
-    """Adds the backbone by tracing its forward."""
+    """Adds the backbone, module by module, from a trace of its forward."""
     backbone = model.encoder.backbone
     divisor = np.broadcast_to(array(model.normalize.std).reshape(-1), (3,))
     modules = dict(backbone.named_modules())
@@ -171,7 +173,7 @@ def _module(writer: GraphWriter, module: nn.Module, node: fx.Node, x: str, name:
 def _batch_norm(
     writer: GraphWriter, bn: nn.BatchNorm2d, x: str, name: str, *, foldable: bool
 ) -> str:
-    """Folds into the convolution before, or multiplies and adds."""
+    """Folds a batch norm into the convolution before it, or else multiplies and adds."""
     scale, offset = scale_and_offset(bn)
     node = writer.nodes.get(x)
     if node is None or node.op_type != "Conv" or not foldable:
@@ -250,7 +252,7 @@ def _function(writer: GraphWriter, node: fx.Node, values: dict[fx.Node, Any]) ->
 
 
 def _subsampled(writer: GraphWriter, x: str, index: Any, name: str) -> str:
-    """Adds x[..., ::step, ::step], the only indexing backbones do."""
+    """Adds x[..., ::step, ::step], the only indexing that backbones use."""
     match index:
         case (builtins.Ellipsis, slice(start=None, stop=None, step=step), slice() as last):
             if last == slice(None, None, step):
@@ -270,7 +272,7 @@ def _head(writer: GraphWriter, model: DeepLabV3Plus, high_level: str) -> str:
         return _aspp(writer, head, high_level)
     if isinstance(head, DensePredictionCell):
         return _dense_prediction_cell(writer, head, high_level)
-    # The pooling kernel of LR-ASPP follows the size of the picture, which ONNX cannot say.
+    # The pooling kernel of LR-ASPP depends on the picture's size; ONNX has no such pooling.
     raise unsupported(f"head {model.architecture.head}", "encoder.aspp")
 
 
@@ -294,7 +296,9 @@ def _aspp(writer: GraphWriter, aspp: ASPP, high_level: str) -> str:
     x = branches[0]
     if len(branches) > 1:
         x = writer.add("Concat", branches, f"{name}.branches", axis=1)
-    share = 0 if aspp.image_pooling is None else aspp.channels  # of the pooled in the projection
+    share = (
+        0 if aspp.image_pooling is None else aspp.channels
+    )  # channels of the pooled features in the projection
     x = writer.conv(x, weight[:, share:], bias, conv, f"{name}.project.conv")
     if aspp.image_pooling is not None:
         pooled = writer.add("ReduceMean", [high_level], POOLED, axes=[2, 3], keepdims=1)
@@ -350,7 +354,7 @@ def _decoder(
 
 
 def _reduced_channels(stage: DecoderStage, low_level_channels: int) -> int:
-    """Returns how many of the channels to refine come from the low-level features."""
+    """Returns the number of low-level channels among the channels to refine."""
     return (
         stage.reduce.conv.out_channels if isinstance(stage.reduce, ConvBN) else low_level_channels
     )
@@ -359,7 +363,7 @@ def _reduced_channels(stage: DecoderStage, low_level_channels: int) -> int:
 def _refine(
     writer: GraphWriter, stage: DecoderStage, parts: dict[str, tuple[str, slice]], name: str
 ) -> str:
-    """Adds the refinements; the first treats its two inputs apart and adds the results."""
+    """Adds the refining convolutions; the first runs on both inputs apart and adds the results."""
     if not len(stage.refine):
         return writer.add("Concat", [value for value, _ in parts.values()], f"{name}.both", axis=1)
     first = stage.refine[0]

@@ -1,4 +1,4 @@
-"""Writes ONNX nodes that do what torch modules do, named after them."""
+"""Writes ONNX nodes for torch modules; nodes are named after the modules."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,12 +17,12 @@ Array = NDArray[np.float32]
 
 
 class GraphWriter:
-    """Collects nodes; every value is named after the torch module that makes it.
+    """Collects the nodes of a graph; every value is named after the torch module that makes it.
 
     Attributes:
-        layers: Values by the torch module whose output they equal, in order of execution.
-        fields: Stride and reach of values: sample i of a value at stride s depends on the pixels
-            from i * s - reach to i * s + reach.
+        layers: Names of values by the torch module with the same output, in order of execution.
+        fields: Stride and reach of each value: sample i of a value with stride s depends on pixels
+            i * s - reach to i * s + reach.
     """
 
     def __init__(self) -> None:
@@ -41,24 +41,24 @@ class GraphWriter:
         return self.constant(f"integers{values}", np.array(values, np.int64))
 
     def add(self, op: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
-        """Adds a node with one output, which gets the name."""
+        """Adds a node with one output; node and output get the name."""
         while name in self.nodes:
             name += "_"
         self.nodes[name] = helper.make_node(op, list(inputs), [name], name=name, **attributes)
         known = [self.fields[value] for value in inputs if value in self.fields]
-        if known and op != "ReduceMean":  # the mean of a whole picture has no place
+        if known and op != "ReduceMean":  # a mean over the whole picture has no position
             self.fields[name] = known[0][0], max(reach for _, reach in known)
         return name
 
     def window(self, value: str, first: int, last: int, stride: int = 1) -> None:
-        """Notes that a value sees so many samples of its input before and after its own."""
+        """Widens the reach of a value by a window of `first` samples before and `last` after."""
         if value in self.fields:
             input_stride, reach = self.fields[value]
             reach += input_stride * max(first, last)
             self.fields[value] = input_stride * stride, reach
 
     def conv(self, x: str, weight: Array, bias: Array | None, conv: nn.Conv2d, name: str) -> str:
-        """Adds a convolution with the geometry of a torch one."""
+        """Adds a convolution with the geometry of a torch convolution."""
         reach = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
         before = (int(conv.padding[0]), int(conv.padding[1]))
         after = before
@@ -88,7 +88,7 @@ class GraphWriter:
         return self.layer(name, self.activation(x, module.activation, name))
 
     def layer(self, name: str, value: str) -> str:
-        """Notes that a value is the output of a torch module."""
+        """Records that a value is the output of a torch module."""
         self.layers[name] = value
         return value
 
@@ -109,7 +109,7 @@ class GraphWriter:
         raise unsupported(type(module).__name__, name)
 
     def relu(self, x: str, name: str) -> str:
-        """Adds a rectification of what is not rectified yet."""
+        """Adds a ReLU, unless the value comes from a ReLU."""
         if x in self.nodes and self.nodes[x].op_type == "Relu":
             return x
         return self.add("Relu", [x], name)
@@ -120,10 +120,11 @@ class GraphWriter:
         return self.add("Clip", [x, *bounds], f"{name}.activation")
 
     def resize(self, x: str, factor: int, like: str, name: str) -> str:
-        """Adds the upsampling of `atrous.layers.resize`, to height and width of a value.
+        """Adds the upsampling of `atrous.layers.resize` to the height and width of `like`.
 
-        Corner to corner to (n - 1) * factor + 1 samples, which is exactly `factor` a step, then
-        the border is repeated; at sizes of k * stride + 1 that repeats nothing.
+        First from corner to corner to (n - 1) * factor + 1 samples, which is exactly `factor`
+        samples a step; then the border is repeated up to the wanted size. At sizes of
+        k * stride + 1 nothing is repeated.
         """
         height_width = self.add("Shape", [x], f"{name}.size", start=2)
         last = self.add("Sub", [height_width, self.integers(1, 1)], f"{name}.last")
@@ -173,7 +174,7 @@ def folded(module: ConvBN) -> tuple[Array, Array]:
 
 
 def scale_and_offset(bn: nn.BatchNorm2d) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns what batch norm multiplies by and adds, with its running statistics."""
+    """Returns scale and offset of a batch norm in evaluation mode."""
     assert bn.running_mean is not None
     assert bn.running_var is not None
     scale = array(bn.weight, np.float64) / np.sqrt(array(bn.running_var, np.float64) + bn.eps)
@@ -181,12 +182,12 @@ def scale_and_offset(bn: nn.BatchNorm2d) -> tuple[NDArray[np.float64], NDArray[n
 
 
 def array(tensor: torch.Tensor, dtype: Any = np.float32) -> Any:
-    """Returns a tensor's values as NumPy's."""
+    """Returns the values of a tensor as a NumPy array."""
     return tensor.detach().cpu().numpy().astype(dtype)
 
 
 def unsupported(what: str, where: str) -> AtrousError:
-    """Returns the error for an operation this file does not know."""
+    """Returns the error for an operation that export does not support."""
     return AtrousError(
         "E-EXPORT-OPERATION",
         f"export does not know the operation {what}",

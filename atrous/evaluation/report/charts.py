@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from atrous.evaluation.uncertainty import Reliability
 
-COLORS = ("#2563a8", "#d0622b")  # of the first and second model; the colour-blind can tell them
+COLORS = ("#2563a8", "#d0622b")  # first and second model; distinguishable for the colour-blind
 
 
 def lines(curves: Mapping[str, Mapping[int, float | None]], x_label: str, y_label: str) -> str:
@@ -52,7 +52,7 @@ def _axes(x_label: str, y_label: str) -> tuple[Figure, Axes]:
 
 
 def _svg(figure: Figure, axes: Axes, title: str) -> str:
-    """Returns the figure as SVG with its text as text; the same figure gives the same bytes."""
+    """Returns the figure as SVG; the same figure gives the same bytes."""
     if len(axes.get_legend_handles_labels()[1]) > 1:
         axes.legend(frameon=False)
     buffer = io.StringIO()
@@ -60,5 +60,4 @@ def _svg(figure: Figure, axes: Axes, title: str) -> str:
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
-    # The page forbids styles from elsewhere, and two figures must not share the names of parts.
     return re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)

@@ -1,4 +1,4 @@
-"""The pictures a model does best and worst on, class by class, kept while they go by."""
+"""Keeps the pictures with the best and the worst IoU of each class for the report."""
 
 import io
 from typing import NamedTuple
@@ -12,12 +12,12 @@ from atrous.evaluation.evaluator import Outcome
 from atrous.predict import overlay
 
 KEPT = 2  # of the best and of the worst of each class
-SMALLEST = 0.01  # share of a picture a class must have there: slivers say little
+SMALLEST = 0.01  # a class must cover this share of a picture: IoU of slivers is noise
 _SIDE = 300  # of a shown picture, in pixels
 
 
 class Shown(NamedTuple):
-    """A picture worth looking at for one class."""
+    """A picture of the gallery, for one class."""
 
     iou: float
     name: str
@@ -26,7 +26,7 @@ class Shown(NamedTuple):
 
 
 class Gallery:
-    """Keeps the best and the worst pictures of each class; give it to `evaluate`'s `on_picture`.
+    """Keeps the best and the worst pictures of each class; pass it to `evaluate(on_picture=)`.
 
     Attributes:
         palette: Colours of the classes.
@@ -40,7 +40,7 @@ class Gallery:
         self.worst: dict[int, list[Shown]] = {}
 
     def __call__(self, outcome: Outcome) -> None:
-        """Considers one picture."""
+        """Keeps the picture for each class for which it is among the best or the worst."""
         target, labels, self.palette = outcome.target, outcome.labels, outcome.palette
         shown: tuple[bytes, bytes] | None = None
         for index in np.flatnonzero(np.bincount(target.ravel())[: len(self.palette)]):

@@ -141,7 +141,7 @@ def _summary(scores: Scores) -> str:
 
 
 def _difference(models: Sequence[Evaluated]) -> dict[str, Any]:
-    """Returns the gain of the second model, and the classes it is over if they need saying."""
+    """Returns the gain of the second model; `common` is set if the models average differently."""
     if len(models) < 2:
         return {"gain": None}
     first, second = (model.scores for model in models)
@@ -151,7 +151,7 @@ def _difference(models: Sequence[Evaluated]) -> dict[str, Any]:
 
 
 def _columns(scores: Scores) -> dict[str, Any]:
-    """Returns what else the table says of each class of the first model, by column."""
+    """Returns the further columns of the class table, for the classes of the first model."""
     pixels = scores.confusion.sum(1)
     columns = {
         "share of pixels": pixels / max(int(pixels.sum()), 1),
@@ -164,7 +164,7 @@ def _columns(scores: Scores) -> dict[str, Any]:
 
 
 def _classes(models: Sequence[Evaluated]) -> Iterator[dict[str, Any]]:
-    """Yields a row of the table for each class that any model has and any picture shows."""
+    """Yields a row of the class table for each class that occurs and that any model has."""
     columns = _columns(models[0].scores).values()
     own = models[0].scores.own_classes
     names = tuple(dict.fromkeys(name for model in models for name in model.scores.own_classes))
