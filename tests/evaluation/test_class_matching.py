@@ -84,7 +84,7 @@ def test_models_with_different_classes_are_compared_over_those_both_average_over
 
 def test_classes_that_only_partly_agree_need_a_choice_both_know():
     model = Reader(("background", "cat", "unicorn"))
-    with pytest.raises(AtrousError, match="data does not know unicorn") as caught:
+    with pytest.raises(AtrousError, match=r"unicorn.*E-CLASSES") as caught:
         evaluate(model, Labelled())
     assert "background,cat" in str(caught.value)
     assert evaluate(model, Labelled(), classes=("background", "cat")).class_iou["cat"] == 1
@@ -106,7 +106,7 @@ def test_as_many_classes_with_one_elsewhere_are_not_matched_by_index():
     class Shuffled(Labelled):
         classes = ("background", "dog", "bird")
 
-    with pytest.raises(AtrousError, match="does not know bird"):
+    with pytest.raises(AtrousError, match=r"bird.*E-CLASSES"):
         match_classes(Shuffled(), ("background", "cat", "dog"), pascal_palette(3), None)
 
 

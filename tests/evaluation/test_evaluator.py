@@ -167,7 +167,7 @@ def test_any_output_stride_is_that_of_a_model_built_for_it(stride):
 
 
 def test_mode_and_stride_come_back_after_an_error(model):
-    with pytest.raises(AtrousError, match="does not fit"):
+    with pytest.raises(AtrousError, match="E-PAD-SIZE"):
         evaluate(model.train(), Painted(), output_stride=8, pad_to=21)
     assert model.training
     assert model.output_stride == 16
@@ -175,7 +175,7 @@ def test_mode_and_stride_come_back_after_an_error(model):
 
 
 def test_output_stride_of_an_exported_model_cannot_change():
-    with pytest.raises(AtrousError, match="exported model is fixed"):
+    with pytest.raises(AtrousError, match="E-OUTPUT-STRIDE"):
         evaluate(ByColour(), Painted(), output_stride=8)
 
 
@@ -219,12 +219,12 @@ def test_mean_over_named_classes():
 
 
 def test_misspelt_class_is_named_with_the_nearest():
-    with pytest.raises(AtrousError, match="did you mean 'class_2'"):
+    with pytest.raises(AtrousError, match=r"(?s)E-UNKNOWN-NAME.*class_2"):
         evaluate(ByColour(), Painted(), classes=["clas_2"])
 
 
 def test_empty_set_is_refused():
-    with pytest.raises(AtrousError, match="no pictures") as caught:
+    with pytest.raises(AtrousError, match="E-DATA-EMPTY") as caught:
         evaluate(ByColour(), Painted(0))
     assert caught.value.exit_code == 4
 
@@ -237,12 +237,12 @@ def test_pictures_without_labels_do_not_count_but_are_counted():
 
 
 def test_set_without_any_label_is_refused():
-    with pytest.raises(AtrousError, match="none of the 3 pictures has a labelled pixel"):
+    with pytest.raises(AtrousError, match="E-DATA-UNLABELLED"):
         evaluate(ByColour(), Painted(3, unlabelled=range(3)))
 
 
 def test_wrong_number_of_classes_is_refused():
-    with pytest.raises(AtrousError, match=r"the data has 2 classes and the model 4.*cat, dog"):
+    with pytest.raises(AtrousError, match=r"2 .*4.*cat, dog.*E-CLASSES"):
         evaluate(ByColour(), Painted(classes=("cat", "dog"), k=2))
 
 
@@ -264,14 +264,14 @@ def test_other_order_or_a_part_of_the_classes_is_matched_by_name(caplog):
 def test_labels_of_another_size_are_refused():
     data = Painted(3)
     data.samples[1] = (data.samples[1][0], data.samples[1][1][:-1])
-    with pytest.raises(AtrousError, match=r"p1: the picture is .* and its labels"):
+    with pytest.raises(AtrousError, match=r"p1: .*E-DATA-SIZE"):
         evaluate(ByColour(), data)
 
 
 def test_invalid_label_is_refused():
     data = Painted(3)
     data.samples[1][1][0, 0] = 77
-    with pytest.raises(AtrousError, match=r"none of the 4 classes: 77"):
+    with pytest.raises(AtrousError, match=r"4 .*77.*E-METRICS-RANGE"):
         evaluate(ByColour(), data)
 
 
@@ -313,10 +313,10 @@ def test_paired_difference_at_borders_is_that_of_the_narrowest_band():
     gain = good.minus_at_borders(bad)
     assert gain.mean_iou == pytest.approx(good.trimap[1] - bad.trimap[1])
     assert gain.low <= gain.mean_iou <= gain.high
-    with pytest.raises(AtrousError, match="boundaries were not measured"):
+    with pytest.raises(AtrousError, match="E-COMPARE"):
         good.minus_at_borders(evaluate(Wrong(), Painted(20), trimap=None))
 
 
 def test_difference_needs_the_same_pictures():
-    with pytest.raises(AtrousError, match="not of the same labelled pictures"):
+    with pytest.raises(AtrousError, match="E-COMPARE"):
         evaluate(ByColour(), Painted(seed=0)).minus(evaluate(ByColour(), Painted(seed=1)))

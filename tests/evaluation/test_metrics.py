@@ -118,18 +118,18 @@ def test_out_of_range_value_is_refused_and_named(make, dtype, which):
     target, labels = make(5, 5)
     target[0, 0] = 1
     (target if which == "target" else labels)[0, 0] = 17
-    with pytest.raises(AtrousError, match=rf"the {which} holds values .* 5 classes: 17") as caught:
+    with pytest.raises(AtrousError, match=rf"{which}.* 5 .* 17 .*E-METRICS-RANGE") as caught:
         confusion_matrix(target.astype(dtype), labels.astype(dtype), 5)
     assert caught.value.code == "E-METRICS-RANGE"
 
 
 def test_negative_value_is_refused():
-    with pytest.raises(AtrousError, match=r"classes: -1"):
+    with pytest.raises(AtrousError, match=r" -1 .*E-METRICS-RANGE"):
         confusion_matrix(np.array([0, -1]), np.array([0, 0]), 2)
 
 
 def test_different_shapes_are_refused():
-    with pytest.raises(AtrousError, match=r"\(2, 2\).*\(2, 3\)"):
+    with pytest.raises(AtrousError, match=r"\(2, 2\).*\(2, 3\).*E-METRICS-SHAPE"):
         confusion_matrix(np.zeros((2, 2), np.uint8), np.zeros((2, 3), np.uint8), 2)
 
 

@@ -116,13 +116,13 @@ def test_coco_stuff_results_are_read_by_pycocotools(tmp_path):
 
 @pytest.mark.parametrize(("benchmark", "classes"), [("voc", 21), ("cityscapes", 19)])
 def test_another_number_of_classes_is_refused(benchmark, classes, tmp_path):
-    with pytest.raises(AtrousError, match=f"{benchmark} has {classes} classes"):
+    with pytest.raises(AtrousError, match=rf"{benchmark}.*{classes}.*E-CLASSES"):
         write(benchmark, [], 7, tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
 
 def test_coco_picture_without_a_number_is_refused_and_leaves_no_file(tmp_path):
-    with pytest.raises(AtrousError, match=r"cat: COCO knows pictures by number"):
+    with pytest.raises(AtrousError, match=r"cat: .*E-SUBMISSION-NAME"):
         write("coco-stuff", [("cat", np.zeros((2, 2), np.uint8))], 182, tmp_path / "x.json")
     assert not list(tmp_path.iterdir())
 
@@ -132,5 +132,5 @@ def test_pictures_of_one_name_are_refused(tmp_path):
         (tmp_path / folder).mkdir()
         Image.new("RGB", (8, 8)).save(tmp_path / folder / "x.png")
     pictures = sorted(tmp_path.rglob("*.png"))
-    with pytest.raises(AtrousError, match="two pictures of this name"):
+    with pytest.raises(AtrousError, match="E-SUBMISSION-TWICE"):
         list(predictions(Guesser(), pictures, Views()))

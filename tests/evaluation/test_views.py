@@ -139,13 +139,11 @@ def test_engine_and_torch_network_agree_on_unscaled_pictures():
 
 
 def test_picture_larger_than_the_padding_is_refused():
-    with pytest.raises(
-        AtrousError, match=r"a\.jpg: the picture of 70 x 40 does not fit into 65 x 65"
-    ):
+    with pytest.raises(AtrousError, match=r"a\.jpg: .*70 x 40.*65 x 65.*E-PAD-SIZE"):
         segment(Checker(), picture(70, 40), Views(pad_to=(65, 65)), where="a.jpg")
 
 
 @pytest.mark.parametrize("scales", [(), (0.0,), (-1.0,), (math.nan,), (math.inf,)])
 def test_scales_must_be_positive(scales):
-    with pytest.raises(AtrousError, match="scales must be positive"):
+    with pytest.raises(AtrousError, match="E-SCALES"):
         Views(scales)
