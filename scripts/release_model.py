@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Makes a built-in model of a finished run: the files in atrous/trained and the card in docs/models.
+"""Makes a built-in model of a finished run: its files in atrous/trained, its card in docs/models.
 
 python scripts/release_model.py voc runs/voc --calibrate VOC2012:train_aug \
     --measure coco_voc21:val --measure VOC2012:val --start deeplabv3_mnv2_pascal_quant.tflite
 
-Writes NAME.onnx (weights in 16 bits) and NAME.int8.onnx, evaluates both and the float model on every
-measured set, and compares them with the weights that the run started from. The card names the weak
-classes first. With --mix, the released weights lie between those the run started from and its own
+Writes NAME.onnx (weights in 16 bits) and NAME.int8.onnx, evaluates both and the float model on
+every measured set, and compares them with the weights that the run started from. The card names the
+weak classes first. With --mix, the released weights lie between those the run started from and its own
 (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
 
 Two calls with the same run and data write the same bytes.
@@ -14,9 +14,10 @@ Two calls with the same run and data write the same bytes.
 
 import argparse
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -40,7 +41,7 @@ class Release(NamedTuple):
     notes: tuple[str, ...]
     chosen_on: str  # the pictures that decided anything
     other_kinds: str  # what the model does on pictures of other kinds
-    scored: dict[str, tuple[str, ...]] = {}  # by set: classes of the mean, where others are rare
+    scored: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # by set: the mean is over these
 
 
 ANIMALS = ("background", "cat", "cow", "dog", "horse", "person", "sheep")

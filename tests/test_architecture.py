@@ -123,3 +123,16 @@ def test_fidelity_table_names_tests_that_exist():
     named = set(re.findall(r"`(test_\w+)`", text))
     assert named
     assert named <= tests
+
+
+def test_every_id_of_a_test_is_explained_and_every_explained_id_has_a_test():
+    readme = (ROOT / "tests" / "README.md").read_text()
+    rows = re.findall(r"^\| ([WDTPS]\d\d) \|.*\| ([^|]*) \|$", readme, flags=re.MULTILINE)
+    explained = {(name, path) for name, files in rows for path in re.findall(r"`([^`]+)`", files)}
+    used = {
+        (name, str(path.relative_to(ROOT / "tests")))
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for names in re.findall(r"^def test_((?:[WDTPS]\d\d_)+)", path.read_text(), re.MULTILINE)
+        for name in names.strip("_").split("_")
+    }
+    assert explained == used
