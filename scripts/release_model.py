@@ -5,8 +5,8 @@ python scripts/release_model.py voc runs/voc --calibrate VOC2012:train_aug \
     --measure coco_voc21:val --measure VOC2012:val --start deeplabv3_mnv2_pascal_quant.tflite
 
 Writes NAME.onnx (weights in 16 bits) and NAME.int8.onnx, evaluates both and the float model on
-every measured set, and compares them with the weights that the run started from. The card names the
-weak classes first. With --mix, the released weights lie between those the run started from and its own
+every measured set, and compares them with the weights that the run started from. The card names
+the weak classes first. With --mix, the released weights lie between the start's and the run's
 (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
 
 Two calls with the same run and data write the same bytes.
