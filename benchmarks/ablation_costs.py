@@ -6,7 +6,8 @@ Networks have MobileNetV2 and random weights, and run in torch, in float32 and c
 contenders take turns. A forward pass is of one picture of 513 x 513 with 21 classes and the paper's
 atrous rates. Views are of one scene of 128 x 160, averaging and labels included, as the evaluator
 sees it; their time is of the processor, with one thread. An update is of a batch as `ablations.py`
-trains on, and in the peer's case as in `ablation_peer.py`. Writes results/ablation_costs.json.
+trains on, and in the peer's case as in `ablation_peer.py`. Writes
+results/ablation_costs.PROCESSOR.json.
 """
 
 import time

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from atrous.evaluation.uncertainty import Difference, difference
 
 RESULTS = Path(__file__).parent / "results" / "ablations"
-COSTS = RESULTS.parent / "ablation_costs.json"
+COSTS = RESULTS.parent / "ablation_costs.amd-epyc.json"
 WIDTHS = (1, 2, 3, 5, 10, 20, 40)
 
 Results = dict[tuple[str, str], dict[int, dict[str, Any]]]  # by (base, row) and seed

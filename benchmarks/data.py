@@ -12,7 +12,8 @@ atrous       `TrainingLoader`, 8-bit batches, as the model takes them
 atrous+float the same, then normalised to float as the plain ones deliver it
 cached       `TrainingLoader` with every decoded picture in its cache
 
-A first pass reads all files, so that no round waits for a disk. Writes results/data.json.
+A first pass reads all files, so that no round waits for a disk. Writes
+results/data.PROCESSOR.json.
 """
 
 import argparse
@@ -30,6 +31,7 @@ import numpy as np
 import PIL
 import torch
 import torchvision
+from measuring import result_path
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import InterpolationMode
@@ -179,7 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("voc", type=Path, help="a PASCAL VOC devkit folder (VOC2012)")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/data.json")
+    parser.add_argument("--out", type=Path, default=result_path("data"))
     arguments = parser.parse_args()
 
     dataset = voc(arguments.voc)

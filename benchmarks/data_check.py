@@ -5,7 +5,7 @@
 In turns with a plain loop over the same pairs: Pillow decodes picture and mask, NumPy lists the
 mask's values, in one process. "check" is all but the start of Python and the report; "command"
 is the whole of ``atrous data check DATA``, "report" that with ``--out``. The files are in the
-system's cache. Writes results/data_check.json.
+system's cache. Writes results/data_check.PROCESSOR.json.
 """
 
 import subprocess

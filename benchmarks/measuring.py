@@ -156,8 +156,29 @@ def machine(*packages: str) -> dict[str, Any]:
 
 
 def save(name: str, result: Mapping[str, Any]) -> None:
-    """Writes a result beside the scripts and prints it."""
+    """Writes a result beside the scripts, under the name of this processor, and prints it."""
     RESULTS.mkdir(exist_ok=True)
     text = json.dumps(result, indent=1)
-    (RESULTS / f"{name}.json").write_text(text + "\n")
+    result_path(name).write_text(text + "\n")
     print(text)
+
+
+def result_path(name: str) -> Path:
+    """Returns where this machine's result lies: results of other processors stay beside it.
+
+    >>> result_path("labels").suffixes[-1]
+    '.json'
+    """
+    from atrous.engines.bench import processor
+
+    return RESULTS / f"{name}.{processor_slug(processor())}.json"
+
+
+def processor_slug(processor: str) -> str:
+    """Returns the name of a processor as part of a file's name.
+
+    >>> processor_slug("Intel(R) Xeon(R) Processor @ 2.60GHz")
+    'intel-xeon-processor'
+    """
+    plain = re.sub(r"\((R|TM)\)|CPU|@.*", " ", processor)
+    return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")

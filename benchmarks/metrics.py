@@ -1,6 +1,6 @@
 """Confusion matrix update: ours against torchmetrics, scikit-learn and plain NumPy.
 
-    python benchmarks/metrics.py --out benchmarks/results/metrics.json
+    python benchmarks/metrics.py
 
 One thread, 1024x2048 pixels, 21 classes, 3 % unlabelled; implementations take turns in every round
 and all must give the same counts. Two kinds of maps: piecewise constant ones as networks and people
@@ -22,6 +22,7 @@ import sklearn
 import sklearn.metrics
 import torch
 import torchmetrics
+from measuring import result_path
 from numpy.typing import NDArray
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
@@ -117,7 +118,7 @@ def cpu_model() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=result_path("metrics"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
@@ -138,9 +139,8 @@ def main() -> None:
     }
     text = json.dumps(result, indent=2)
     print(text)
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(text + "\n")
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(text + "\n")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ The command runs in a process of its own. Its wall time and its processor time a
 and evaluations included; on a machine that does other work meanwhile only the second means
 anything. The best model is then evaluated on scenes of seeds that no run trains or validates on.
 
-Writes results/scenes.json.
+Writes results/scenes.PROCESSOR.json.
 """
 
 import argparse

@@ -24,7 +24,7 @@ plain      this package without its backward of dilated depthwise convolutions (
 
 smp refuses sides that 16 does not divide: there its modules are called one by one (`peer.py`).
 
-Writes results/training.json.
+Writes results/training.PROCESSOR.json.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from measuring import RESULTS, Turns, machine, save, take_steps
+from measuring import Turns, machine, result_path, save, take_steps
 from torch import nn
 
 WARM = 2
@@ -208,8 +208,9 @@ def measured(row: Row, threads: int) -> dict[str, Any]:
 
 def compare(indices: Sequence[int], threads: int) -> None:
     """Measures rows, and writes each beside those that were measured before."""
-    path = RESULTS / "training.json"
-    rows = {(r["backbone"], r["batch"], r["crop"]): r for r in json.loads(path.read_text())["rows"]}
+    path = result_path("training")
+    known = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows = {(r["backbone"], r["batch"], r["crop"]): r for r in known}
     for index in indices:
         rows[ROWS[index][:3]] = measured(ROWS[index], threads)
         result = {
