@@ -1,0 +1,104 @@
+// Two ways to segment a picture, with the same answer: in this page's worker, or on the server.
+
+import { countsOf } from "./labels.js";
+import { readPng } from "./png.js";
+import { shrunk } from "./picture.js";
+
+/** Talks to the worker: each call is a promise of its answer. */
+export class Device {
+  constructor() {
+    this.worker = new Worker("network.js", { type: "module" });
+    this.waiting = new Map();
+    this.calls = 0;
+    this.worker.onmessage = ({ data }) => this.answer(data);
+    this.worker.onerror = (event) => {
+      event.preventDefault?.();
+      for (const { reject } of this.waiting.values()) {
+        reject(new Error(`The network cannot run here: ${event.message || "no worker"}.`));
+      }
+      this.waiting.clear();
+    };
+  }
+
+  answer({ id, result, error, loaded, total }) {
+    const call = this.waiting.get(id);
+    if (!call) return;
+    if (total !== undefined) return call.onProgress?.(loaded, total);
+    this.waiting.delete(id);
+    if (error === undefined) call.resolve(result);
+    else call.reject(new Error(error));
+  }
+
+  call(task, values, { transfer = [], onProgress } = {}) {
+    return new Promise((resolve, reject) => {
+      const id = ++this.calls;
+      this.waiting.set(id, { resolve, reject, onProgress });
+      this.worker.postMessage({ id, task, ...values }, transfer);
+    });
+  }
+
+  open(entry, onProgress) {
+    return this.call("open", { entry }, { onProgress });
+  }
+
+  read(blob, maxPixels) {
+    return this.call("read", { blob, maxPixels });
+  }
+
+  readFrame(bitmap, maxPixels) {
+    return this.call("readFrame", { bitmap, maxPixels }, { transfer: [bitmap] });
+  }
+
+  segment({ pixels, width, height }) {
+    return this.call("segment", { pixels, width, height });
+  }
+}
+
+const PATIENCE = 3; // times to ask again a server that is busy
+
+/** Sends a picture to `v1/segment` of the server the page comes from. */
+export class Server {
+  /** @param {() => Promise<string | null>} askToken asks the person for the server's token. */
+  constructor(askToken) {
+    this.askToken = askToken;
+    this.token = null;
+  }
+
+  /**
+   * @param {Blob} blob the picture's file, sent as it is.
+   * @param {Picture} picture as read here, for its own size.
+   * @param {number} maxPixels larger pictures are shrunk by the server.
+   */
+  async segment(blob, picture, model, maxPixels) {
+    const started = performance.now();
+    const address = new URL("v1/segment", document.baseURI);
+    address.searchParams.set("format", "png");
+    address.searchParams.set("model", model.name);
+    const { ownWidth, ownHeight } = picture;
+    if (ownWidth * ownHeight > maxPixels) {
+      address.searchParams.set("max_side", Math.max(...shrunk(ownWidth, ownHeight, maxPixels)));
+    }
+    const response = await this.post(address, blob);
+    const png = await readPng(new Uint8Array(await response.arrayBuffer()));
+    const { width, height, samples: labels } = png;
+    const counts = countsOf(labels, model.classes.length);
+    const seconds = (performance.now() - started) / 1000;
+    return { width, height, labels, counts, seconds, model: model.name };
+  }
+
+  async post(address, body) {
+    for (let tries = 0; ; tries++) {
+      const headers = this.token ? { Authorization: `Bearer ${this.token}` } : {};
+      const response = await fetch(address, { method: "POST", body, headers });
+      if (response.ok) return response;
+      if (response.status === 401 && (this.token = await this.askToken())) continue;
+      if (response.status === 503 && tries < PATIENCE) {
+        const seconds = Math.min(10, Number(response.headers.get("Retry-After")) || 1);
+        await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
+        continue;
+      }
+      const { message, hint } = await response.json().catch(() => ({}));
+      throw new Error([message ?? `The server answered ${response.status}.`, hint].filter(Boolean).join(" "));
+    }
+  }
+}
