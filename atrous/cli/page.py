@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from atrous import built_in
 from atrous.cli.options import FOLDER
+from atrous.engines import built_in
 from atrous.errors import printable
 
 

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from atrous import built_in
+from atrous.engines import built_in
+from atrous.engines.exported_file import Header, read_header
 from atrous.errors import AtrousError
-from atrous.images import atomic
-from atrous.onnx_file import Header, read_header
+from atrous.images.decode import atomic
 
 PAGE = Path(__file__).with_name("page")
+
+# How index.html says whether a server answers beside it, and where the list of models is.
+_SERVED, _STATIC = 'data-served-by="atrous"', 'data-served-by="files"'
 
 
 def page_files() -> dict[str, Path]:
@@ -21,46 +24,30 @@ def page_files() -> dict[str, Path]:
     return {path.relative_to(PAGE).as_posix(): path for path in files}
 
 
-def model_entry(name: str, path: Path, header: Header, file: str) -> dict[str, Any]:
-    """Returns what the page has to know of a model before it loads it.
-
-    Args:
-        name: What the page calls it.
-        path: The exported file.
-        header: What the file says about itself.
-        file: Its address, relative to the page.
-    """
+def _entry(name: str, path: Path, header: Header) -> dict[str, Any]:
+    """Returns what the page has to know of a model, as ``v1/models`` of the server says it."""
     return {
         "name": name,
         "classes": header.classes,
         "palette": header.palette,
         "licence": header.licence,
-        "notes": header.notes,
+        "terms": header.notes,
         "source": header.source,
+        "backbone": header.backbone,
         "precision": header.precision,
+        "fingerprint": header.sha256,
         "output_stride": header.output_stride,
         "logits_stride": header.logits_stride,
-        "sha256": header.sha256,
         "bytes": path.stat().st_size,
-        "file": file,
+        "file": f"models/{quote(name)}.onnx",
     }
-
-
-def models_document(entries: Sequence[dict[str, Any]], *, server: bool) -> str:
-    """Returns ``models.json``, which the page asks for first.
-
-    Args:
-        entries: From `model_entry`; the page starts with the first.
-        server: Whether ``v1/segment`` answers beside the page.
-    """
-    return json.dumps({"server": server, "models": list(entries)}, ensure_ascii=False) + "\n"
 
 
 def write_site(out: Path, models: Sequence[str | Path]) -> dict[str, Any]:
     """Writes the page and its models into a folder.
 
-    Files that are there already are replaced, others are left alone. ``models.json`` comes last,
-    so that a page with models is whole.
+    Files that are there already are replaced, others are left alone. The list of models comes
+    last.
 
     Args:
         out: The folder, made if need be.
@@ -79,18 +66,20 @@ def write_site(out: Path, models: Sequence[str | Path]) -> dict[str, Any]:
             raise AtrousError(
                 "E-OPTIONS", f"two models would be called {name!r}", fix="rename one of the files"
             )
-    entries = [
-        model_entry(name, path, header, f"models/{quote(name)}.onnx")
-        for name, path, header in found
-    ]
     files = {**page_files(), **{f"models/{name}.onnx": path for name, path, _ in found}}
+    texts = {
+        "index.html": files.pop("index.html").read_text("utf-8").replace(_SERVED, _STATIC),
+        "models.json": json.dumps([_entry(*each) for each in found], ensure_ascii=False) + "\n",
+    }
     for address, path in files.items():
         with atomic(out / address) as temporary:
             shutil.copyfile(path, temporary)
-    with atomic(out / "models.json") as temporary:
-        temporary.write_text(models_document(entries, server=False), encoding="utf-8")
-    size = sum((out / address).stat().st_size for address in (*files, "models.json"))
-    return {"out": str(out), "models": names, "files": len(files) + 1, "bytes": size}
+    for address, text in texts.items():
+        with atomic(out / address) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    written = [out / address for address in (*files, *texts)]
+    size = sum(path.stat().st_size for path in written)
+    return {"out": str(out), "models": names, "files": len(written), "bytes": size}
 
 
 def _exported(model: str | Path) -> tuple[str, Path, Header]:

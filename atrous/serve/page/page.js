@@ -48,16 +48,14 @@ const camera = new Camera({
   },
 });
 
-/** Finds the models, and whether a server is behind the page: static hosts have models.json. */
+/** Loads the list of models. `atrous page` marks its copies: no server is behind them. */
 async function start() {
   drawDots(element("dots"));
   connectInputs(element, { addFiles, actions, settings });
-  let response = await fetch("models.json");
-  if (!response.ok) response = await fetch("v1/models");
+  state.server = document.documentElement.dataset.servedBy === "atrous";
+  const response = await fetch(state.server ? "v1/models" : "models.json");
   if (!response.ok) throw new Error(`No list of models: the host answered ${response.status}.`);
-  const found = await response.json();
-  state.models = Array.isArray(found) ? found : found.models;
-  state.server = Array.isArray(found) || found.server;
+  state.models = await response.json();
   element("places").hidden = !state.server;
   element("model").replaceChildren(
     ...state.models.map(({ name, classes }) => new Option(`${name} (${classes.length} classes)`, name)),
@@ -94,10 +92,9 @@ function showProgress(loaded, total) {
 }
 
 function showTerms(model) {
-  const licence = model.licence || model.terms || "not stated";
-  element("terms").textContent = `${model.name}: ${licence}.`;
+  element("terms").textContent = `${model.name}: ${model.licence || "terms not stated"}.`;
   element("notes").replaceChildren(
-    ...(model.notes ?? []).map((note) => {
+    ...model.terms.map((note) => {
       const line = document.createElement("li");
       line.textContent = note;
       return line;

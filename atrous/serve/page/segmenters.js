@@ -1,8 +1,12 @@
 // Two ways to segment a picture, with the same answer: in this page's worker, or on the server.
 
+import { download, unpacked } from "./download.js";
 import { countsOf } from "./labels.js";
 import { readPng } from "./png.js";
 import { shrunk } from "./picture.js";
+
+const RUNTIME = "onnxruntime/ort-wasm-simd-threaded.wasm.gz";
+const RUNTIME_BYTES = 3_660_000; // for the progress bar
 
 /** Talks to the worker: each call is a promise of its answer. */
 export class Device {
@@ -10,6 +14,7 @@ export class Device {
     this.worker = new Worker("network.js", { type: "module" });
     this.waiting = new Map();
     this.calls = 0;
+    this.started = null; // a promise: the worker has the runtime
     this.worker.onmessage = ({ data }) => this.answer(data);
     this.worker.onerror = (event) => {
       event.preventDefault?.();
@@ -20,25 +25,46 @@ export class Device {
     };
   }
 
-  answer({ id, result, error, loaded, total }) {
+  answer({ id, result, error }) {
     const call = this.waiting.get(id);
     if (!call) return;
-    if (total !== undefined) return call.onProgress?.(loaded, total);
     this.waiting.delete(id);
     if (error === undefined) call.resolve(result);
     else call.reject(new Error(error));
   }
 
-  call(task, values, { transfer = [], onProgress } = {}) {
+  call(task, values, transfer = []) {
     return new Promise((resolve, reject) => {
       const id = ++this.calls;
-      this.waiting.set(id, { resolve, reject, onProgress });
+      this.waiting.set(id, { resolve, reject });
       this.worker.postMessage({ id, task, ...values }, transfer);
     });
   }
 
-  open(entry, onProgress) {
-    return this.call("open", { entry }, { onProgress });
+  /**
+   * Loads a model, and before the first one the runtime.
+   *
+   * @param {object} entry of the list of models.
+   * @param {(loaded: number, total: number) => void} onProgress in bytes.
+   */
+  async open(entry, onProgress) {
+    const loaded = { runtime: 0, model: 0 };
+    const total = entry.bytes + (this.started ? 0 : RUNTIME_BYTES);
+    const count = (part) => (bytes) => {
+      loaded[part] = bytes;
+      onProgress(Math.min(total, loaded.runtime + loaded.model), total);
+    };
+    this.started ??= this.start(count("runtime")).catch((error) => {
+      this.started = null; // the next try loads it again
+      throw error;
+    });
+    const [file] = await Promise.all([download(entry.file, count("model")), this.started]);
+    return this.call("open", { entry, file }, [file]);
+  }
+
+  async start(onProgress) {
+    const runtime = await unpacked(await download(RUNTIME, onProgress));
+    return this.call("start", { runtime }, [runtime]);
   }
 
   read(blob, maxPixels) {
@@ -46,7 +72,7 @@ export class Device {
   }
 
   readFrame(bitmap, maxPixels) {
-    return this.call("readFrame", { bitmap, maxPixels }, { transfer: [bitmap] });
+    return this.call("readFrame", { bitmap, maxPixels }, [bitmap]);
   }
 
   segment({ pixels, width, height }) {
