@@ -254,7 +254,7 @@ def test_areas_are_those_of_python_and_classes_can_be_switched_off(visit: Visit)
     empty = "(({ width, height }) => Object.assign(document.createElement('canvas'), "
     empty += "{ width, height }).toDataURL())(document.getElementById('classes'))"
     assert visit.tab.evaluate(tint) == visit.tab.evaluate(empty)
-    visit.tab.click("[data-do=all]")
+    visit.tab.click("[data-do=reset]")
     assert visit.tab.evaluate(tint) == tinted
 
 
@@ -441,7 +441,7 @@ def test_everything_can_be_reached_with_the_keyboard(visit: Visit) -> None:
         visit.tab.keyboard.press("Tab")
         reached.add(visit.tab.evaluate("(e => e.id || e.dataset.do || e.dataset.save || e.name)"
                                        "(document.activeElement)"))  # fmt: skip
-    wanted = {"model", "view", "opacity", "picture", "compare", "size", "choose", "clear", "all"}
+    wanted = {"model", "view", "opacity", "picture", "compare", "size", "choose", "clear", "reset"}
     assert wanted | {"labels", "overlay", "cutout", "json"} <= reached
 
 

@@ -67,10 +67,14 @@ async function start() {
 async function useModel(name) {
   const model = state.models.find((each) => each.name === name);
   state.model = model;
-  state.on = new Set([...model.classes.keys()].filter((k) => !isBlack(model.palette[k])));
+  state.on = new Set(foreground(model));
   showTerms(model);
+  // A server may keep a model's file to itself; a model of one size takes the server's resizing.
+  const here = Boolean(model.file) && !model.input?.size;
+  element("place-device").disabled = !here;
+  if (!here) element("place-server").click();
   window.atrous.ready = false;
-  const opened = device.open(model, showProgress);
+  const opened = here ? device.open(model, showProgress) : Promise.resolve();
   state.opened = opened;
   startOver();
   try {
@@ -79,6 +83,11 @@ async function useModel(name) {
   } finally {
     if (state.opened === opened) element("loading").hidden = true;
   }
+}
+
+/** Returns the classes that are on at first: all but black ones, which are backgrounds. */
+function foreground({ palette }) {
+  return [...palette.keys()].filter((k) => !isBlack(palette[k]));
 }
 
 function showProgress(loaded, total) {
@@ -287,7 +296,7 @@ const actions = {
   take: takePicture,
   stop: stopOrLeave,
   clear: backToStart,
-  all: () => classList.setOn(state.model.classes.keys()),
+  reset: () => classList.setOn(foreground(state.model)),
   dismiss: () => (element("alert").hidden = true),
   save(what) {
     const look = { on: state.on, opacity: stage.opacity };
