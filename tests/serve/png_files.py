@@ -41,7 +41,7 @@ def png_file(kind: int, depth: int, height: int, width: int, *, interlaced: bool
 
 
 def _rows(samples: np.ndarray, depth: int, random: np.random.Generator) -> bytes:
-    height, width, channels = samples.shape
+    height, _, channels = samples.shape
     if depth == 16:
         rows = samples.astype(">u2").reshape(height, -1).view(np.uint8)
     else:

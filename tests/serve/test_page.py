@@ -1,5 +1,6 @@
 """The page in a browser: labels as in Python, what people do with it, and what it asks for."""
 
+import base64
 import io
 import json
 from collections.abc import Iterator
@@ -106,10 +107,7 @@ def test_labels_equal_those_of_python_in_every_pixel(shared_visit: Visit, name: 
 def test_large_pictures_differ_where_logits_tie_alone(
     shared_visit: Visit, name: str, block: int
 ) -> None:
-    """Two engines round sums differently: a pixel may differ where two logits are equal but for that.
-
-    White noise is the worst case: half of its pixels lie between two classes.
-    """
+    """Two engines round sums differently: a pixel may differ where two logits are nearly equal."""
     use(shared_visit, name)
     image = noise(770, 1025, block)
     result = predictor(name)(image)
@@ -132,8 +130,6 @@ RULE = """async ([text, rows, columns, classes, stride, width, height]) => {
 
 @pytest.mark.parametrize("kind", ["normal", "ties", "units"])
 def test_the_rule_for_labels_is_that_of_python_bit_for_bit(shared_visit: Visit, kind: str) -> None:
-    import base64
-
     random = np.random.default_rng(0)
     cases = [(4, 1, 1), (4, 33, 46), (8, 64, 97), (16, 65, 31), (4, 35, 2), (5, 41, 23)]
     for classes in (1, 2, 21, 300):
@@ -162,8 +158,6 @@ READ = """async (text) => {
 
 
 def read_in_page(visit: Visit, data: bytes) -> np.ndarray:
-    import base64
-
     width, height, text = visit.tab.evaluate(READ, base64.b64encode(data).decode())
     pixels = np.array(text.split(","), np.uint8).reshape(height, width, 4)
     assert (pixels[..., 3] == 255).all()
@@ -234,9 +228,9 @@ def test_a_static_host_gets_no_requests_for_a_server(visit: Visit) -> None:
 def test_several_pictures_are_segmented_and_shown_when_chosen(visit: Visit) -> None:
     visit.drop(*((f"{side}.png", encoded(noise(side, 90, 8))) for side in (70, 80, 85)))
     visit.wait("document.querySelectorAll('#pictures li.done').length === 3")
-    assert "70.png · 90 × 70 pixels" in visit.text("#facts")
+    assert "70.png · 90 \N{MULTIPLICATION SIGN} 70 pixels" in visit.text("#facts")
     visit.tab.click("#pictures li:nth-child(3) button")
-    assert "85.png · 90 × 85 pixels" in visit.text("#facts")
+    assert "85.png · 90 \N{MULTIPLICATION SIGN} 85 pixels" in visit.text("#facts")
 
 
 def test_areas_are_those_of_python_and_classes_can_be_switched_off(visit: Visit) -> None:
@@ -343,7 +337,7 @@ def test_large_pictures_are_shrunk_with_a_word(shared_visit: Visit) -> None:
     shared_visit.drop(("large.png", encoded(noise(1200, 1600, 64))))
     found = shared_visit.labels()
     assert found.size <= 1_100_000
-    assert "shrunk from 1600 × 1200" in shared_visit.text("#facts")
+    assert "shrunk from 1600 \N{MULTIPLICATION SIGN} 1200" in shared_visit.text("#facts")
 
 
 def test_a_file_that_is_no_picture_is_said_so_and_the_next_one_works(shared_visit: Visit) -> None:
@@ -375,8 +369,6 @@ def test_pasted_and_dropped_files_are_pictures(visit: Visit) -> None:
       const values = { clipboardData: data, dataTransfer: data, bubbles: true, cancelable: true };
       document.body.dispatchEvent(new Kind(kind, values));
     }"""
-    import base64
-
     text = base64.b64encode(encoded(noise(30, 40))).decode()
     for kind in ("paste", "drop"):
         visit.tab.evaluate(give, [text, kind])

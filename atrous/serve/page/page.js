@@ -318,6 +318,10 @@ const settings = {
   },
   place(place) {
     state.place = place;
+    const own = element("size-own");
+    own.disabled = own.hidden = place === "device";
+    if (own.disabled && own.selected) element("size").selectedIndex = 0;
+    state.maxPixels = Number(element("size").value);
     element("privacy-text").textContent =
       place === "device"
         ? "Your picture does not leave this device"

@@ -26,7 +26,7 @@ export class Stage {
     this.tip = element("tip");
     this.onPoint = onPoint;
     this.view = "overlay";
-    this.opacity = 0.5;
+    this.opacity = 0.45;
     this.under = -1; // the class that is pointed at
     this.sweepEnd = null; // where the divider stops that is moving by itself
     this.shown = null; // { picture, result, model, on }
