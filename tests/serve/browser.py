@@ -143,6 +143,7 @@ class Visit:
     Attributes:
         tab: Playwright's page.
         requests: Addresses that were asked for.
+        loaded: Those that were asked for until the page was ready.
         complaints: What the browser's console said of errors and warnings.
     """
 
@@ -165,6 +166,7 @@ class Visit:
     def open(self) -> "Visit":
         self.tab.goto(self.url)
         self.wait("window.atrous && window.atrous.ready")
+        self.loaded = self.requests[:]
         return self
 
     def wait(self, expression: str) -> object:
