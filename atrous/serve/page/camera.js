@@ -13,6 +13,7 @@ export class Camera {
   constructor(events) {
     this.events = events;
     this.video = null;
+    this.starting = false; // the browser is asking the person
     this.maxPixels = 100_000;
   }
 
@@ -21,19 +22,24 @@ export class Camera {
   }
 
   async start() {
-    if (this.running) return;
+    if (this.running || this.starting) return;
     if (!navigator.mediaDevices?.getUserMedia) {
       throw new Error("No camera here: browsers give it to pages from https or this machine only.");
     }
-    const stream = await navigator.mediaDevices.getUserMedia({
-      video: { facingMode: "environment", width: { ideal: 1280 }, height: { ideal: 720 } },
-    });
-    const video = document.createElement("video");
-    video.muted = video.playsInline = true;
-    video.srcObject = stream;
-    await video.play();
-    this.video = video;
-    this.run(video);
+    this.starting = true;
+    try {
+      const stream = await navigator.mediaDevices.getUserMedia({
+        video: { facingMode: "environment", width: { ideal: 1280 }, height: { ideal: 720 } },
+      });
+      const video = document.createElement("video");
+      video.muted = video.playsInline = true;
+      video.srcObject = stream;
+      await video.play();
+      this.video = video;
+    } finally {
+      this.starting = false;
+    }
+    this.run(this.video);
   }
 
   stop() {

@@ -121,10 +121,17 @@ function addItems(items) {
   stopCamera();
   window.atrous.last = null;
   state.items.push(...items);
-  element("welcome").hidden = true;
-  element("work").hidden = false;
+  showWork(true);
   select(items[0]);
   work();
+}
+
+/** Shows the screen with the stage, or the welcome; the focus must not stay on what is hidden. */
+function showWork(shown) {
+  if (element("work").hidden !== shown) return;
+  element("work").hidden = !shown;
+  element("welcome").hidden = shown;
+  element("main").focus({ preventScroll: true });
 }
 
 function select(item) {
@@ -207,7 +214,7 @@ function show() {
   strip.show(state.items, item);
   if (!item) return;
   element("busy").hidden = item.status !== "working" && item.status !== "waiting";
-  for (const button of document.querySelectorAll("[data-save]")) button.disabled = !item.result;
+  enableDownloads(Boolean(item.result));
   element("facts").textContent = facts(item);
   const picture = item.picture;
   if (!picture) return;
@@ -216,6 +223,10 @@ function show() {
   item.fresh = false;
   classList.show(item.result, state.model, state.on);
   element("picture").setAttribute("aria-label", `${item.name}: ${summary(item.result)}`);
+}
+
+function enableDownloads(possible) {
+  for (const button of document.querySelectorAll("[data-save]")) button.disabled = !possible;
 }
 
 function facts({ name, picture, result, error, place }) {
@@ -236,7 +247,8 @@ async function cameraFrame(bitmap, maxPixels) {
   await state.opened;
   const result = await device.segment(picture);
   if (camera.running && result.model === state.model.name) {
-    state.frame = { picture, result };
+    state.frame = { name: "camera.png", picture, result, place: "device" };
+    enableDownloads(true);
     publish(result);
     stage.show(picture, result, state.model, state.on);
     classList.show(result, state.model, state.on);
@@ -246,8 +258,7 @@ async function cameraFrame(bitmap, maxPixels) {
 
 async function startCamera() {
   await camera.start();
-  element("welcome").hidden = true;
-  element("work").hidden = false;
+  showWork(true);
   element("camera-bar").hidden = false;
   element("busy").hidden = true;
   element("facts").textContent = "";
@@ -280,8 +291,7 @@ function backToStart() {
   stopCamera();
   Object.assign(state, { items: [], current: null, frame: null });
   window.atrous.last = null;
-  element("work").hidden = true;
-  element("welcome").hidden = false;
+  showWork(false);
 }
 
 function stopOrLeave() {
@@ -300,7 +310,7 @@ const actions = {
   dismiss: () => (element("alert").hidden = true),
   save(what) {
     const look = { on: state.on, opacity: stage.opacity };
-    return save(what, state.current, state.model, look).catch((error) => showError(error.message));
+    return save(what, state.current ?? state.frame, state.model, look).catch((error) => showError(error.message));
   },
   async example(address) {
     const response = await fetch(address);
