@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from mimetypes import guess_type
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -32,7 +33,7 @@ class _Static(SimpleHTTPRequestHandler):
 
 
 class _Service(BaseHTTPRequestHandler):
-    """The page with the part of the service it talks to; asks for the token "open sesame"."""
+    """The page with the part of the service it talks to, behind the token "open sesame"."""
 
     def log_message(self, *_: object) -> None:
         pass
@@ -40,21 +41,21 @@ class _Service(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = urlsplit(self.path).path.lstrip("/") or "index.html"
         files = page_files()
-        if path == "v1/models":
+        if path.startswith("v1/") and not self._allowed():
+            self._refuse()
+        elif path == "v1/models":
             self._answer(json.dumps([entry(name) for name in built_in.names()]).encode())
         elif path.startswith("v1/models/"):
             self._answer((built_in.FOLDER / f"{path.split('/')[2]}.onnx").read_bytes())
         elif path in files:
-            kind = "text/javascript" if path.endswith("js") else None
-            kind = "text/html" if path.endswith("html") else kind
-            self._answer(files[path].read_bytes(), kind or "text/css")
+            self._answer(files[path].read_bytes(), guess_type(path)[0] or "text/javascript")
         else:
             self._answer(b"", status=404)
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.headers.get("Authorization") != "Bearer open sesame":
-            return self._answer(b'{"code": "E-TOKEN", "message": "no token"}', status=401)
+        if not self._allowed():
+            return self._refuse()
         wish = parse_qs(urlsplit(self.path).query)
         assert wish["format"] == ["png"]
         try:
@@ -70,10 +71,18 @@ class _Service(BaseHTTPRequestHandler):
         result._save_labels(stream)  # type: ignore[arg-type]
         return self._answer(stream.getvalue(), "image/png")
 
+    def _allowed(self) -> bool:
+        return self.headers.get("Authorization") == "Bearer open sesame"
+
+    def _refuse(self) -> None:
+        self._answer(b'{"code": "E-TOKEN", "message": "no token"}', status=401)
+
     def _answer(self, body: bytes, kind: str = "application/json", status: int = 200) -> None:
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
+        if self.path.endswith(".gz"):  # as some hosts do: the browser then unpacks it
+            self.send_header("Content-Encoding", "gzip")
         self.end_headers()
         self.wfile.write(body)
 
@@ -163,8 +172,12 @@ class Visit:
         if message.type in ("error", "warning"):  # type: ignore[attr-defined]
             self.complaints.append(message.text)  # type: ignore[attr-defined]
 
-    def open(self) -> "Visit":
+    def open(self, token: str | None = None) -> "Visit":
         self.tab.goto(self.url)
+        if token is not None:
+            self.wait("document.getElementById('token-dialog').open")
+            self.tab.fill("#token", token)
+            self.tab.keyboard.press("Enter")
         self.wait("window.atrous && window.atrous.ready")
         self.loaded = self.requests[:]
         return self

@@ -5,12 +5,14 @@
  *
  * @param {string} address relative to the page.
  * @param {(loaded: number) => void} onProgress told the bytes that have come.
+ * @param {object} headers to send.
  * @returns {Promise<ArrayBuffer>}
  */
-export function download(address, onProgress) {
+export function download(address, onProgress, headers = {}) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest(); // fetch reports no progress but piece by piece
     request.open("GET", address);
+    for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
     request.responseType = "arraybuffer";
     request.onprogress = ({ loaded }) => onProgress(loaded);
     request.onload = () => {

@@ -53,9 +53,7 @@ async function start() {
   drawDots(element("dots"));
   connectInputs(element, { addFiles, actions, settings });
   state.server = document.documentElement.dataset.servedBy === "atrous";
-  const response = await fetch(state.server ? "v1/models" : "models.json");
-  if (!response.ok) throw new Error(`No list of models: the host answered ${response.status}.`);
-  state.models = await response.json();
+  state.models = await (await server.ask(state.server ? "v1/models" : "models.json")).json();
   element("places").hidden = !state.server;
   element("model").replaceChildren(
     ...state.models.map(({ name, classes }) => new Option(`${name} (${classes.length} classes)`, name)),
@@ -74,7 +72,7 @@ async function useModel(name) {
   element("place-device").disabled = !here;
   if (!here) element("place-server").click();
   window.atrous.ready = false;
-  const opened = here ? device.open(model, showProgress) : Promise.resolve();
+  const opened = here ? device.open(model, showProgress, server.headers) : Promise.resolve();
   state.opened = opened;
   startOver();
   try {
@@ -289,6 +287,7 @@ async function takePicture() {
 
 function backToStart() {
   stopCamera();
+  for (const item of state.items) item.run = null; // an answer that still comes is void
   Object.assign(state, { items: [], current: null, frame: null });
   window.atrous.last = null;
   showWork(false);
@@ -332,10 +331,11 @@ const settings = {
     own.disabled = own.hidden = place === "device";
     if (own.disabled && own.selected) element("size").selectedIndex = 0;
     state.maxPixels = Number(element("size").value);
+    element("shield").toggleAttribute("hidden", place === "server");
     element("privacy-text").textContent =
       place === "device"
         ? "Your picture does not leave this device"
-        : `Your picture is sent to ${location.host}`;
+        : `Pictures are sent to ${location.host}; the camera stays on this device`;
     startOver();
   },
 };

@@ -47,7 +47,7 @@ export async function encodeLabels(labels, width, height, palette) {
  * Reads a PNG file.
  *
  * @returns {Promise<Png | null>} null if the file uses something this reader leaves to the
- *   browser: animation, an orientation, transparency of one grey or one 16-bit colour.
+ *   browser: animation, an orientation, Apple's variant, one transparent grey or 16-bit colour.
  */
 export async function readPng(bytes) {
   const chunks = chunksOf(bytes);
@@ -62,7 +62,8 @@ export async function readPng(bytes) {
     transparency: chunks.tRNS,
   };
   const unusual = png.transparency && png.type !== PALETTE && png.depth !== 8;
-  if (chunks.acTL || chunks.eXIf || unusual || !(png.type in CHANNELS)) return null;
+  const odd = unusual || chunks.acTL || chunks.eXIf || chunks.CgBI;
+  if (odd || !(png.type in CHANNELS)) return null;
   const data = await through(new DecompressionStream("deflate"), chunks.IDAT);
   png.samples = png.interlaced ? interlacedSamples(png, data) : samplesOf(png, data, 0)[0];
   return png;

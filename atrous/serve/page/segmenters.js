@@ -46,8 +46,9 @@ export class Device {
    *
    * @param {object} entry of the list of models.
    * @param {(loaded: number, total: number) => void} onProgress in bytes.
+   * @param {object} headers of the request for the model.
    */
-  async open(entry, onProgress) {
+  async open(entry, onProgress, headers) {
     const loaded = { runtime: 0, model: 0 };
     const total = entry.bytes + (this.started ? 0 : RUNTIME_BYTES);
     const count = (part) => (bytes) => {
@@ -58,7 +59,8 @@ export class Device {
       this.started = null; // the next try loads it again
       throw error;
     });
-    const [file] = await Promise.all([download(entry.file, count("model")), this.started]);
+    const loading = download(entry.file, count("model"), headers);
+    const [file] = await Promise.all([loading, this.started]);
     return this.call("open", { entry, file }, [file]);
   }
 
@@ -82,7 +84,7 @@ export class Device {
 
 const PATIENCE = 3; // times to ask again a server that is busy
 
-/** Sends a picture to `v1/segment` of the server the page comes from. */
+/** Talks to the server the page comes from. */
 export class Server {
   /** @param {() => Promise<string | null>} askToken asks the person for the server's token. */
   constructor(askToken) {
@@ -91,6 +93,8 @@ export class Server {
   }
 
   /**
+   * Sends a picture to `v1/segment`.
+   *
    * @param {Blob} blob the picture's file, sent as it is.
    * @param {Picture} picture as read here, for its own size.
    * @param {number} maxPixels larger pictures are shrunk by the server.
@@ -104,7 +108,7 @@ export class Server {
     if (ownWidth * ownHeight > maxPixels) {
       address.searchParams.set("max_side", Math.max(...shrunk(ownWidth, ownHeight, maxPixels)));
     }
-    const response = await this.post(address, blob);
+    const response = await this.ask(address, { method: "POST", body: blob });
     const png = await readPng(new Uint8Array(await response.arrayBuffer()));
     const { width, height, samples: labels } = png;
     const counts = countsOf(labels, model.classes.length);
@@ -112,10 +116,14 @@ export class Server {
     return { width, height, labels, counts, seconds, model: model.name };
   }
 
-  async post(address, body) {
+  get headers() {
+    return this.token ? { Authorization: `Bearer ${this.token}` } : {};
+  }
+
+  /** Fetches from the server: asks the person for a token, and again a server that is busy. */
+  async ask(address, options = {}) {
     for (let tries = 0; ; tries++) {
-      const headers = this.token ? { Authorization: `Bearer ${this.token}` } : {};
-      const response = await fetch(address, { method: "POST", body, headers });
+      const response = await fetch(address, { ...options, headers: this.headers });
       if (response.ok) return response;
       if (response.status === 401 && (this.token = await this.askToken())) continue;
       if (response.status === 503 && tries < PATIENCE) {
@@ -123,8 +131,9 @@ export class Server {
         await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
         continue;
       }
-      const { message, hint } = await response.json().catch(() => ({}));
-      throw new Error([message ?? `The server answered ${response.status}.`, hint].filter(Boolean).join(" "));
+      const answer = await response.json().catch(() => ({}));
+      const message = answer.message ?? `The server answered ${response.status}.`;
+      throw new Error([message, answer.hint].filter(Boolean).join(" "));
     }
   }
 }
