@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from inspect import signature
 from mimetypes import guess_type
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -66,7 +67,7 @@ class _Service(BaseHTTPRequestHandler):
         side = int(wish.get("max_side", ["0"])[0])
         if 0 < side < max(image.size):
             image.thumbnail((side, side))
-        result = Predictor(wish["model"][0])(np.asarray(image))
+        result = predictor(wish["model"][0])(np.asarray(image))
         stream = io.BytesIO()
         result._save_labels(stream)  # type: ignore[arg-type]
         return self._answer(stream.getvalue(), "image/png")
@@ -85,6 +86,12 @@ class _Service(BaseHTTPRequestHandler):
             self.send_header("Content-Encoding", "gzip")
         self.end_headers()
         self.wfile.write(body)
+
+
+def predictor(name: str) -> Predictor:
+    """Returns what the page is compared with: the model in 32-bit floats, as the page runs it."""
+    exact = {"precision": "fp32"} if "precision" in signature(Predictor).parameters else {}
+    return Predictor(name, threads=1, **exact)
 
 
 def entry(name: str) -> dict[str, object]:

@@ -15,7 +15,7 @@ from atrous.engines import built_in
 from atrous.images.decode import read_image
 from atrous.predict.upsample import labels as exact_labels
 from atrous.serve.site import PAGE, write_site
-from tests.serve.browser import Visit, chromium, encoded, entry, host, service, static
+from tests.serve.browser import Visit, chromium, encoded, entry, host, predictor, service, static
 from tests.serve.png_files import png_file
 
 CAT = PAGE / "examples" / "cat.jpg"
@@ -66,10 +66,6 @@ def visit(only_visit: Visit) -> Iterator[Visit]:
 def cat() -> np.ndarray:
     """A photograph, small for speed."""
     return np.asarray(read_image(CAT).resize((150, 100)))
-
-
-def predictor(name: str) -> atrous.Predictor:
-    return atrous.Predictor(name, threads=1)
 
 
 def noise(height: int, width: int, block: int = 1) -> np.ndarray:
