@@ -21,6 +21,7 @@ COMMANDS = (
     "evaluate",
     "submit",
     "bench",
+    "page",
 )
 
 

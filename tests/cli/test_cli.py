@@ -194,6 +194,7 @@ data show: augment count crop-size out seed split
 evaluate: classes compare data flip json output-stride pad-to report scales split trimap window
 export: budget calibration fp16 int8 json out size
 models: classes json size
+page: json model out
 predict: coco json keep-exif memory model on-error out overwrite probability shard threads unknown
 submit: flip json names out output-stride pad-to scales to window
 train: accumulation atrous-rates average-decay backbone base-lr batch batch-norm batch-norm-momentum

@@ -1,0 +1,1 @@
+"""A service for other programs and a page for people."""
