@@ -1,5 +1,6 @@
 """One exception for everything a person can get wrong: what happened, where, and how to fix it."""
 
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 from enum import IntEnum
@@ -84,10 +85,18 @@ def printable(text: object) -> str:
 def missing_extra(feature: str, error: ModuleNotFoundError, extra: str = "train") -> AtrousError:
     """Returns the error for a feature whose optional packages are not installed.
 
-    A module of our own that is missing is a bug, and re-raised as what it is.
+    Raises:
+        ModuleNotFoundError: A module of this package is missing, which is a bug.
     """
-    if (error.name or "").split(".")[0] == "atrous":
+    module = (error.name or "").split(".")[0]
+    if module == "atrous":
         raise error
+    if module in sys.stdlib_module_names:  # no package to install: another operating system
+        return AtrousError(
+            "E-PLATFORM",
+            f"{feature} needs Python's module {module!r}, which {sys.platform} does not have",
+            fix="use Linux or macOS; on Windows, the Windows Subsystem for Linux",
+        )
     return AtrousError(
         "E-MISSING-EXTRA",
         f"{feature} needs the package {error.name!r}, which is not installed",

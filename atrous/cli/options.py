@@ -79,6 +79,16 @@ def view_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "int8"]),
+    default="auto",
+    show_default=True,
+    help="Arithmetic of the network. auto: bf16 where the processor has units for it and the "
+    "labels of the file were measured to agree, else the file's own.",
+)
+
+
 class Progress:
     """A line that counts on a terminal, a line now and then elsewhere; on standard error."""
 

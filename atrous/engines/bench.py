@@ -10,7 +10,6 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -25,16 +24,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from atrous.engines import built_in
 from atrous.engines.exported_file import read_header
-from atrous.engines.open import load_model, open_engine
-from atrous.engines.openvino import (
-    Engine,
-    ExportedEngine,
-    import_openvino,
-    openvino_core,
-    usable_processors,
-)
+from atrous.engines.machine import peak_megabytes, processor, usable_processors
+from atrous.engines.open import exported_file, load_model, open_engine
+from atrous.engines.openvino import ExportedEngine, import_openvino, openvino_core
+from atrous.engines.protocol import Engine, Precision
 from atrous.errors import AtrousError, ExitCode
 from atrous.predict import upsample
 
@@ -49,6 +43,7 @@ class EngineCost:
     Attributes:
         engine: Its name, a key of `PACKAGES`.
         version: Of its package.
+        precision: The arithmetic it ran in: ``fp32``, ``bf16`` or ``int8``.
         median_ms: Milliseconds from picture to coarse logits.
         fastest_ms: The shortest of them.
         spread_ms: Between the first and the third quartile.
@@ -61,6 +56,7 @@ class EngineCost:
 
     engine: str
     version: str
+    precision: str
     median_ms: float
     fastest_ms: float
     spread_ms: float
@@ -85,6 +81,8 @@ class BenchReport:
         labels_ms: Median milliseconds from coarse logits to labels, which follows any engine.
         undecided_cells: Share of cells it had to interpolate.
         processor: Its name.
+        rewrite_error: Why OpenVINO runs the graph as exported although this package would rewrite
+            it for speed; empty if nothing failed.
         engines: What each takes, in the order of `PACKAGES`.
     """
 
@@ -98,6 +96,7 @@ class BenchReport:
     labels_ms: float
     undecided_cells: float
     processor: str
+    rewrite_error: str
     engines: tuple[EngineCost, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -106,9 +105,13 @@ class BenchReport:
 
 
 def bench(
-    model: str | Path, *, size: tuple[int, int] | None = None, threads: int | None = None,
+    model: str | Path,
+    *,
+    size: tuple[int, int] | None = None,
+    threads: int | None = None,
     samples: int = 9,
-) -> BenchReport:  # fmt: skip
+    precision: Precision | None = None,
+) -> BenchReport:
     """Measures a model in every engine that is installed.
 
     Anything but an exported file is run by torch, and exported for the other engines.
@@ -119,16 +122,19 @@ def bench(
         size: Height and width of the picture; None: 513 x 513, or what the file is fixed to.
         threads: Threads to use; None: one for each processor this process may run on.
         samples: Timed runs of each engine.
+        precision: As in `Predictor`, for OpenVINO and PyTorch; None: the file's own. ONNX Runtime
+            has the file's own always.
 
     Raises:
-        AtrousError: No such model, torch is needed and missing, or the file has another size.
+        AtrousError: No such model, torch is needed and missing, or the file has another size or
+            precision.
     """
     threads = threads or usable_processors()
-    with _as_exported(model, size) as (path, sources):
+    with _as_exported(model, size, precision) as (path, sources):
         header = read_header(path)
         size = size or (header.size if header.size != (0, 0) else (513, 513))
         picture = made_up_picture(size)
-        engines = {name: _open(name, source, threads) for name, source in sources.items()}
+        engines = {n: _open(n, source, threads, precision) for n, source in sources.items()}
         peak_runner, peak_work = _peak_runner(threads, header.precision)
         runs: dict[str, Callable[[], Any]] = {"peak": peak_runner}
         runs |= {name: partial(engine.coarse_logits, picture) for name, engine in engines.items()}
@@ -140,8 +146,10 @@ def bench(
         labelling = _in_turns({"": lambda: upsample.labels(coarse, stride, size)}, samples)[""]
         costs = []
         for name, seconds in times.items():
-            starts = _start_up(name, sources[name], size, threads)
-            costs.append(_engine_cost(name, seconds, work / peak, starts))
+            starts = _start_up(name, sources[name], size, threads, engines[name].precision)
+            cost = _engine_cost(engines[name].precision, name, seconds, work / peak, starts)
+            costs.append(cost)
+        rewrite_error = getattr(engines.get("OpenVINO"), "rewrite_error", "")
     return BenchReport(
         model=str(model),
         precision=header.precision,
@@ -153,19 +161,20 @@ def bench(
         labels_ms=round(1e3 * statistics.median(labelling), 3),
         undecided_cells=round(upsample.undecided_share(coarse), 4),
         processor=processor(),
+        rewrite_error=rewrite_error,
         engines=tuple(costs),
     )
 
 
 @contextlib.contextmanager
 def _as_exported(
-    model: str | Path, size: tuple[int, int] | None
+    model: str | Path, size: tuple[int, int] | None, precision: Precision | None
 ) -> Iterator[tuple[Path, dict[str, str]]]:
     """Yields an exported file, and what each installed engine is given to run."""
     installed = [n for n, package in PACKAGES.items() if importlib.util.find_spec(package)]
-    path = built_in.find(str(model)) or Path(model)
-    if path.suffix == ".onnx" and path.is_file():
-        yield path, {name: str(path) for name in installed if name != "PyTorch"}
+    exported = exported_file(model, int8=precision == "int8")
+    if exported is not None:
+        yield exported, {name: str(exported) for name in installed if name != "PyTorch"}
         return
     loaded = load_model(model)
     from atrous.export.export import export
@@ -176,13 +185,16 @@ def _as_exported(
         yield path, {name: str(model if name == "PyTorch" else path) for name in installed}
 
 
-def _open(name: str, source: str, threads: int) -> Engine:
-    """Opens a model in the engine of a name."""
+def _open(
+    name: str, source: str, threads: int, precision: Precision | None, *, keep: bool = False
+) -> Engine:
+    """Opens a model in the engine of a name; `keep` keeps what OpenVINO compiles."""
     if name == "OpenVINO":
-        return ExportedEngine(Path(source), threads=threads, keep_compiled=False)
+        path = Path(source)
+        return ExportedEngine(path, threads=threads, keep_compiled=keep, precision=precision)
     if name == "ONNX Runtime":
         return cast(Engine, _OnnxRuntime(source, threads))
-    return open_engine(source, threads=threads)
+    return open_engine(source, threads=threads, precision=precision)
 
 
 class _OnnxRuntime:
@@ -194,7 +206,9 @@ class _OnnxRuntime:
         onnxruntime.set_default_logger_severity(3)  # it warns of what it optimised away
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        self.logits_stride = read_header(Path(path)).logits_stride
+        header = read_header(Path(path))
+        self.logits_stride = header.logits_stride
+        self.precision = "int8" if header.precision == "int8" else "fp32"
         self._session = onnxruntime.InferenceSession(
             path, options, providers=["CPUExecutionProvider"]
         )
@@ -220,12 +234,13 @@ def _in_turns(runs: dict[str, Callable[[], Any]], samples: int) -> dict[str, lis
 
 
 def _engine_cost(
-    name: str, seconds: list[float], ideal: float, starts: list[tuple[float, float]]
+    precision: str, name: str, seconds: list[float], ideal: float, starts: list[tuple[float, float]]
 ) -> EngineCost:
     quartiles = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else [seconds[0]] * 3
     return EngineCost(
         engine=name,
         version=importlib.metadata.version(PACKAGES[name]),
+        precision=precision,
         median_ms=round(1e3 * quartiles[1], 2),
         fastest_ms=round(1e3 * min(seconds), 2),
         spread_ms=round(1e3 * (quartiles[2] - quartiles[0]), 2),
@@ -284,10 +299,10 @@ def _in_8_bits(ops: Any, x: Any, largest: float) -> Any:
 
 
 def _start_up(
-    name: str, source: str, size: tuple[int, int], threads: int
+    name: str, source: str, size: tuple[int, int], threads: int, precision: str
 ) -> list[tuple[float, float]]:
     """Returns seconds to the first labels and peak megabytes of two processes, one by one."""
-    arguments = json.dumps([name, source, list(size), threads])
+    arguments = json.dumps([name, source, list(size), threads, precision])
     code = "import sys; from atrous.engines.bench import first_labels; first_labels(sys.argv[1])"
     results = []
     with tempfile.TemporaryDirectory() as folder:
@@ -314,25 +329,11 @@ def _start_up(
 
 def first_labels(arguments: str) -> None:
     """Labels a picture; prints the time of day and the peak memory of this process, as JSON."""
-    name, source, (height, width), threads = json.loads(arguments)
-    if name == "OpenVINO":
-        engine: Engine = ExportedEngine(Path(source), threads=threads)
-    else:
-        engine = _open(name, source, threads)
+    name, source, (height, width), threads, precision = json.loads(arguments)
+    engine = _open(name, source, threads, precision, keep=True)
     coarse = engine.coarse_logits(made_up_picture((height, width)))
     upsample.labels(coarse, engine.logits_stride, (height, width))
     print(json.dumps([time.time(), peak_megabytes()]))
-
-
-def peak_megabytes() -> float:
-    """Returns the largest resident memory of this process since it was started."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) / 1024
-    import resource  # counts, on Linux, what the parent had before the start
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
 
 
 def made_up_picture(size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -340,12 +341,3 @@ def made_up_picture(size: tuple[int, int]) -> NDArray[np.uint8]:
     rows, columns = np.ogrid[: size[0], : size[1]]
     planes = [128 + 63 * (np.sin(rows / (40 + 9 * c)) + np.cos(columns / 31)) for c in range(3)]
     return np.stack(planes, axis=-1).astype(np.uint8)
-
-
-def processor() -> str:
-    """Names the processor."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

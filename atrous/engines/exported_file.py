@@ -50,6 +50,8 @@ class Header:
         size: Height and width the file is fixed to; 0 for any.
         training: How the weights were trained, as the fields of `atrous.model.Training`.
         notes: What else is to be known of the weights: terms of the data, attribution.
+        bf16_agreement: Share of pixels, 0..1, with the same label in bfloat16 as in float32, as
+            `atrous export` measured it on pictures; None where it was not measured.
     """
 
     classes: tuple[str, ...]
@@ -66,6 +68,7 @@ class Header:
     size: tuple[int, int]
     training: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    bf16_agreement: float | None = None
 
     def properties(self) -> dict[str, str]:
         """Returns what is written into the file."""
@@ -264,6 +267,7 @@ def _checked(
 
 def _parsed(properties: dict[str, str]) -> Header:
     height, width = (int(v) for v in json.loads(properties["size"]))
+    agreement = json.loads(properties.get("bf16_agreement", "null"))
     return Header(
         classes=tuple(str(name) for name in json.loads(properties["classes"])),
         palette=tuple(
@@ -282,6 +286,7 @@ def _parsed(properties: dict[str, str]) -> Header:
         size=(height, width),
         training=dict(json.loads(properties.get("training", "{}"))),
         notes=tuple(str(note) for note in json.loads(properties.get("notes", "[]"))),
+        bf16_agreement=None if agreement is None else float(agreement),
     )
 
 

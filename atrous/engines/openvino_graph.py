@@ -29,27 +29,33 @@ def data_of(value: Any) -> Any:
     return np.array(node.data).reshape(shape).astype(value.get_element_type().to_dtype())
 
 
-def classes_first(model: Any) -> None:
+def classes_first(model: Any) -> Any:
     """Leaves out the last transposition: logits come as (1, K, h, w), which `labels` reads best."""
     result = model.get_results()[0]
     result.input(0).replace_source_output(result.input_value(0).get_node().input_value(0))
     model.validate_nodes_and_infer_types()
+    return model
 
 
-def give_pooled(openvino: Any, model: Any) -> None:
+def give_pooled(model: Any) -> Any:
     """Makes the features image pooling sees a second input, (1, C, 1, 1), where there are any."""
+    import openvino
+
     pooled = find(model, POOLED)
     if pooled is None:
-        return
+        return model
     given = openvino.op.Parameter(openvino.Type.f32, pooled.get_partial_shape())
     given.set_friendly_name(f"{POOLED}.given")
     for reader in pooled.get_target_inputs():
         reader.replace_source_output(given.output(0))
     model.add_parameters([given])
+    return model
 
 
-def up_to_high_level(openvino: Any, model: Any) -> Any:
+def up_to_high_level(model: Any) -> Any:
     """Returns the graph from the picture to the features image pooling averages; None without."""
+    import openvino
+
     if find(model, POOLED) is None:
         return None
     return openvino.Model([find(model, HIGH_LEVEL)], model.get_parameters())

@@ -10,22 +10,44 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from atrous.encoder.aspp import ASPP
+from atrous.engines.protocol import Precision
 from atrous.errors import AtrousError
 from atrous.model import DeepLabV3Plus
 
 _BYTES_OF_PROCESS = 500_000_000  # Python, torch and what else importing it brings
 
 
-class TorchEngine:
-    """Runs its own copy of a model in evaluation mode; see `atrous.engines.openvino.Engine`."""
+_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
-    def __init__(self, model: DeepLabV3Plus) -> None:
+
+class TorchEngine:
+    """Runs its own copy of a model in evaluation mode; see `atrous.engines.protocol.Engine`.
+
+    Args:
+        model: The model.
+        precision: As in `Predictor`; None and ``auto``: the type of the model's own weights.
+
+    Raises:
+        AtrousError: int8, which only exported files have.
+    """
+
+    def __init__(self, model: DeepLabV3Plus, *, precision: Precision | None = None) -> None:
         self.classes = model.classes
         self.palette = model.palette
         self.output_stride = model.output_stride
         self.logits_stride = model.logits_stride
-        self.model = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)
-        self._device = next(model.parameters()).device
+        if precision == "int8":
+            raise AtrousError(
+                "E-PRECISION",
+                "a torch model has no int8 form",
+                fix="atrous export MODEL --int8 --calibration PICTURES --out FILE writes one",
+            )
+        own = next(model.parameters())
+        kind = _TYPES.get(precision or "", own.dtype)
+        names = {kind: name for name, kind in _TYPES.items()}
+        self.precision = names.get(kind, str(kind).removeprefix("torch."))
+        self.model = copy.deepcopy(model).eval().to(kind, memory_format=torch.channels_last)
+        self._device = own.device
         self.fingerprint = fingerprint(model)
 
     def coarse_logits(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -89,7 +111,7 @@ class TorchEngine:
         """Does what `coarse_logits` does for a tile, with the pooled features (C,) given."""
         if pooled is None or self._image_pooling is None:
             return self.coarse_logits(tile)
-        given = torch.from_numpy(pooled).to(self._device)[None, :, None, None]
+        given = torch.from_numpy(pooled).to(self.model.normalize.mean)[None, :, None, None]
         hook = self._image_pooling.register_forward_pre_hook(lambda _module, _inputs: (given,))
         try:
             return self.coarse_logits(tile)
@@ -116,5 +138,7 @@ def fingerprint(model: DeepLabV3Plus) -> str:
     digest = hashlib.sha256(repr(model.architecture).encode())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        # As bytes, because NumPy has no bfloat16.
+        plain = tensor.detach().cpu().contiguous().flatten()
+        digest.update(plain.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

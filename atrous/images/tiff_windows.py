@@ -8,6 +8,8 @@ import io
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -18,13 +20,13 @@ from PIL import Image, TiffTags
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from atrous.errors import AtrousError, ExitCode
-from atrous.images.decode import open_image, to_rgb
+from atrous.images.decode import TIFF_MAGIC, open_image
+from atrous.images.rgb import Values, conversion_notes, measure, to_rgb
 
 CACHE_BYTES = 64 << 20  # of decoded blocks, which neighbouring windows share
 MOST_BLOCK_PIXELS = 1 << 24  # larger blocks are not worth the name
 _ROWS_BYTES = 1 << 20  # of uncompressed strips read at a time
 
-_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the latter two are BigTIFF
 _UNCOMPRESSED, _JPEG = 1, 7
 _COMPRESSIONS = (_UNCOMPRESSED, 5, _JPEG, 8, 32773, 32946, 50000)  # LZW, deflate, PackBits, Zstd
 _YCBCR = 6
@@ -33,10 +35,10 @@ _STRIP_OFFSETS, _ORIENTATION, _SAMPLES, _STRIP_ROWS, _STRIP_BYTES = 273, 274, 27
 _PLANES, _SAMPLE_FORMAT = 284, 339
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_BYTES = 322, 323, 324, 325
 # What else decides how a block is decoded: fill order, predictor, colour map, extra samples,
-# JPEG tables, YCbCr.
+# JPEG tables, YCbCr, NoData.
 _DECODING = (
     *(_BITS, _COMPRESSION, _PHOTOMETRIC, 266, _SAMPLES, _PLANES, 317, 320),
-    *(338, _SAMPLE_FORMAT, 347, 529, 530, 531, 532),
+    *(338, _SAMPLE_FORMAT, 347, 529, 530, 531, 532, 42113),
 )
 
 
@@ -53,6 +55,11 @@ class Windows(Protocol):
         """Memory it takes, at most."""
         ...
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided when the picture became RGB; see `to_rgb`."""
+        ...
+
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
         """Returns a window inside the picture, (height, width, 3) RGB."""
         ...
@@ -64,6 +71,7 @@ class DecodedPicture:
     def __init__(self, image: Image.Image) -> None:
         self.size = image.height, image.width
         self.bytes_held = 6 * image.height * image.width  # once more while it was decoded
+        self.notes: tuple[str, ...] = image.info.get("notes", ())
         self._image = image
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
@@ -123,6 +131,25 @@ class TiffWindows:
                 ]
         return window
 
+    @cached_property
+    def _values(self) -> Values:
+        """What decides the conversion to RGB, of all blocks together: they must be alike."""
+        if max(self._tags.get(_BITS, (1,))) <= 8 and self._tags.get(_SAMPLES, 1) in (1, 3):
+            return Values()  # no question is left, so the blocks are not decoded
+        values = Values()
+        for block in self.blocks:
+            with self._opened(block) as image:
+                # The last tiles go beyond the picture.
+                height, width = self.size[0] - block.top, self.size[1] - block.left
+                values = values.joined(measure(image, (height, width)))
+        return values
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided when the picture became RGB; see `to_rgb`."""
+        with self._opened(self.blocks[0]) as image:
+            return conversion_notes(image, self._values)
+
     def _pixels(self, block: _Block) -> NDArray[np.uint8]:
         if block in self._cache:
             self._cache.move_to_end(block)
@@ -135,6 +162,13 @@ class TiffWindows:
         return pixels
 
     def _decoded(self, block: _Block) -> NDArray[np.uint8]:
+        values = self._values
+        with self._opened(block) as image:
+            return np.asarray(to_rgb(image, values))
+
+    @contextmanager
+    def _opened(self, block: _Block) -> Iterator[Image.Image]:
+        """Opens a block as a TIFF of its own."""
         with self.path.open("rb") as file:
             file.seek(block.offset)
             data = file.read(block.length)
@@ -153,7 +187,7 @@ class TiffWindows:
         stream.write(data)
         stream.seek(0)
         with open_image(stream) as image:
-            return np.asarray(to_rgb(image))
+            yield image
 
 
 def open_tiff(path: Path) -> TiffWindows | None:
@@ -168,7 +202,7 @@ def open_tiff(path: Path) -> TiffWindows | None:
     """
     try:
         with path.open("rb") as file:
-            if file.read(4) not in _MAGIC:
+            if file.read(4) not in TIFF_MAGIC:
                 return None
     except OSError:
         return None  # whoever decodes it says why

@@ -9,7 +9,7 @@ from PIL import Image
 
 from atrous.classes import Color
 from atrous.engines.open import open_engine
-from atrous.engines.openvino import Engine
+from atrous.engines.protocol import Engine
 from atrous.errors import AtrousError
 from atrous.images.decode import MAX_PIXELS, read_image, to_rgb, upright
 from atrous.images.tiff_windows import DecodedPicture, Windows, open_tiff

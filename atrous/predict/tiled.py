@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from atrous.classes import Color
-from atrous.engines.openvino import Engine
+from atrous.engines.protocol import Engine
 from atrous.images.png_rows import IndexPng
 from atrous.images.tiff_windows import Windows
 from atrous.predict import overlay, tiles, upsample

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from atrous.engines.openvino import Engine
+from atrous.engines.protocol import Engine
 from atrous.errors import AtrousError, ExitCode
 from atrous.images.tiff_windows import Windows
 

@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from atrous.engines import openvino as engines
 from atrous.engines.exported_file import Header, read_header
-from atrous.engines.openvino import ExportedEngine, usable_processors
+from atrous.engines.machine import usable_processors
+from atrous.engines.openvino import ExportedEngine
 from atrous.errors import AtrousError
 from atrous.predict.predictor import Predictor
 

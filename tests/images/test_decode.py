@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from atrous.errors import AtrousError
-from atrous.images.decode import atomic, read_image, to_rgb
+from atrous.images.decode import atomic, read_image
+from atrous.images.rgb import to_rgb
 
 
 def encoded(image, format="PNG", **options):

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from atrous import from_tflite
-from atrous.engines.openvino import Engine, ExportedEngine
+from atrous.engines.openvino import ExportedEngine
+from atrous.engines.protocol import Engine
 from atrous.engines.torch import TorchEngine
 from atrous.errors import AtrousError
 from atrous.export.export import as_file, describe
