@@ -71,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if reconfigure:
             reconfigure(errors="backslashreplace")
     try:
-        atrous.main([w for w in words if w != "--debug"], "atrous", standalone_mode=False)
+        words = [word for word in words if word != "--debug"]
+        atrous.main(words, "atrous", standalone_mode=False, obj=debug)
     except Exception as error:
         if debug:
             raise

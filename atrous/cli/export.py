@@ -12,7 +12,7 @@ from atrous.errors import AtrousError, missing_extra, printable
 
 
 @click.command()
-@click.argument("model", type=ANY_PATH)
+@click.argument("model")
 @click.option("--out", type=ANY_PATH, required=True, metavar="FILE.onnx", help="The file to write.")
 @click.option(
     "--size", type=(click.IntRange(1), click.IntRange(1)), metavar="H W",
@@ -30,7 +30,7 @@ from atrous.errors import AtrousError, missing_extra, printable
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print what the file says about itself.")
 def export(
-    model: Path,
+    model: str,
     out: Path,
     size: tuple[int, int] | None,
     fp16: bool,
@@ -90,7 +90,7 @@ def _quantize(
 
     from atrous.export.int8 import quantize
     from atrous.images.decode import read_image
-    from atrous.predict.batch import find_pictures
+    from atrous.predict.find import find_pictures
 
-    pictures = [np.asarray(read_image(path)) for path in find_pictures(paths)]
+    pictures = [np.asarray(read_image(path)) for path in find_pictures(paths).paths]
     return quantize(model, out, pictures, budget=None if budget == 100 else budget / 100, size=size)

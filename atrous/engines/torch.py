@@ -46,7 +46,8 @@ class TorchEngine:
         kind = _TYPES.get(precision or "", own.dtype)
         names = {kind: name for name, kind in _TYPES.items()}
         self.precision = names.get(kind, str(kind).removeprefix("torch."))
-        self.model = copy.deepcopy(model).eval().to(kind, memory_format=torch.channels_last)
+        self.model = copy.deepcopy(model).eval().to(kind)
+        self.model.to(memory_format=torch.channels_last)
         self._device = own.device
         self.fingerprint = fingerprint(model)
 

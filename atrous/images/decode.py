@@ -26,6 +26,8 @@ TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the latter two are BigT
 MAX_PIXELS = 100_000_000  # of pictures decoded whole
 
 _ORIENTATION = 274  # of EXIF; 1 is upright
+# Tags of a TIFF that are EXIF in other files. The other tags describe the TIFF's own pixels.
+_ABOUT_A_TIFF = (270, 271, 272, 282, 283, 296, 305, 306, 315, 33432, 34665, 34853)
 
 Image.MAX_IMAGE_PIXELS = None  # ours is checked from the header, before anything is decoded
 
@@ -87,7 +89,9 @@ def exif_of(source: str | Path | IO[bytes]) -> bytes:
     # Only the header is read, so the picture may have any size.
     with open_image(source, max_pixels=2**62, decode=False) as image:
         exif = image.getexif()
-        exif.pop(_ORIENTATION, None)
+        for tag in set(exif):
+            if tag == _ORIENTATION or (image.format == "TIFF" and tag not in _ABOUT_A_TIFF):
+                del exif[tag]
         return exif.tobytes() if exif else b""
 
 

@@ -58,9 +58,11 @@ def measure(image: Image.Image, size: tuple[int, int] | None = None) -> Values:
 
     Args:
         image: The picture.
-        size: Height and width of the part to look at, from the top left corner; None: all.
+        size: Height and width to look at, from the top left corner; None: all.
     """
-    height, width = size or (image.height, image.width)
+    height, width = image.height, image.width
+    if size is not None:
+        height, width = min(height, size[0]), min(width, size[1])
     if _is_deep(image):
         values, valid = (array[:height, :width] for array in _deep(image))
         found = values[valid]
@@ -153,7 +155,9 @@ def _deep(image: Image.Image) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         values = values.astype(np.float64)
         valid = (np.abs(values) < _LARGEST) & ~np.isin(values, _NEVER_DATA)  # False for NaN
     with suppress(ValueError):  # a tag that holds no number
-        valid &= values != float(str(tags.get(_NO_DATA, "nan")).strip(" \0"))
+        # Compared in the file's own type: its 1e20 is not exactly the text's.
+        kind: Any = np.float32 if image.mode == "F" else np.float64
+        valid &= values != kind(str(tags.get(_NO_DATA, "nan")).strip(" \0"))
     return values, valid
 
 
@@ -174,7 +178,8 @@ def _range(image: Image.Image, values: Values) -> tuple[float, float]:
 def _scaled(image: Image.Image, values: Values) -> NDArray[np.uint8]:
     low, high = _range(image, values)
     pixels, valid = _deep(image)
-    kind = np.float32 if pixels.dtype == np.uint16 else np.float64
+    kind: Any = np.float32 if pixels.dtype == np.uint16 else np.float64
     scale = 255 / (high - low) if high > low else 0
-    scaled = np.rint((np.where(valid, pixels, low).astype(kind) - kind(low)) * kind(scale))
+    known: NDArray[Any] = np.where(valid, pixels, low).astype(kind)
+    scaled = np.rint((known - kind(low)) * kind(scale))
     return np.where(valid, np.clip(scaled, 0, 255), 0).astype(np.uint8)

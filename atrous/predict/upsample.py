@@ -6,14 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atrous.classes import Labels
 from atrous.errors import AtrousError
 
 CHUNK_BYTES = 16 << 20  # of full-resolution logits alive at a time
 LARGEST = 2.0**100  # logits beyond it could overflow, where the proof does not hold
 CACHE_BYTES = 1 << 20  # of what is worked on at a time
 CELLS_AT_A_TIME = 1024
-
-Labels = NDArray[np.uint8] | NDArray[np.uint16]
 
 
 def labels(coarse: NDArray[np.float32], stride: int, size: tuple[int, int]) -> Labels:
@@ -213,6 +212,16 @@ def confidence(
     for rows, logits in _in_chunks(coarse, stride, size):
         result[rows] = 1 / _exponentials(logits).sum(axis=2)
     return result
+
+
+def mean_confidence(coarse: NDArray[np.float32]) -> float:
+    """Returns the mean over all positions of (h, w, K) logits of the largest softmax, 1/K..1."""
+    height, width, num_classes = coarse.shape
+    total, step = 0.0, max(1, CACHE_BYTES // (4 * width * num_classes))
+    for top in range(0, height, step):
+        exponentials = _exponentials(coarse[top : top + step].copy())
+        total += float((1 / exponentials.sum(axis=2)).sum())
+    return total / (height * width)
 
 
 def _in_chunks(

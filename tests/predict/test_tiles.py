@@ -24,6 +24,7 @@ from atrous.images.tiff_windows import DecodedPicture, open_tiff
 from atrous.model import DeepLabV3Plus
 from atrous.predict import tiles
 from atrous.predict.batch import segment_files
+from atrous.predict.find import find_pictures
 from atrous.predict.predictor import Predictor
 from atrous.predict.tiled import TiledSegmentation
 from tests.fake_engine import BrightestChannel
@@ -261,7 +262,7 @@ def test_P01_a_picture_damaged_in_the_middle_leaves_no_files(tmp_path: Path) -> 
     data[block.offset : block.offset + block.length] = bytes(block.length)
     path.write_bytes(data)
     predictor = Predictor(Forgetful(reach=0, bytes_per_pixel=300), memory=180_000_000)
-    (outcome,) = segment_files(predictor, [path], tmp_path / "out")
+    (outcome,) = segment_files(predictor, find_pictures([path]).pictures, tmp_path / "out")
     assert outcome.error is not None
     assert outcome.error.code == "E-IMAGE-BROKEN"
     assert not list((tmp_path / "out").iterdir())
@@ -284,8 +285,8 @@ from tests.fake_engine import BrightestChannel
 
 engine = BrightestChannel()
 engine.reach, engine.bytes_per_pixel = 64, 500
-rows = Predictor(engine, memory=500_000_000)(Path(sys.argv[1]))._rows_of_labels()
-assert 100 < len(next(rows)) < 1000
+rows = Predictor(engine, memory=500_000_000)(Path(sys.argv[1]))._rows()
+assert 100 < len(next(rows).labels) < 1000
 """
 
 
