@@ -52,6 +52,7 @@ class Header:
         notes: What else is to be known of the weights: terms of the data, attribution.
         bf16_agreement: Share of pixels, 0..1, with the same label in bfloat16 as in float32, as
             `atrous export` measured it on pictures; None where it was not measured.
+        bf16_measured: How it was measured: engine and processor, number of pictures.
     """
 
     classes: tuple[str, ...]
@@ -69,6 +70,7 @@ class Header:
     training: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     bf16_agreement: float | None = None
+    bf16_measured: str = ""
 
     def properties(self) -> dict[str, str]:
         """Returns what is written into the file."""
@@ -287,6 +289,7 @@ def _parsed(properties: dict[str, str]) -> Header:
         training=dict(json.loads(properties.get("training", "{}"))),
         notes=tuple(str(note) for note in json.loads(properties.get("notes", "[]"))),
         bf16_agreement=None if agreement is None else float(agreement),
+        bf16_measured=properties.get("bf16_measured", ""),
     )
 
 
