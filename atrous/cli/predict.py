@@ -5,12 +5,12 @@ import re
 import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from atrous.cli.options import ANY_PATH, FOLDER, Progress, precision_option
-from atrous.errors import AtrousError, ExitCode, printable, unknown_name
+from atrous.errors import AtrousError, ExitCode, printable
 
 if TYPE_CHECKING:
     from atrous.engines.protocol import Precision
@@ -74,6 +74,10 @@ def _shard(context: click.Context, option: click.Parameter, text: str) -> tuple[
     help="Do the I-th of N shares of the pictures; N processes or machines do them all.",
 )  # fmt: skip
 @click.option(
+    "--jobs", type=click.IntRange(1), default=1, show_default=True, metavar="N",
+    help="Worker processes, which share the threads; --memory is of each.",
+)  # fmt: skip
+@click.option(
     "--on-error", type=click.Choice(["continue", "stop"]), default="continue", show_default=True,
     help="What to do after a picture that cannot be read.",
 )  # fmt: skip
@@ -96,6 +100,7 @@ def predict(
     coco: Path | None,
     keep_exif: bool,
     shard: tuple[int, int],
+    jobs: int,
     on_error: str,
     overwrite: bool,
     as_json: bool,
@@ -119,29 +124,33 @@ def predict(
       atrous predict holiday/ --model model.onnx --out masks --json
       atrous predict 'holiday/*.jpg' --probability dog --unknown 0.5 --coco regions.json
       atrous predict cat.jpg --cutout cat --no-overlay
+      atrous predict huge/ --jobs 8
       atrous predict huge/ --shard 2/8
       atrous predict city.tif --model model.onnx --memory 4GB
     """
-    from atrous.predict.batch import Extras, segment_files
+    from atrous.predict.batch import Extras
     from atrous.predict.coco import CocoRegions
     from atrous.predict.find import find_pictures, said
+    from atrous.predict.many import segmented
     from atrous.predict.predictor import Predictor
 
     found = find_pictures(paths, out)
     coco = _coco_file(coco, shard, found.paths)
-    predictor = Predictor(
-        model, threads=threads, memory=memory, unknown_below=unknown, precision=precision
-    )
-    _check_classes((*probabilities, *cutouts), predictor.classes)
+    options: dict[str, Any] = {
+        "model": model, "threads": threads, "memory": memory, "unknown_below": unknown,
+        "precision": precision,
+    }  # fmt: skip
+    predictor = Predictor(**options)
     mine = found.paths[shard[0] - 1 :: shard[1]]
     report = _Report(mine, as_json=as_json, debug=bool(debug))
     regions = CocoRegions(predictor.classes)
     extras = Extras(
         probabilities, cutouts, not no_overlay, not (no_legend or no_overlay), keep_exif
     )
-    for outcome in segment_files(
-        predictor, found.pictures, out, overwrite=overwrite, extras=extras, shard=shard
-    ):
+    for outcome in segmented(
+        predictor, options, found.pictures, out,
+        jobs=jobs, overwrite=overwrite, extras=extras, shard=shard,
+    ):  # fmt: skip
         report.add(outcome)
         if outcome.record is not None and coco is not None:
             regions.add(outcome)
@@ -168,12 +177,6 @@ def _coco_file(coco: Path | None, shard: tuple[int, int], pictures: Sequence[Pat
     if shard[1] > 1:
         return coco.with_name(f"{coco.stem}.{shard[0]}-of-{shard[1]}{coco.suffix}")
     return coco
-
-
-def _check_classes(names: Sequence[str], known: Sequence[str]) -> None:
-    for name in names:
-        if name not in known:
-            raise unknown_name("class", name, known)
 
 
 class _Report:

@@ -5,20 +5,17 @@ import hashlib
 import io
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from atrous.errors import AtrousError, ExitCode
 from atrous.images.decode import TIFF_MAGIC, exif_of
-from atrous.predict.find import Picture, find_pictures
+from atrous.predict.find import Picture
 from atrous.predict.predictor import Predictor
 from atrous.predict.records import check_free, digest_of, finished, identity
 from atrous.predict.segmentation import OutputFiles, Segmentation, output_files
-
-if TYPE_CHECKING:
-    from atrous.model import DeepLabV3Plus
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)  # no picture after this one can be written either
 
@@ -69,13 +66,16 @@ class Extras:
         return output_files(out, stem, self.probabilities, self.cutouts, overlay=self.overlay)
 
 
+PLAIN = Extras()
+
+
 def segment_files(
     predictor: Predictor,
     pictures: Sequence[Picture],
     out: Path,
     *,
     overwrite: bool = False,
-    extras: Extras = Extras(),
+    extras: Extras = PLAIN,
     shard: tuple[int, int] = (1, 1),
 ) -> Iterator[Outcome]:
     """Segments pictures into a folder, one at a time; a bad one does not stop the others.
@@ -264,45 +264,6 @@ def _as_ours(error: Exception, path: Path) -> AtrousError:
         fix = "this is a bug in atrous; run again with --debug and report what it prints"
     where = getattr(error, "filename", None) or path
     return AtrousError(code, what, where=where, fix=fix, exit_code=exit_code)
-
-
-def segment_many(
-    paths: Iterable[str | Path],
-    model: "str | Path | DeepLabV3Plus | Predictor | None" = None,
-    out: str | Path = "masks",
-    *,
-    extras: Extras = Extras(),
-    overwrite: bool = False,
-    on_outcome: Callable[[Outcome], None] | None = None,
-    **options: Any,
-) -> list[dict[str, Any]]:
-    """Segments many pictures into a folder, as ``atrous predict`` does.
-
-    Args:
-        paths: Pictures, folders of pictures, patterns.
-        model: As in `Predictor`, or a Predictor.
-        out: The folder of the output.
-        extras: What to write beside labels and JSON.
-        overwrite: Whether to do finished pictures anew.
-        on_outcome: Called with what became of each picture, in order.
-        options: Of `Predictor`.
-
-    Returns:
-        A record for each picture: the content of its JSON, or ``{"input", "error", "code"}``.
-
-    Raises:
-        AtrousError: Nothing to do, output would replace other files, or the disk is full.
-    """
-    found = find_pictures(paths, Path(out))
-    predictor = model if isinstance(model, Predictor) else Predictor(model, **options)
-    records = []
-    for outcome in segment_files(
-        predictor, found.pictures, Path(out), overwrite=overwrite, extras=extras
-    ):
-        records.append(shown(outcome))
-        if on_outcome is not None:
-            on_outcome(outcome)
-    return records
 
 
 def shown(outcome: Outcome) -> dict[str, Any]:

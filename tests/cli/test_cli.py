@@ -196,7 +196,7 @@ evaluate: classes compare data flip json output-stride pad-to report scales spli
 export: budget calibration fp16 int8 json out size
 models: classes json size
 page: json model out
-predict: coco cutout json keep-exif memory model no-legend no-overlay on-error out overwrite
+predict: coco cutout jobs json keep-exif memory model no-legend no-overlay on-error out overwrite
     precision probability shard threads unknown
 submit: flip json names out output-stride pad-to scales to window
 train: accumulation atrous-rates average-decay backbone base-lr batch batch-norm batch-norm-momentum

@@ -16,8 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from PIL import Image
 
 from atrous.errors import AtrousError
-from atrous.predict.batch import Extras, segment_files, segment_many
+from atrous.predict.batch import Extras, segment_files
 from atrous.predict.find import find_pictures
+from atrous.predict.many import segment_many
 from atrous.predict.predictor import Predictor
 from atrous.predict.records import is_output
 from tests.fake_engine import BrightestChannel
