@@ -40,14 +40,14 @@ def _shard(context: click.Context, option: click.Parameter, text: str) -> tuple[
     "--out", type=FOLDER, default=Path("masks"), show_default=True, help="Folder of the output."
 )
 @click.option(
-    "--threads", type=click.IntRange(1), help="Threads to use [default: the usable processors]."
+    "--threads", type=click.IntRange(1), help="Number of threads [default: all processors]."
 )
 @click.option(
     "--memory",
     default="2GB",
     show_default=True,
     callback=_memory,
-    help="What the process may take; larger pictures are seen in overlapping tiles.",
+    help="Memory of the process; pictures that need more are seen in overlapping tiles.",
 )
 @precision_option
 @click.option(
@@ -180,7 +180,7 @@ def _coco_file(coco: Path | None, shard: tuple[int, int], pictures: Sequence[Pat
 
 
 class _Report:
-    """What is printed of each picture, and how far the whole is."""
+    """Prints a line for each picture, and progress."""
 
     def __init__(self, pictures: Sequence[Path], *, as_json: bool, debug: bool) -> None:
         self.as_json, self.debug = as_json, debug
@@ -189,7 +189,7 @@ class _Report:
         self.done = self.failed = 0
 
     def add(self, outcome: "Outcome") -> None:
-        """Prints what became of a picture."""
+        """Prints the outcome of a picture."""
         from atrous.predict.batch import shown
 
         self.done += 1
@@ -213,14 +213,14 @@ class _Report:
 
 
 class _Rows:
-    """A table printed row by row, as wide in its first column as the longest name."""
+    """A table that is printed row by row; the longest name sets the first column's width."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self.width = min(48, max(map(len, names), default=0))
         self.headed = False
 
     def print(self, name: str, size: str, spent: str, shares: str) -> None:
-        """Prints a row; a name that is too long keeps its end."""
+        """Prints a row; of a long name, the end."""
         if not self.headed:
             self.headed = True
             self.print("picture", "height x width", "time", "share of each class")

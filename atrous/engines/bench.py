@@ -1,8 +1,8 @@
-"""What a model costs on this machine, in every engine that is installed.
+"""Measures what a model costs on this machine, in every engine that is installed.
 
-Times are of warm processes, the engines in turns, so that other load hits all alike; start-up and
-memory are of processes of their own. The peak is measured in the same turns: times mean little
-without it on machines that are shared or change their clock.
+The engines take turns in one warm process, so that load from other programs hits all alike.
+Start-up time and memory come from separate processes. The machine's peak is measured in the same
+turns, because times alone mean little on a machine that is shared or changes its clock.
 """
 
 import contextlib
@@ -33,25 +33,26 @@ from atrous.errors import AtrousError, ExitCode
 from atrous.predict import upsample
 
 PACKAGES = {"OpenVINO": "openvino", "ONNX Runtime": "onnxruntime", "PyTorch": "torch"}
-PEAK_CHANNELS, PEAK_SIDE = 1024, 64  # of the convolution that measures the peak: 4.3 G
+# Of the convolution that measures the peak, which takes 4.3 G multiply-adds.
+PEAK_CHANNELS, PEAK_SIDE = 1024, 64
 
 
 @dataclass(frozen=True)
 class EngineCost:
-    """What one engine takes.
+    """The cost of a model in one engine.
 
     Attributes:
-        engine: Its name, a key of `PACKAGES`.
-        version: Of its package.
+        engine: The name of the engine, a key of `PACKAGES`.
+        version: The version of its package.
         precision: The arithmetic it ran in: ``fp32``, ``bf16`` or ``int8``.
         median_ms: Milliseconds from picture to coarse logits.
-        fastest_ms: The shortest of them.
-        spread_ms: Between the first and the third quartile.
-        share_of_peak: Multiply-adds a second at the median, of the machine's measured peak at
-            the file's precision; can exceed 1 where multiplications are saved.
+        fastest_ms: The shortest time.
+        spread_ms: Distance between the first and the third quartile.
+        share_of_peak: Multiply-adds a second at the median time, as a share of the machine's
+            measured peak at the file's precision. Exceeds 1 if the engine saves multiplications.
         first_start_s: Seconds from the start of a process to its first labels.
-        start_s: The same of the next process, which finds what the first one kept.
-        peak_memory_mb: Largest resident memory of that process.
+        start_s: The same for a second process, which finds the compiled model of the first.
+        peak_memory_mb: Largest resident memory of the second process.
     """
 
     engine: str
@@ -68,7 +69,7 @@ class EngineCost:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """What a model costs on this machine.
+    """The costs of a model on this machine.
 
     Attributes:
         model: The file or name.
@@ -76,14 +77,14 @@ class BenchReport:
         size: Height and width of the picture.
         threads: Threads the engines may use.
         samples: Timed runs of each engine.
-        multiply_adds: Of the convolutions of the exported file, for one picture.
-        peak: Multiply-adds a second of the fastest run of a large convolution.
-        labels_ms: Median milliseconds from coarse logits to labels, which follows any engine.
-        undecided_cells: Share of cells it had to interpolate.
-        processor: Its name.
+        multiply_adds: Multiply-adds of the file's convolutions, for one picture.
+        peak: Multiply-adds a second in the fastest run of a large convolution.
+        labels_ms: Median milliseconds from coarse logits to labels, the step after every engine.
+        undecided_cells: Share of cells that this step had to interpolate.
+        processor: The name of the processor.
         rewrite_error: Why OpenVINO runs the graph as exported although this package would rewrite
             it for speed; empty if nothing failed.
-        engines: What each takes, in the order of `PACKAGES`.
+        engines: The costs in each engine, in the order of `PACKAGES`.
     """
 
     model: str
@@ -100,7 +101,7 @@ class BenchReport:
     engines: tuple[EngineCost, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """Returns what JSON can hold."""
+        """Returns the report in types that JSON has."""
         return asdict(self)
 
 
@@ -114,12 +115,12 @@ def bench(
 ) -> BenchReport:
     """Measures a model in every engine that is installed.
 
-    Anything but an exported file is run by torch, and exported for the other engines.
+    Torch runs any model that is not an exported file; the model is exported for other engines.
 
     Args:
         model: An exported file, the name of a built-in model, or a path or name as in
             `atrous.load`.
-        size: Height and width of the picture; None: 513 x 513, or what the file is fixed to.
+        size: Height and width of the picture; None: 513 x 513, or the fixed size of the file.
         threads: Threads to use; None: one for each processor this process may run on.
         samples: Timed runs of each engine.
         precision: As in `Predictor`, for OpenVINO and PyTorch; None: the file's own. ONNX Runtime
@@ -170,7 +171,7 @@ def bench(
 def _as_exported(
     model: str | Path, size: tuple[int, int] | None, precision: Precision | None
 ) -> Iterator[tuple[Path, dict[str, str]]]:
-    """Yields an exported file, and what each installed engine is given to run."""
+    """Yields an exported file, and the source that each installed engine runs."""
     installed = [n for n, package in PACKAGES.items() if importlib.util.find_spec(package)]
     exported = exported_file(model, int8=precision == "int8")
     if exported is not None:
@@ -203,7 +204,7 @@ class _OnnxRuntime:
     def __init__(self, path: str, threads: int) -> None:
         import onnxruntime
 
-        onnxruntime.set_default_logger_severity(3)  # it warns of what it optimised away
+        onnxruntime.set_default_logger_severity(3)  # its warnings are about optimisations
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         header = read_header(Path(path))
@@ -218,10 +219,10 @@ class _OnnxRuntime:
 
 
 def _in_turns(runs: dict[str, Callable[[], Any]], samples: int) -> dict[str, list[float]]:
-    """Returns seconds of each.
+    """Returns the seconds of each run.
 
-    Each runs once untimed before every sample: what ran before it has left cold caches, and maybe
-    threads that spin.
+    Each runs once untimed before every sample, because the one before it left cold caches, and
+    perhaps threads that still spin.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(samples):
@@ -277,7 +278,7 @@ def _peak_runner(threads: int, precision: str) -> tuple[Callable[[], Any], int]:
     values = random.normal(size=(PEAK_CHANNELS, PEAK_CHANNELS, 1, 1)).astype(np.float32)
     weight, x = ops.constant(values), image
     if precision == "int8":
-        # As a network does it: weights in 255 steps, activations in 256, in and out.
+        # As in an int8 network: weights in 255 steps, activations in 256, before and after.
         scale = ops.constant(np.float32(0.05))
         rounded = np.clip(np.round(values / 0.05), -127, 127).astype(np.int8)
         weight = ops.multiply(ops.convert(ops.constant(rounded), np.float32), scale)
@@ -285,7 +286,8 @@ def _peak_runner(threads: int, precision: str) -> tuple[Callable[[], Any], int]:
     x = ops.convolution(x, weight, [1, 1], [0, 0], [0, 0], [1, 1])
     if precision == "int8":
         x = _in_8_bits(ops, ops.relu(x), 64.0)
-        x = ops.max_pool(x, [1, 1], [1, 1], [0, 0], [0, 0], [1, 1]).output(0)  # reads the bytes
+        # An operation that reads 8 bits, so that the convolution must write them.
+        x = ops.max_pool(x, [1, 1], [1, 1], [0, 0], [0, 0], [1, 1]).output(0)
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
     model = openvino.Model([x], [image])
     request = openvino_core().compile_model(model, "CPU", settings).create_infer_request()
@@ -301,7 +303,7 @@ def _in_8_bits(ops: Any, x: Any, largest: float) -> Any:
 def _start_up(
     name: str, source: str, size: tuple[int, int], threads: int, precision: str
 ) -> list[tuple[float, float]]:
-    """Returns seconds to the first labels and peak megabytes of two processes, one by one."""
+    """Runs two processes one by one; returns their seconds to first labels and peak megabytes."""
     arguments = json.dumps([name, source, list(size), threads, precision])
     code = "import sys; from atrous.engines.bench import first_labels; first_labels(sys.argv[1])"
     results = []
@@ -328,7 +330,7 @@ def _start_up(
 
 
 def first_labels(arguments: str) -> None:
-    """Labels a picture; prints the time of day and the peak memory of this process, as JSON."""
+    """Labels a picture, then prints the time of day and the process's peak memory as JSON."""
     name, source, (height, width), threads, precision = json.loads(arguments)
     engine = _open(name, source, threads, precision, keep=True)
     coarse = engine.coarse_logits(made_up_picture((height, width)))
@@ -337,7 +339,7 @@ def first_labels(arguments: str) -> None:
 
 
 def made_up_picture(size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Returns a picture (H, W, 3) of smooth shapes."""
+    """Returns a synthetic picture (H, W, 3) of smooth shapes."""
     rows, columns = np.ogrid[: size[0], : size[1]]
     planes = [128 + 63 * (np.sin(rows / (40 + 9 * c)) + np.cos(columns / 31)) for c in range(3)]
     return np.stack(planes, axis=-1).astype(np.uint8)

@@ -30,23 +30,24 @@ logger = logging.getLogger(__name__)
 
 _CORE_LOCK = threading.Lock()
 
-REPEATS_WORTH_COMPILING = 16  # of a size: what its own compiled model saves, it has then cost
+# After so many pictures of one size, a model for that size has saved the time of compiling it.
+REPEATS_WORTH_COMPILING = 16
 
 LEAST_AGREEMENT = 0.995  # of labels in bf16 with those in fp32, for `auto` to take bf16
 
-_LARGE = 12 << 20  # bytes of a picture whose working memory is given back once it is seen
+_LARGE = 12 << 20  # after a picture of more bytes, the engine gives back its working memory
 _BYTES_OF_PROCESS = 150_000_000  # Python, NumPy, OpenVINO
-_COPIES_OF_WEIGHTS = 3  # the file, its constants, and what they are packed into
+_COPIES_OF_WEIGHTS = 3  # in the file, in the graph, and packed for the processor
 
 
 class ExportedEngine:
     """Runs a file written by `atrous export` on the CPU; see `atrous.engines.protocol.Engine`.
 
-    A model compiled for one size is a few percent faster than one for any size and takes as long
-    to compile, so the first picture's size gets its own, other sizes share one, and a size that
-    keeps coming back takes the place of the first. Tiles of a large picture have one of their own
-    while they come. Compiled models are kept for other processes in `cache_folder`. Calls from
-    several threads wait for each other.
+    A model that is compiled for one size is a few percent faster than one for any size, and takes
+    as long to compile. So the size of the first picture gets its own model, and other sizes share
+    one. A size that occurs often replaces the first. Tiles of a large picture have a model of
+    their own for as long as they come. Compiled models are kept for other processes in
+    `cache_folder`. Calls from several threads wait for each other.
 
     Args:
         path: The file.
@@ -112,11 +113,11 @@ class ExportedEngine:
 
     @cached_property
     def bytes_per_pixel(self) -> int:
-        """Memory for each pixel seen at a time; 0 for a file fixed to one size, never tiled."""
+        """Memory for each pixel seen at a time; 0 for a file of one size, which is never tiled."""
         return 0 if any(self.header.size) else bytes_per_pixel(self._compiler.read())
 
     def high_level(self, tile: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-        """Maps a tile (H, W, 3) to the features image pooling averages, (h, w, C)."""
+        """Maps a tile (H, W, 3) to the features that image pooling averages, (h, w, C)."""
         size = self._checked_size(tile)
         with self._lock:
             request = self._tile_request("high_level", size)
@@ -127,7 +128,7 @@ class ExportedEngine:
     def tile_logits(
         self, tile: NDArray[np.uint8], pooled: NDArray[np.float32] | None
     ) -> NDArray[np.float32]:
-        """Does what `coarse_logits` does for a tile, with the pooled features (C,) given."""
+        """Maps a tile to logits as `coarse_logits` does, with the pooled features (C,) given."""
         size = self._checked_size(tile)
         inputs: dict[int, NDArray[Any]] = {0: np.ascontiguousarray(tile)[None]}
         if pooled is not None:
@@ -136,7 +137,7 @@ class ExportedEngine:
             return _infer(self._tile_request("logits", size), inputs)
 
     def _tile_request(self, what: str, size: tuple[int, int]) -> Any:
-        """Returns what runs tiles of a size; the memory of everything else is given back."""
+        """Returns a request for tiles of a size; gives back the memory of all other models."""
         if self._for_tiles is None or self._for_tiles[0] != (what, size):
             self._for_size = self._for_any_size = self._for_tiles = None
             compiled = self._compiler.compile_for_tiles((1, *size, 3), what)
@@ -156,7 +157,7 @@ class ExportedEngine:
         return size
 
     def _request(self, size: tuple[int, int]) -> Any:
-        """Returns what runs a picture of a size."""
+        """Returns a request for a picture of a size."""
         self._times_seen[size] += 1
         if self._for_size is None or (
             self._for_size[0] != size and self._times_seen[size] == REPEATS_WORTH_COMPILING
@@ -254,9 +255,15 @@ class Compiler:
         return self._compiled(classes_first, shape)
 
     def compile_for_tiles(self, shape: tuple[int, ...], what: str) -> Any:
-        """Returns the same for ``high_level`` features, or ``logits`` given pooled ones.
+        """Returns a request for tiles; None for features of a network without image pooling.
 
-        None where there are no features to pool.
+        Args:
+            shape: Of the tile, (1, H, W, 3).
+            what: ``high_level`` for the features that image pooling averages, ``logits`` for the
+                logits given the average.
+
+        Raises:
+            AtrousError: The engine refuses the file.
         """
         return self._compiled(up_to_high_level if what == "high_level" else give_pooled, shape)
 
@@ -268,7 +275,7 @@ class Compiler:
             raise self._refused(error) from error
 
     def _compiled(self, prepared: Callable[[Any], Any], shape: tuple[int, ...]) -> Any:
-        """Compiles what `prepared` makes of the graph; None if it makes nothing."""
+        """Compiles the graph after `prepared` changed it; None if `prepared` returns None."""
         if self._rewrites and min(shape) > 0:
             try:
                 model = prepared(self.read())
@@ -300,13 +307,13 @@ class Compiler:
 
 
 def _infer(request: Any, inputs: dict[int, NDArray[Any]]) -> NDArray[np.float32]:
-    """Runs one picture, (1, ...); returns its output without the first axis."""
+    """Runs one picture (1, ...) and returns its output without the first axis."""
     outputs = request.infer(inputs, share_inputs=True, share_outputs=True)
-    return np.array(outputs[0][0])  # a copy: the next call writes over the original
+    return np.array(outputs[0][0])  # a copy, because the next call overwrites the original
 
 
 def import_openvino() -> Any:
-    """Imports OpenVINO without its model converter, which reports its import to a server."""
+    """Imports OpenVINO without its model converter, which sends telemetry when imported."""
     if "openvino" not in sys.modules:
         blocked = "openvino.tools.ovc"
         sys.modules[blocked] = None  # type: ignore[assignment]
@@ -320,13 +327,14 @@ def import_openvino() -> Any:
 
 
 def openvino_core() -> Any:
-    """Returns OpenVINO's entry point, one for the whole process and never given up.
+    """Returns the one `openvino.Core` of the process, which is never freed.
 
-    Each `openvino.Core` that compiles gives the thread a stack for signal handlers, and frees it
-    when it goes. Of two that go in the order they came, the second puts the first one's freed
-    stack back, and the next signal that Python handles ends the process (OpenVINO 2026.4).
+    A Core that compiles installs a stack for signal handlers, remembers the stack before it, and
+    restores that one when the Core is freed. If two Cores are freed in the order of their making,
+    the second restores the stack that the first one freed, and the next signal that Python handles
+    ends the process (OpenVINO 2026.4).
     """
-    with _CORE_LOCK:  # functools.cache alone may call twice
+    with _CORE_LOCK:  # functools.cache alone may call the function once per thread
         return _core()
 
 
@@ -336,7 +344,7 @@ def _core() -> Any:
 
 
 def _writable(folder: Path) -> Path | None:
-    """Makes a folder; None where that cannot be: then every start compiles."""
+    """Makes a folder and returns it; None if that fails, and every start must compile."""
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):

@@ -1,4 +1,4 @@
-"""The engine that runs a torch model as it is."""
+"""The engine for torch models."""
 
 import copy
 import hashlib
@@ -14,7 +14,7 @@ from atrous.engines.protocol import Precision
 from atrous.errors import AtrousError
 from atrous.model import DeepLabV3Plus
 
-_BYTES_OF_PROCESS = 500_000_000  # Python, torch and what else importing it brings
+_BYTES_OF_PROCESS = 500_000_000  # Python, torch and the libraries that torch loads
 
 
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -58,10 +58,10 @@ class TorchEngine:
 
     @cached_property
     def reach(self) -> int:
-        """Pixels around its own that a logit depends on, image pooling aside.
+        """Distance in pixels beyond which a logit does not depend on the picture.
 
         Raises:
-            AtrousError: A network that cannot be exported, and so not followed.
+            AtrousError: The network cannot be exported, and the exported graph tells the reach.
         """
         from atrous.export.graph import write_graph
 
@@ -77,13 +77,13 @@ class TorchEngine:
 
     @property
     def bytes_fixed(self) -> int:
-        """Memory of the process apart from pictures, estimated."""
+        """Estimated memory of the process apart from pictures."""
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
         return _BYTES_OF_PROCESS + 2 * weights
 
     @cached_property
     def bytes_per_pixel(self) -> int:
-        """Memory for each pixel the network sees at a time, estimated: twice its widest module."""
+        """Estimated memory for each pixel seen at a time: twice that of the widest module."""
         side, widest = 512, 0
 
         def look(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -99,7 +99,7 @@ class TorchEngine:
         return (2 * widest + 3 * 4 * logits.numel()) // side**2
 
     def high_level(self, tile: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-        """Maps a tile (H, W, 3) to the features image pooling averages, (h, w, C)."""
+        """Maps a tile (H, W, 3) to the features that image pooling averages, (h, w, C)."""
         if self._image_pooling is None:
             return None
         with torch.inference_mode():
@@ -109,7 +109,7 @@ class TorchEngine:
     def tile_logits(
         self, tile: NDArray[np.uint8], pooled: NDArray[np.float32] | None
     ) -> NDArray[np.float32]:
-        """Does what `coarse_logits` does for a tile, with the pooled features (C,) given."""
+        """Maps a tile to logits as `coarse_logits` does, with the pooled features (C,) given."""
         if pooled is None or self._image_pooling is None:
             return self.coarse_logits(tile)
         given = torch.from_numpy(pooled).to(self.model.normalize.mean)[None, :, None, None]
@@ -125,17 +125,17 @@ class TorchEngine:
         return aspp.image_pooling if isinstance(aspp, ASPP) else None
 
     def _images(self, image: NDArray[np.uint8]) -> Tensor:
-        images = torch.tensor(image)  # a copy: PIL's memory is read-only
+        images = torch.tensor(image)  # a copy, because PIL's memory is read-only
         return images.permute(2, 0, 1)[None].to(self._device)
 
 
 def _channels_last(values: Tensor) -> NDArray[np.float32]:
-    """Turns (1, C, h, w) into (h, w, C)."""
+    """Returns (1, C, h, w) as (h, w, C)."""
     return np.ascontiguousarray(values[0].permute(1, 2, 0).float().cpu().numpy())
 
 
 def fingerprint(model: DeepLabV3Plus) -> str:
-    """Hashes architecture and weights: the file they came from may be gone, or never was."""
+    """Hashes architecture and weights, because a model in memory need not have a file."""
     digest = hashlib.sha256(repr(model.architecture).encode())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())

@@ -14,7 +14,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from atrous.errors import AtrousError, ExitCode
 from atrous.images.rgb import to_rgb
 
-# Decided by content. MPO, several JPEGs in a file, is opened as JPEG.
+# Pillow opens MPO, several JPEGs in one file, as JPEG.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 SUFFIXES = frozenset(
     (
@@ -23,13 +23,14 @@ SUFFIXES = frozenset(
     )
 )
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the latter two are BigTIFF
-MAX_PIXELS = 100_000_000  # of pictures decoded whole
+MAX_PIXELS = 100_000_000  # the largest picture that is decoded whole
 
 _ORIENTATION = 274  # of EXIF; 1 is upright
 # Tags of a TIFF that are EXIF in other files. The other tags describe the TIFF's own pixels.
 _ABOUT_A_TIFF = (270, 271, 272, 282, 283, 296, 305, 306, 315, 33432, 34665, 34853)
 
-Image.MAX_IMAGE_PIXELS = None  # ours is checked from the header, before anything is decoded
+# Pillow only warns at its limit. `_check_pixels` refuses from the header, before decoding.
+Image.MAX_IMAGE_PIXELS = None
 
 
 def read_image(source: str | Path | IO[bytes], *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -225,9 +226,9 @@ def _check_pixels(image: Image.Image, where: object, max_pixels: int) -> None:
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path` that takes its name only if the block succeeds.
+    """Yields a temporary path beside `path`, and renames it to `path` if the block succeeds.
 
-    A reader never sees half a file, whatever kills the writer.
+    Renaming is atomic, so a reader sees a whole file or none, even if the writer is killed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

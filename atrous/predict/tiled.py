@@ -1,4 +1,4 @@
-"""Segmentation of a picture in tiles: computed again whenever it is asked for, never whole."""
+"""The segmentation of a picture in tiles, which is computed whenever it is asked for."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from atrous.predict import overlay, tiles, upsample
 from atrous.predict.records import MARK
 from atrous.predict.segmentation import OutputFiles, Segmentation, labels_of, opacity, shares
 
-_OVERLAY_SIDE = 2048  # longest side of the overlay, at most
+_OVERLAY_SIDE = 2048  # the overlay's longest side
 
 
 class Rows(NamedTuple):
@@ -161,7 +161,7 @@ class TiledSegmentation(Segmentation):
 
 
 class _Reduced:
-    """Picture and labels, smaller by a power of two, put together from parts."""
+    """Collects a picture and its labels, reduced by a power of two, from parts."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.step = 1

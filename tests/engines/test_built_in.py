@@ -81,9 +81,9 @@ def test_int8_takes_the_int8_file_of_the_name(name, tmp_path, monkeypatch):
 
 
 def test_a_built_in_model_cannot_be_changed(name):
-    with pytest.raises(AtrousError, match="exported file already"):
+    with pytest.raises(AtrousError, match="E-MODEL-EXPORTED"):
         load_model(name)
-    with pytest.raises(AtrousError, match="exported file already"):
+    with pytest.raises(AtrousError, match="E-MODEL-EXPORTED"):
         atrous.load(name)
 
 

@@ -53,7 +53,7 @@ def test_probabilities_sum_to_one_and_agree_with_the_labels(predictor):
     probabilities = np.stack([result.probability(name) for name in result.classes])
     np.testing.assert_allclose(probabilities.sum(0), 1, atol=1e-5)
     assert np.array_equal(probabilities.argmax(0), result.labels)
-    with pytest.raises(AtrousError, match="unknown class 'bleu'"):
+    with pytest.raises(AtrousError, match="E-UNKNOWN-NAME"):
         result.probability("bleu")
 
 
@@ -163,14 +163,14 @@ def test_grey_is_grey_in_every_kind(predictor, grey):
 
 
 @pytest.mark.parametrize(
-    ("name", "problem"),
+    ("name", "code"),
     [
-        ("none.tflite", "no such model"),
-        ("mobilenetv2_voc_quan", "did you mean mobilenetv2_voc_quant"),
+        ("none.tflite", "E-MODEL-MISSING"),
+        ("mobilenetv2_voc_quan", "E-MODEL-MISSING.*\n.*mobilenetv2_voc_quant"),
     ],
 )
-def test_missing_models_are_refused(name, problem):
-    with pytest.raises(AtrousError, match=problem):
+def test_missing_models_are_refused(name, code):
+    with pytest.raises(AtrousError, match=code):
         Predictor(name)
 
 
@@ -212,5 +212,5 @@ def test_pixels_no_class_is_sure_of_are_unknown(tmp_path):
 
 
 def test_an_impossible_threshold_is_refused():
-    with pytest.raises(AtrousError, match=r"must be in 0..1"):
+    with pytest.raises(AtrousError, match="E-OPTIONS"):
         Predictor(BrightestChannel(), unknown_below=40)
