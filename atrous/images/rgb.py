@@ -1,8 +1,8 @@
-"""From a picture in any of Pillow's modes to 8-bit RGB, without losing its range of values.
+"""Converts a picture of any Pillow mode to 8-bit RGB and keeps its range of values.
 
-Two things cannot be told from a mode: how many of 16 bits are in use, and whether a fourth channel
-is opacity or another band. The pixels themselves answer both. `measure` looks at the pixels and
-`to_rgb` converts by the answer, so that the blocks of one TIFF are all converted alike.
+The mode leaves two questions: how many of 16 bits are in use, and whether a fourth channel is
+opacity or a spectral band. The pixels answer both. `measure` looks at the pixels and `to_rgb`
+converts by the answer; they are two functions, so that all blocks of one TIFF are converted alike.
 """
 
 from contextlib import suppress
@@ -15,16 +15,17 @@ from PIL import Image
 from atrous.errors import AtrousError, ExitCode
 
 _DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras and scanners use
-_UNSIGNED, _SAMPLE_FORMAT, _NO_DATA = 1, 339, 42113  # of TIFF; GDAL's tag holds a number as text
-# Untagged values that geographic tools write where there is no measurement.
+_UNSIGNED, _SAMPLE_FORMAT = 1, 339  # of TIFF
+_NO_DATA = 42113  # GDAL's TIFF tag: the value of pixels without a measurement, as text
+# Values that geographic tools write for pixels without a measurement, with or without the tag.
 _NEVER_DATA = (-9999.0, -32768.0)
-_LARGEST = 1e38  # larger magnitudes are such values too: the extremes of 32-bit floats
+_LARGEST = 1e38  # larger magnitudes, up to the extremes of 32-bit floats, mean the same
 _DIM = 15  # the largest upper byte of a 12-bit value
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
 class Values(NamedTuple):
-    """What the conversion of a picture depends on; nothing of it is set for plain 8-bit pictures.
+    """Facts about the pixels that the conversion depends on; the defaults are plain RGB's.
 
     Attributes:
         low: Smallest value of a grey picture with more than 8 bits.
@@ -49,12 +50,12 @@ class Values(NamedTuple):
 
     @property
     def is_opacity(self) -> bool:
-        """Whether the fourth channel is opacity: mostly 0 or 255. A spectral band is neither."""
+        """Whether the fourth channel is opacity, which is mostly 0 or 255 as no band is."""
         return 2 * self.extreme >= self.pixels
 
 
 def measure(image: Image.Image, size: tuple[int, int] | None = None) -> Values:
-    """Looks at the pixels of a picture as far as its mode leaves a question.
+    """Returns the facts about a picture's pixels that its mode leaves open.
 
     Args:
         image: The picture.
@@ -87,8 +88,8 @@ def to_rgb(image: Image.Image, values: Values | None = None) -> Image.Image:
 
     Grey values of more than 8 bits are scaled: 16-bit ones from the number of bits in use, 32-bit
     ones from their smallest to their largest value; pixels without a value become black. Opacity
-    is laid on white; a fourth channel that is not opacity is left out. What was decided is said in
-    ``info["notes"]`` of the result.
+    is laid on white; a fourth channel that is not opacity is left out. ``info["notes"]`` of the
+    result holds these decisions as text.
 
     Args:
         image: The picture.
@@ -122,7 +123,7 @@ def to_rgb(image: Image.Image, values: Values | None = None) -> Image.Image:
 
 
 def conversion_notes(image: Image.Image, values: Values) -> tuple[str, ...]:
-    """Says what `to_rgb` decides about a picture with these values, where it decides anything."""
+    """Returns the decisions of `to_rgb` for a picture with these values, as text."""
     if _is_deep(image):
         missing = f"; {values.missing} pixels without a value are black" if values.missing else ""
         low, high = _range(image, values)
@@ -155,7 +156,7 @@ def _deep(image: Image.Image) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         values = values.astype(np.float64)
         valid = (np.abs(values) < _LARGEST) & ~np.isin(values, _NEVER_DATA)  # False for NaN
     with suppress(ValueError):  # a tag that holds no number
-        # Compared in the file's own type: its 1e20 is not exactly the text's.
+        # Compared in the type of the file: 1e20 as a 32-bit float differs from 1e20 in 64 bits.
         kind: Any = np.float32 if image.mode == "F" else np.float64
         valid &= values != kind(str(tags.get(_NO_DATA, "nan")).strip(" \0"))
     return values, valid

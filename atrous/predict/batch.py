@@ -1,4 +1,4 @@
-"""Many pictures: segmented one by one, none of them twice, none of them instead of another."""
+"""Segments pictures into a folder one by one, and replaces no file of another picture."""
 
 import errno
 import hashlib
@@ -17,21 +17,21 @@ from atrous.predict.predictor import Predictor
 from atrous.predict.records import check_free, digest_of, finished, identity
 from atrous.predict.segmentation import OutputFiles, Segmentation, output_files
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)  # no picture after this one can be written either
+_FULL = (errno.ENOSPC, errno.EDQUOT)  # errors that end a batch: later pictures would fail too
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one picture.
+    """The result of one picture: a record or an error.
 
     Attributes:
         path: The picture.
-        name: Its name among the pictures of the call.
-        place: Its place among them, from 1.
-        record: The content of its JSON, if it was segmented or kept.
-        error: Why not, otherwise.
-        seconds: Time it took, 0 if finished output was kept.
-        result: The segmentation, if it was made in this process and now.
+        name: The name of the picture, unique in the call.
+        place: The number of the picture in the call, from 1.
+        record: The content of the JSON; None after an error.
+        error: The error; None if the picture was segmented or its finished output kept.
+        seconds: Time spent; 0 if finished output was kept.
+        result: The segmentation, if this process made it during this call.
     """
 
     path: Path
@@ -45,14 +45,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Extras:
-    """What is written beside labels and JSON.
+    """The files that are written beside labels and JSON.
 
     Attributes:
-        probabilities: Classes whose probability becomes a grey picture.
-        cutouts: Classes that are cut out of the picture.
-        overlay: Whether there is an overlay.
+        probabilities: Classes whose probability is written as a grey picture.
+        cutouts: Classes whose cut-out is written.
+        overlay: Whether to write an overlay.
         legend: Whether the overlay has a legend below it.
-        keep_exif: Whether the overlay keeps the picture's EXIF, its position maybe.
+        keep_exif: Whether the overlay keeps the picture's EXIF, which may hold a position.
     """
 
     probabilities: tuple[str, ...] = ()
@@ -80,16 +80,15 @@ def segment_files(
 ) -> Iterator[Outcome]:
     """Segments pictures into a folder, one at a time; a bad one does not stop the others.
 
-    Finished output of the same picture, model and options is kept, so that an interrupted run
-    is simply started again. Nothing else is ever replaced: neither another picture's output nor a
-    file that is no output.
+    Finished output of the same picture, model and options is kept, so an interrupted call can be
+    started again. Output of another picture, and files that are no output, are never replaced.
 
     Args:
-        predictor: What segments them.
+        predictor: The model.
         pictures: From `find_pictures`.
         out: The folder of the output; see `Segmentation.save`.
         overwrite: Whether to do finished pictures anew.
-        extras: What else to write.
+        extras: Files beside labels and JSON.
         shard: (i, n): do the i-th of n equal shares, i from 1.
 
     Raises:
@@ -130,7 +129,7 @@ def check_output(picture: Picture, out: Path, extras: Extras) -> None:
     """Makes sure that a picture's output replaces nothing but that picture's output.
 
     Raises:
-        AtrousError: Something else is in its place.
+        AtrousError: Another file has one of the names.
     """
     files = extras.files(out, picture.stem)
     at = identity(picture.path, picture.content)
@@ -139,12 +138,12 @@ def check_output(picture: Picture, out: Path, extras: Extras) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """What is done to each picture of a call.
+    """The work on each picture of a call.
 
     Attributes:
-        predictor: What segments it.
+        predictor: The model.
         out: The folder of the output.
-        extras: What else to write.
+        extras: Files beside labels and JSON.
         overwrite: Whether to do a finished picture anew.
     """
 
@@ -154,7 +153,7 @@ class Job:
     overwrite: bool
 
     def do(self, place: int, picture: Picture) -> Outcome:
-        """Segments a picture into files, or keeps what is finished.
+        """Segments a picture into files, or keeps its finished output.
 
         Raises:
             AtrousError: The disk is full. All other errors are in the outcome.
@@ -172,7 +171,7 @@ class Job:
         return Outcome(picture.path, picture.name, place, record, problem, seconds, result)
 
     def _done(self, picture: Picture) -> tuple[dict[str, Any], Segmentation | None]:
-        """Returns the record of a picture, and its segmentation if that was made now."""
+        """Returns the record of a picture, and the segmentation unless finished output is kept."""
         digest, source, stream = _opened(picture)
         at = identity(picture.path, picture.content)
         made_from: dict[str, Any] = {
@@ -186,7 +185,7 @@ class Job:
         kept = None if self.overwrite else finished(files.summary, made_from)
         if kept is not None:
             return {**kept, "input": str(picture.path)}, None
-        # Once more, because other processes may write into the same folder.
+        # Checked again, because another process may have written into the folder meanwhile.
         check_output(picture, self.out, self.extras)
         result = self.predictor(source)
         record = result.save(
@@ -207,18 +206,18 @@ class Job:
         return record, result
 
     def _options(self) -> dict[str, Any]:
-        """Returns the options that change the output and are not the default."""
+        """Returns the options that change the output and differ from the default."""
         chosen = {**asdict(self.extras), "unknown_below": self.predictor.unknown_below}
         used = {k: list(v) if isinstance(v, tuple) else v for k, v in chosen.items() if v}
         if used.pop("overlay", None) is None:
             used["overlay"] = False
-        if self.predictor.precision == "bf16":  # int8 files have fingerprints of their own
+        if self.predictor.precision == "bf16":  # an int8 file has its own fingerprint
             used["precision"] = "bf16"
         return used
 
 
 class _Named(io.BytesIO):
-    """Bytes that know the file they came from, for error messages."""
+    """Bytes with the name of their file, for error messages."""
 
     def __init__(self, content: bytes, name: str) -> None:
         super().__init__(content)
@@ -226,14 +225,14 @@ class _Named(io.BytesIO):
 
 
 def _opened(picture: Picture) -> tuple[str, Any, Path | IO[bytes]]:
-    """Returns the SHA-256 of a picture, what a Predictor takes, and what holds its EXIF.
+    """Returns the SHA-256 of a picture, a source for a Predictor, and a source for its EXIF.
 
-    The file is read once; only a TIFF, which may be larger than the memory, stays a path.
+    The file is read once. A TIFF stays a path, because it may be larger than the memory.
     """
     path, content = picture.path, picture.content
     if content is None:
         if not path.is_file():
-            return "", path, path  # the Predictor says what is wrong
+            return "", path, path  # the Predictor raises the error
         with path.open("rb") as file:
             head = file.read(4)
             if head in TIFF_MAGIC:
@@ -247,7 +246,7 @@ def _opened(picture: Picture) -> tuple[str, Any, Path | IO[bytes]]:
 
 
 def _as_ours(error: Exception, path: Path) -> AtrousError:
-    """Returns the error for a picture, whatever went wrong with it."""
+    """Returns any exception as an `AtrousError` about a picture."""
     if isinstance(error, AtrousError):
         return error
     if isinstance(error, MemoryError):

@@ -30,7 +30,7 @@ class CocoRegions:
         self._annotations: list[dict[str, Any]] = []
 
     def add(self, outcome: Outcome) -> None:
-        """Adds a picture that was segmented, or whose finished output was kept."""
+        """Adds the regions of a picture without an error."""
         assert outcome.record is not None
         height, width = outcome.record["size"]
         image = {"id": outcome.place, "file_name": outcome.name}
@@ -57,7 +57,7 @@ class CocoRegions:
 
 def _labels(outcome: Outcome) -> Labels:
     result = outcome.result
-    # In tiles, labels are computed again whenever they are asked for. The PNG is there already.
+    # A tiled result would run the network again for its labels. The PNG holds them already.
     if result is not None and not isinstance(result, TiledSegmentation):
         return result.labels
     assert outcome.record is not None

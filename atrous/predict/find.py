@@ -1,4 +1,4 @@
-"""Which pictures a call means, and the start of the names of their output."""
+"""Finds the pictures of a call and chooses the names of their output."""
 
 import glob
 import os
@@ -26,12 +26,12 @@ _NOT_READ = {
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that a call means.
+    """A picture of a call.
 
     Attributes:
         path: The file as it was named or found; ``-`` is standard input.
-        stem: Start of the names of its output, below the output folder.
-        content: What standard input held; None for files.
+        stem: Start of the names of the output, below the output folder.
+        content: The bytes of standard input; None for files.
     """
 
     path: Path
@@ -40,14 +40,14 @@ class Picture:
 
     @property
     def name(self) -> str:
-        """The picture's name among the others, with its suffix: unique in a call, as the stem."""
+        """The stem with the picture's suffix, unique in a call."""
         suffix = self.path.suffix
         return self.stem if self.stem.endswith(suffix) else self.stem + suffix
 
 
 @dataclass(frozen=True)
 class Found:
-    """Pictures, and what was left out of the folders they were searched in.
+    """The pictures of a call, and counts of the files that were left out.
 
     Attributes:
         pictures: In the order they were named, those of a folder sorted by path.
@@ -68,8 +68,8 @@ def find_pictures(paths: Iterable[str | Path], out: Path | None = None) -> Found
 
     A name that is no file may be a pattern (``*.jpg``, ``**/*.png``): shells leave patterns alone
     that are quoted or match nothing. ``-`` is a picture on standard input. Folders are searched
-    with the folders in them. Earlier output is never a picture: what a record beside it vouches
-    for, and everything in `out`, unless `out` is the searched folder or around it.
+    with the folders in them. Earlier output is left out: files with a record beside them, and
+    everything in `out`, unless the searched folder is `out` or lies in `out`.
 
     Args:
         paths: Files, folders, patterns, ``-``.
@@ -104,7 +104,7 @@ class _Search:
         self._out = out
 
     def add(self, path: Path) -> None:
-        """Adds what a name stands for."""
+        """Adds the pictures that a name stands for."""
         if path == STDIN and not path.exists():
             self.found["-"] = Picture(path, "stdin", sys.stdin.buffer.read())
         elif path.is_dir():
@@ -127,7 +127,7 @@ class _Search:
         """Yields the pictures in a folder and the folders in it; counts the other files."""
         skipped = self._out.resolve() if self._out else None
         if skipped and folder.resolve().is_relative_to(skipped):
-            skipped = None  # the folder was named although output goes there: records must tell
+            skipped = None  # pictures and output share the folder; records tell them apart
         for top, folders, files in os.walk(folder):
             here, beside = Path(top), set(files)
             if skipped and here.resolve() == skipped:
@@ -138,7 +138,7 @@ class _Search:
                 reason = _why_not(file, beside)
                 if not reason:
                     yield file
-                elif file.suffix != ".json":  # records, and labels of other tools
+                elif file.suffix != ".json":  # records, and annotations of other tools
                     self.left_out[reason] += 1
 
 
@@ -155,7 +155,7 @@ def _why_not(file: Path, beside: set[str]) -> str:
 def _named(path: Path) -> list[Path]:
     if path.exists() or not glob.has_magic(str(path)):
         return [path]
-    # Path.glob knows no absolute patterns.
+    # Path.glob refuses absolute patterns.
     matches = sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207
     if not matches:
         raise AtrousError("E-NO-PICTURES", "no file matches this pattern", where=path)
@@ -178,9 +178,10 @@ def said(left_out: dict[str, int]) -> str:
 
 
 def with_unique_stems(pictures: Sequence[Picture]) -> list[Picture]:
-    """Gives pictures whose output would have one name longer stems.
+    """Returns the pictures with longer stems where several would have one stem.
 
-    First the path below the folder that all pictures have in common, then that with the suffix.
+    The longer stem is the path below the common folder of all pictures. If that is not unique, the
+    stem is the path with its suffix.
 
     >>> files = [Path("a/x.jpg"), Path("b/x.jpg"), Path("b/y.jpg"), Path("b/y.png")]
     >>> [p.stem for p in with_unique_stems([Picture(file, file.stem) for file in files])]

@@ -1,4 +1,4 @@
-"""From everything a Predictor accepts to an upright RGB picture, by one rule for each kind."""
+"""Turns everything that a Predictor accepts into an upright RGB picture."""
 
 import io
 from pathlib import Path
@@ -14,7 +14,7 @@ from atrous.images.decode import read_image, upright_rgb
 if TYPE_CHECKING:
     from torch import Tensor
 
-# What a Predictor takes; torch is named here and never imported.
+# The sources of a Predictor. The type names torch, and nothing here imports it.
 Source = Union[str, Path, bytes, IO[bytes], Image.Image, NDArray[Any], "Tensor"]
 
 _RULE = "an array (H, W), (H, W, 3) or (H, W, 4) of uint8, uint16, bool, or float in 0..1"

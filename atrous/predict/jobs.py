@@ -1,4 +1,4 @@
-"""Many pictures in several worker processes, which may die."""
+"""Segments pictures in several worker processes, any of which may die."""
 
 import multiprocessing
 import signal
@@ -17,8 +17,8 @@ from atrous.predict.batch import PLAIN, Extras, Job, Outcome, check_folder, chec
 from atrous.predict.find import Picture
 from atrous.predict.predictor import Predictor
 
-_DEATHS = 2  # of workers over one picture, after which it is not tried again
-_PATIENCE = 20.0  # seconds that a worker has to finish its picture when the call ends
+_DEATHS = 2  # a picture over which so many workers died is reported and not tried again
+_PATIENCE = 20.0  # seconds for a worker to finish its picture when the call ends
 
 Task = tuple[int, Picture]
 
@@ -67,7 +67,8 @@ class _Worker:
     """A process that segments a picture whenever it is sent one."""
 
     def __init__(self, arguments: tuple[Any, ...]) -> None:
-        # Forking a process with threads, as engines have, can lock the child for ever.
+        # A forked child of a process with threads can wait forever for a lock of a lost thread.
+        # Engines have threads.
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs, *arguments), daemon=True)
@@ -78,12 +79,12 @@ class _Worker:
     def give(self, task: Task) -> None:
         """Sends a picture."""
         self.task = task
-        with suppress(OSError):  # it died; `_Crew` will find out
+        with suppress(OSError):  # the worker died, which `_Crew._heard` finds
             self.connection.send(task)
 
 
 class _Crew:
-    """Workers, the pictures left to do, and the deaths over each picture."""
+    """The workers of a call, the pictures left to do, and the deaths over each picture."""
 
     def __init__(self, arguments: tuple[Any, ...], number: int, tasks: Sequence[Task]) -> None:
         self._arguments = arguments
@@ -93,7 +94,7 @@ class _Crew:
         self._workers = [_Worker(arguments) for _ in range(number)]
 
     def outcomes(self) -> Iterator[Outcome]:
-        """Yields what became of each picture, as it is known."""
+        """Yields the outcome of each picture when it is known."""
         for worker in self._workers:
             self._next(worker)
         while busy := [worker for worker in self._workers if worker.task is not None]:
@@ -110,7 +111,7 @@ class _Crew:
             worker.give(self._left.popleft())
 
     def _heard(self, worker: _Worker) -> Outcome | None:
-        """Returns what a worker sent; if it died instead, replaces it."""
+        """Returns the outcome that a worker sent; replaces a worker that died."""
         try:
             answer = worker.connection.recv()
         except (EOFError, OSError):
@@ -176,13 +177,13 @@ def _work(
     overwrite: bool,
 ) -> None:
     """Segments pictures as they come, until None comes or the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all: the parent decides
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # with the unfinished file removed
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to workers too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exit removes the unfinished file
     job = Job(Predictor(**options), out, extras, overwrite)
     with suppress(EOFError, OSError):
         while (task := connection.recv()) is not None:
             place, picture = task
             try:
                 connection.send(replace(job.do(place, picture), result=None))
-            except AtrousError as error:  # the disk is full
+            except AtrousError as error:  # the disk is full, which ends the call
                 connection.send(error)

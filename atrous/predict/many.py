@@ -1,4 +1,4 @@
-"""Many pictures from Python: what ``atrous predict`` does, in this process or in several."""
+"""Does from Python what ``atrous predict`` does, in one process or several."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -34,10 +34,10 @@ def segment_many(
         paths: Pictures, folders of pictures, patterns.
         model: As in `Predictor`, or a Predictor.
         out: The folder of the output.
-        extras: What to write beside labels and JSON.
+        extras: Files beside labels and JSON.
         overwrite: Whether to do finished pictures anew.
         jobs: Number of worker processes; 1: this process.
-        on_outcome: Called with what became of each picture, as it is known.
+        on_outcome: Called with the outcome of each picture when it is known.
         options: Of `Predictor`.
 
     Returns:
@@ -75,13 +75,13 @@ def segmented(
     """Segments found pictures, in this process or in several; see `segment_many`.
 
     Args:
-        predictor: Segments them here; its precision is that of all workers.
-        options: What the Predictor was made from, for the workers to make theirs.
+        predictor: The model for one process; its precision is that of all workers.
+        options: The arguments of the Predictor, from which each worker makes its own.
         pictures: From `find_pictures`.
         out: The folder of the output.
         jobs: Number of worker processes; 1: this process.
         overwrite: Whether to do finished pictures anew.
-        extras: What to write beside labels and JSON.
+        extras: Files beside labels and JSON.
         shard: (i, n): do the i-th of n equal shares, i from 1.
 
     Raises:

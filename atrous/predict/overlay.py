@@ -1,4 +1,4 @@
-"""Label maps to look at: palettes, overlays and legends."""
+"""Pictures of label maps: palettes, overlays and legends."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from atrous.classes import Color, Labels
 
-_DISTINCT = 0.08  # least distance of two colours on display, in Oklab; .02 is just visible
-_MOST_SEPARATED = 64  # classes; no eye tells more colours apart
+_DISTINCT = 0.08  # least distance of two display colours in Oklab; .02 is just noticeable
+_MOST_SEPARATED = 64  # with more classes, no choice of colours is distinct
 
 # What a colour looks like, in linear RGB, to people who lack one kind of cone entirely
 # (Machado, Oliveira and Fernandes, 2009, severity 1): protanopia, deuteranopia, tritanopia.
@@ -50,7 +50,7 @@ def overlay(
         image: The picture, RGB.
         labels: (H, W) of the same size.
         palette: Colour of each class.
-        opacity: Of the tint, 0..1.
+        opacity: Opacity of the tint, 0..1.
     """
     colors = np.zeros((max(len(palette), int(labels.max()) + 1), 3), np.uint8)
     colors[: len(palette)] = display_colors(tuple(palette))
@@ -68,9 +68,9 @@ def overlay(
 def display_colors(palette: tuple[Color, ...]) -> NDArray[np.uint8]:
     """Returns the colours of the classes on overlays and legends, (K, 3).
 
-    They are the palette's, `brightened`, where those can be told apart by people of full colour
-    vision and without one kind of cone. A colour too close to that of an earlier class is
-    replaced by the nearest colour that is not. Label files keep the palette itself.
+    A class keeps its `brightened` palette colour if people with any kind of colour vision can tell
+    it from the colours of the classes before. Otherwise it gets the nearest colour that is
+    distinct. Label files keep the palette itself.
 
     Args:
         palette: Colour of each class; black is kept, for backgrounds.
@@ -88,7 +88,7 @@ def display_colors(palette: tuple[Color, ...]) -> NDArray[np.uint8]:
         others = seen(result[:index])[:, None]  # (4, 1, index, 3)
         gaps = np.linalg.norm(seen_colors[:, :, None] - others, axis=-1).min(axis=(0, 2))
         change = np.linalg.norm(seen_colors[0] - seen(wanted[index : index + 1])[0], axis=-1)
-        # The nearest colour that is distinct; where there is none, the most distinct.
+        # The nearest distinct colour; if there is none, the most distinct one.
         best = np.where(gaps >= _DISTINCT, change, np.inf)
         result[index] = colors[best.argmin() if np.isfinite(best).any() else gaps.argmax()]
     return result
@@ -108,7 +108,7 @@ def seen(colors: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def _distance(colors: NDArray[np.uint8]) -> float:
-    """Returns the least distance of the last colour to the others, to any kind of eye."""
+    """Returns the distance of the last colour to the nearest other, for the eye that sees least."""
     if len(colors) < 2:
         return np.inf
     lab = seen(colors)
@@ -116,7 +116,7 @@ def _distance(colors: NDArray[np.uint8]) -> float:
 
 
 def brightened(palette: Sequence[Color]) -> NDArray[np.uint8]:
-    """Returns lighter colours, (K, 3), in which many PASCAL colours would drown a picture."""
+    """Returns lighter colours, (K, 3), because many PASCAL colours darken a picture too much."""
     colors = np.asarray(palette, np.float64).reshape(-1, 3)
     brightest = np.maximum(colors.max(axis=1, keepdims=True), 1)
     return np.rint(colors * np.sqrt(255 / brightest)).astype(np.uint8)
@@ -142,8 +142,8 @@ def legend(
     Args:
         classes: Names.
         colors: As on the overlay; see `display_colors`.
-        shares: Of the picture, 0..1.
-        width: Of the strip in pixels; a longer entry is cut off.
+        shares: Share of the picture of each class, 0..1.
+        width: Width of the strip in pixels; a longer entry is cut off.
     """
     size = 14
     font = ImageFont.load_default(size)

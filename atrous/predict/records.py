@@ -1,9 +1,9 @@
-"""Who a file in the output folder belongs to.
+"""Records tell which picture an output file belongs to.
 
-The JSON of a picture is written last and vouches for the files beside it. It records which picture
-they were made from, with which model and options. Files of a run that was stopped before the JSON
-have a mark in them. Together they decide what is finished, what may be replaced, and what is not a
-picture to segment.
+The JSON of a picture is written last and lists the files beside it, with the picture, the model and
+the options that they were made from. Every picture that is written also holds a mark, because a
+killed call leaves files without a JSON. Record and mark decide whether output is finished, whether
+it may be replaced, and whether a file is a picture or earlier output.
 """
 
 import hashlib
@@ -21,9 +21,9 @@ MARK = "atrous"  # key of the text in a PNG, start of the comment of a JPEG
 
 
 def identity(path: Path, content: bytes | None = None) -> str:
-    """Returns a hash that is equal for equal files: of the absolute path, or of the content.
+    """Returns a hash of the absolute path of a picture, or of its content on standard input.
 
-    A hash, because the names of somebody's folders are not for the reader of a mask.
+    Masks are shared, and the path of a picture may be private: so the hash is stored, not the path.
     """
     absolute = os.fsencode(os.path.abspath(path))  # noqa: PTH100
     return hashlib.sha256(absolute if content is None else content).hexdigest()[:32]
@@ -36,7 +36,7 @@ def digest_of(path: Path) -> str:
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """Returns the record in a JSON file of ours; None for other files, or none."""
+    """Returns the record in a JSON file; None if the file is missing or not a record."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -46,7 +46,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 def files_of(record: Mapping[str, Any]) -> set[str]:
-    """Returns the names, without folders, of the files that a record vouches for."""
+    """Returns the names, without folders, of the files that a record lists."""
     files = [record.get("labels"), record.get("overlay")]
     for several in ("probabilities", "cutouts"):
         files += (record.get(several) or {}).values()
@@ -54,9 +54,9 @@ def files_of(record: Mapping[str, Any]) -> set[str]:
 
 
 def finished(summary: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Returns the record of finished output, if it is whole and made from the same.
+    """Returns the record if all its files are there and were made from the same; else None.
 
-    The paths in it are those of today: the folder may have been moved.
+    The paths in the record are brought up to date, because the folder may have been moved.
     """
     record = read_record(summary)
     if record is None:
@@ -81,8 +81,8 @@ def check_free(path: Path, at: str, files: Collection[Path], summary: Path) -> N
 
     Args:
         path: The picture.
-        at: Its `identity`.
-        files: What would be written beside the JSON.
+        at: The `identity` of the picture.
+        files: The files that would be written beside the JSON.
         summary: The JSON.
 
     Raises:
@@ -100,7 +100,7 @@ def check_free(path: Path, at: str, files: Collection[Path], summary: Path) -> N
 
 
 def _is_of(record: Mapping[str, Any], path: Path, at: str) -> bool:
-    """Says whether a record is of this picture: of its path, or of one that was moved here."""
+    """Returns whether a record is of this picture, or of one that was moved to this path."""
     made_from = record["made_from"]
     if made_from.get("at") == at:
         return True
@@ -121,7 +121,7 @@ def _taken(path: Path, file: Path, other: str) -> AtrousError:
 
 
 def is_output(path: Path, beside: Collection[str] | None = None) -> bool:
-    """Says whether a picture file is output of ours: STEM.SOMETHING.png or .jpg with a record.
+    """Returns whether a file is output: STEM.SOMETHING.png or .jpg, with a record or a mark.
 
     Args:
         path: The file.

@@ -23,9 +23,9 @@ from atrous.predict import overlay, upsample
 from atrous.predict.records import MARK
 from atrous.predict.regions import outlines
 
-UNKNOWN = "unknown"  # in `areas`, the pixels where the network is not sure enough
+UNKNOWN = "unknown"  # name in `areas` of the pixels without a probable class
 _JPEG_SIDE = 65500  # the longest side that libjpeg writes
-_SHOWN_SIDE = 1024  # of pictures in a notebook
+_SHOWN_SIDE = 1024  # the longest side of a picture in a notebook
 _LEGEND_WIDTH = 240  # room for the longest names, also below a narrow picture
 
 
@@ -40,7 +40,7 @@ class Segmentation:
         classes: Names in the order of the label values.
         palette: Their colours.
         unknown_below: The probability below which a pixel's class is unknown.
-        notes: What was decided when the picture became RGB.
+        notes: Decisions of the conversion to RGB; see `atrous.images.rgb.to_rgb`.
     """
 
     image: Image.Image = field(repr=False)
@@ -179,9 +179,9 @@ class Segmentation:
     ) -> dict[str, Any]:
         """Writes ``STEM.labels.png``, ``STEM.overlay.jpg`` and ``STEM.json`` into a folder.
 
-        Each file is whole or absent, the JSON last: it vouches for the others. None of them
-        carries metadata of the picture (EXIF may hold a position) unless asked for. Files of these
-        names are replaced.
+        Each file is whole or absent. The JSON is written last and lists the others. No file holds
+        metadata of the picture (EXIF may hold a position) unless `exif` is given. Existing files
+        of these names are replaced.
 
         Args:
             out: The folder, made if need be.
@@ -191,8 +191,8 @@ class Segmentation:
             cutouts: Classes whose `cutout` is written too, as ``STEM.CLASS.cutout.png``.
             overlay: Whether to write the overlay. One that is too long for JPEG is reduced.
             legend: Whether the overlay has a legend below it.
-            exif: Written into the overlay.
-            facts: Added to the JSON.
+            exif: EXIF for the overlay.
+            facts: Entries that are added to the JSON.
             mark: A text stored in every picture that is written.
 
         Returns:
@@ -228,7 +228,7 @@ class Segmentation:
         return record
 
     def _write_rasters(self, files: "OutputFiles", mark: str) -> None:
-        """Writes the pictures that are as large as the picture itself: all but the overlay."""
+        """Writes labels, probabilities and cut-outs, which have the picture's own size."""
         text = PngInfo()
         if mark:
             text.add_text(MARK, mark)
@@ -275,7 +275,7 @@ def output_files(
     overlay: bool = True,
 ) -> OutputFiles:
     """Returns the names of a picture's output files; see `Segmentation.save`."""
-    # Two classes may give one name, and a class may be called "labels".
+    # Two class names may give one file name, and a class may be named "labels".
     taken = {"labels", "overlay"}
     names = {}
     for name in dict.fromkeys((*probabilities, *cutouts)):
@@ -299,7 +299,8 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _encoded(image: Image.Image, format: str, **options: Any) -> bytes:
-    # Encoded in memory: written by Pillow, a full disk is an error without a number.
+    # Pillow writes JPEG in C and reports a full disk without an error number. Therefore it encodes
+    # into memory here, and Python writes the file.
     stream = io.BytesIO()
     image.save(stream, format, **options)
     return stream.getvalue()
@@ -310,7 +311,7 @@ def _in_base64(image: Image.Image) -> str:
 
 
 def _reduced(image: Image.Image, side: int) -> Image.Image:
-    """Returns a picture whose sides are at most `side`, shrunk by a whole factor if need be."""
+    """Returns the picture, reduced by a whole factor if a side is longer than `side`."""
     factor = -(-max(image.size) // side)
     return image if factor == 1 else image.reduce(factor)
 
