@@ -76,7 +76,8 @@ class Header:
 
     def properties(self) -> dict[str, str]:
         """Returns the metadata properties of the file."""
-        values = {"atrous_format": FORMAT, **vars(self)}
+        # What a file must have comes last, so that a file cut short is missing some of it.
+        values = {**dict(reversed(vars(self).items())), "atrous_format": FORMAT}
         return {k: v if isinstance(v, str) else json.dumps(v) for k, v in values.items()}
 
 
