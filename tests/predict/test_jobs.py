@@ -155,3 +155,51 @@ def test_P02_an_interrupt_leaves_whole_files_only_and_no_process(model, tmp_path
         while time.monotonic() < deadline + 10:
             os.killpg(process.pid, 0)
             time.sleep(0.05)
+
+
+def workers_of(pid: int) -> list[int]:
+    """Returns the worker processes of a call."""
+    found = []
+    for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        try:
+            command = Path(f"/proc/{text}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"resource_tracker" not in command:
+            found.append(int(text))
+    return found
+
+
+@pytest.mark.slow
+def test_P02_twenty_kills_among_two_thousand_pictures_lose_nothing(model, tmp_path):
+    pictures, out = draw(tmp_path / "in", 2000), tmp_path / "out"
+    for index in (5, 700, 1900):
+        (pictures / f"{index:03}.png").write_bytes(b"no picture")
+    command = [sys.executable, "-m", "atrous.cli", "predict", str(pictures), "--jobs", "2"]
+    command += ["--model", str(model), "--out", str(out), "--json"]
+    lines, kills, random = [], 0, np.random.default_rng(0)
+    with subprocess.Popen(
+        command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(json.loads(line))
+            if len(lines) % 90 == 0 and kills < 20:
+                living = workers_of(process.pid)
+                if living:
+                    os.kill(int(random.choice(living)), signal.SIGKILL)
+                    kills += 1
+    assert process.returncode == 3
+    assert kills == 20
+    assert len({line["input"] for line in lines}) == len(lines) == 2000
+    assert sorted(Path(line["input"]).stem for line in lines if "error" in line) == [
+        "005",
+        "1900",
+        "700",
+    ]
+    assert not list(out.glob(".tmp-*"))
+    assert len(list(out.glob("*.json"))) == 1997
+    again = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True)
+    assert again.returncode == 3
+    changed = [path for path in out.iterdir() if path.stat().st_mtime > time.time() - 1]
+    assert not changed
