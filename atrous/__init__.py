@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from atrous.export.int8 import quantize
     from atrous.loading import from_tensorflow, from_tflite, load, load_weights
     from atrous.model import DeepLabV3Plus
+    from atrous.predict.many import segment_many
     from atrous.predict.predictor import Predictor
     from atrous.predict.segmentation import Segmentation
     from atrous.training.loop import train
@@ -46,6 +47,7 @@ _PUBLIC = {
     "quantize": "atrous.export.int8",
     "recipes": "atrous.recipes",
     "save": "atrous.weights.store",
+    "segment_many": "atrous.predict.many",
     "train": "atrous.training.loop",
 }
 
@@ -69,6 +71,7 @@ __all__ = [
     "quantize",
     "recipes",
     "save",
+    "segment_many",
     "train",
 ]
 

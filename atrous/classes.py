@@ -4,9 +4,22 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
-IGNORE_INDEX = 255  # unlabelled pixels of data sets with up to 255 classes
+import numpy as np
+from numpy.typing import NDArray
+
+IGNORE_INDEX = 255  # of unlabelled pixels, up to 255 classes; see `unlabelled`
 
 Color = tuple[int, int, int]
+Labels = NDArray[np.uint8] | NDArray[np.uint16]  # (H, W) class indices
+
+
+def unlabelled(num_classes: int) -> int:
+    """Returns the label of pixels without a class: 255, or 65535 above 255 classes.
+
+    >>> unlabelled(21), unlabelled(255), unlabelled(256)
+    (255, 255, 65535)
+    """
+    return IGNORE_INDEX if num_classes <= IGNORE_INDEX else 65535
 
 
 def pascal_palette(num_classes: int) -> tuple[Color, ...]:

@@ -1,12 +1,13 @@
-"""One exception for everything a person can get wrong: what happened, where, and how to fix it."""
+"""The package's one exception, which says what is wrong, where, and how to fix it; exit codes."""
 
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What the command line returns to the shell."""
+    """Exit codes of the command line."""
 
     OK = 0
     BUG = 1
@@ -17,14 +18,14 @@ class ExitCode(IntEnum):
 
 
 class AtrousError(ValueError):
-    """Bad input, a bad file or a missing resource: never a bug of ours.
+    """Bad input, a bad file or a missing resource; never a bug of this package.
 
     Args:
-        code: A stable name programs can match, such as ``E-IMAGE-TRUNCATED``.
-        what: What is wrong, in one sentence with the offending value.
-        where: The file, option or tensor it is about; empty when there is none.
-        fix: What to do about it; empty when only the user can know.
-        exit_code: What the command line exits with if nobody catches this.
+        code: A stable name that programs can match, such as ``E-IMAGE-BROKEN``.
+        what: The problem in one sentence, with the offending value.
+        where: The file, option or tensor with the problem; empty if there is none.
+        fix: The remedy; empty if only the user can know it.
+        exit_code: Exit code of the command line if no code catches the error.
     """
 
     def __init__(
@@ -49,7 +50,8 @@ class AtrousError(ValueError):
         return f"{location}{self.what} [{self.code}]{remedy}"
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Exceptions cross process boundaries (data loaders); keyword arguments need help to follow.
+        # Pickle passes positional arguments alone to an exception. Worker processes send errors
+        # to their parent by pickle, so the keyword arguments need this detour.
         return (_rebuild, (self.code, self.what, self.where, self.fix, self.exit_code))
 
 
@@ -57,7 +59,7 @@ def _rebuild(code: str, what: str, where: str, fix: str, exit_code: ExitCode) ->
     return AtrousError(code, what, where=where, fix=fix, exit_code=exit_code)
 
 
-_LISTED = 200  # names; nobody reads timm's 1,300 backbones
+_LISTED = 200  # a longer list of names, such as timm's 1,300 backbones, helps no reader
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> AtrousError:
@@ -77,17 +79,25 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> AtrousError:
 
 
 def printable(text: object) -> str:
-    """Returns text safe to print on any terminal: control and undecodable characters escaped."""
+    """Returns text with control characters and undecodable bytes escaped, safe on a terminal."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
 
 
 def missing_extra(feature: str, error: ModuleNotFoundError, extra: str = "train") -> AtrousError:
     """Returns the error for a feature whose optional packages are not installed.
 
-    A module of our own that is missing is a bug, and re-raised as what it is.
+    Raises:
+        ModuleNotFoundError: A module of this package is missing, which is a bug.
     """
-    if (error.name or "").split(".")[0] == "atrous":
+    module = (error.name or "").split(".")[0]
+    if module == "atrous":
         raise error
+    if module in sys.stdlib_module_names:  # no package to install: another operating system
+        return AtrousError(
+            "E-PLATFORM",
+            f"{feature} needs Python's module {module!r}, which {sys.platform} does not have",
+            fix="use Linux or macOS; on Windows, the Windows Subsystem for Linux",
+        )
     return AtrousError(
         "E-MISSING-EXTRA",
         f"{feature} needs the package {error.name!r}, which is not installed",

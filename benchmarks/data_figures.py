@@ -16,7 +16,7 @@ from atrous.data.contact_sheet import Tile, fit, pick_samples, sheet, with_legen
 from atrous.data.doctor.diagnosis import Diagnosis, examine
 from atrous.data.doctor.survey import survey
 from atrous.data.opening import open_dataset, recognise
-from atrous.predict.overlay import brightened
+from atrous.predict.overlay import display_colors
 
 _ROW, _NAME, _CHART, _TEXT = 20, 110, 420, 14  # pixels
 
@@ -43,7 +43,7 @@ def bars(diagnosis: Diagnosis) -> Image.Image:
     """Draws each class's share of the pixels, a bar a split, on a logarithmic axis."""
     splits = list(diagnosis.survey.splits)
     classes = diagnosis.survey.table.classes
-    tints = brightened(diagnosis.survey.table.palette).tolist()
+    tints = display_colors(tuple(diagnosis.survey.table.palette)).tolist()
     step = _ROW * len(splits) + 6
     page = Image.new("RGB", (_NAME + _CHART + 90, step * len(classes) + 3 * _ROW), "white")
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(_TEXT)
@@ -74,7 +74,7 @@ def label_maps(root: Path, count: int) -> Image.Image:
     dataset = open_dataset(root, "val")
     indices = pick_samples(dataset, count, seed=0)
     colors = np.full((256, 3), 255, np.uint8)  # unlabelled is white
-    colors[: len(dataset.classes)] = brightened(dataset.palette)
+    colors[: len(dataset.classes)] = display_colors(tuple(dataset.palette))
     tiles = [
         Tile(fit(Image.fromarray(colors[dataset[i].target])), dataset.names[i]) for i in indices
     ]

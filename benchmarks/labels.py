@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from measuring import interleave, machine, save
 from PIL import Image
 
-from atrous.engines.openvino import ExportedEngine, usable_processors
+from atrous.engines.machine import usable_processors
+from atrous.engines.openvino import ExportedEngine
 from atrous.predict.upsample import labels, plain_labels, undecided_share
 
 SIZE = (513, 513)

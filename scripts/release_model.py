@@ -111,9 +111,9 @@ def main() -> None:
 
     TRAINED.mkdir(exist_ok=True)
     files = {"file": TRAINED / f"{asked.name}.onnx", "int8": TRAINED / f"{asked.name}.int8.onnx"}
-    export(model, files["file"], half=True)
     train = opened(asked.calibrate)
     samples = [train[i] for i in range(0, len(train), max(1, len(train) // CALIBRATING))]
+    export(model, files["file"], half=True, pictures=[sample.image for sample in samples])
     report = quantize(
         model, files["int8"], [s.image for s in samples], targets=[s.target for s in samples],
         budget=0.005,

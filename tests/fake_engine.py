@@ -4,7 +4,7 @@ import numpy as np
 
 
 class BrightestChannel:
-    """Sees every fourth pixel; see `atrous.engines.openvino.Engine`."""
+    """Sees every fourth pixel; see `atrous.engines.protocol.Engine`."""
 
     classes = ("red", "green", "blue")
     palette = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
@@ -14,6 +14,7 @@ class BrightestChannel:
     bytes_fixed = 0
     bytes_per_pixel = 1
     fingerprint = "brightest"
+    precision = "fp32"
 
     def __init__(self) -> None:
         self.calls = 0

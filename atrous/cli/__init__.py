@@ -1,4 +1,4 @@
-"""The command line: ``atrous COMMAND``. Each command has a file here, loaded when it is used."""
+"""The command line: ``atrous COMMAND``. Each command has a file, which is loaded on use."""
 
 import os
 import sys
@@ -26,18 +26,19 @@ COMMANDS = (
 
 
 class Group(click.Group):
-    """Loads a command when it is asked for; suggests the nearest for a misspelt one."""
+    """Loads a command when it is used, and suggests the nearest name for a misspelt one."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names the commands, in the order of a model's life."""
+        """Returns the names of the commands, in the order of a model's life."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Loads ``atrous.cli.NAME``, which holds the command NAME."""
+        """Loads the command NAME from ``atrous.cli.NAME``."""
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = getattr(import_module(f"atrous.cli.{cmd_name}"), cmd_name)
-        # Raw docstrings mark the lines click must keep with backslash and b; click wants the byte.
+        # click keeps the line breaks of a paragraph after the control character \\b. In a raw
+        # docstring that is a backslash and the letter b.
         for each in (command, *getattr(command, "commands", {}).values()):
             each.help = each.help and each.help.replace("\\b\n", "\b\n")
         return command
@@ -45,7 +46,7 @@ class Group(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Finds the command, or fails with the nearest names."""
+        """Finds the command, or fails with the nearest name."""
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
             near = get_close_matches(args[0], self.list_commands(ctx), n=1, cutoff=0.5)
             hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -66,12 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits with one of `ExitCode`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
-    for stream in (sys.stdout, sys.stderr):  # a terminal without UTF-8 must not end a run
+    for stream in (sys.stdout, sys.stderr):  # a terminal without UTF-8 must not end a call
         reconfigure: Callable[..., None] | None = getattr(stream, "reconfigure", None)
         if reconfigure:
             reconfigure(errors="backslashreplace")
     try:
-        atrous.main([w for w in words if w != "--debug"], "atrous", standalone_mode=False)
+        words = [word for word in words if word != "--debug"]
+        atrous.main(words, "atrous", standalone_mode=False, obj=debug)
     except Exception as error:
         if debug:
             raise
@@ -79,14 +81,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _report(error: Exception) -> int:
-    """Says what went wrong on standard error and returns the exit code."""
+    """Prints an error on standard error and returns the exit code."""
     if isinstance(error, click.ClickException):
         error.show()
         return error.exit_code
     if isinstance(error, click.Abort):
         return 130
-    if isinstance(error, BrokenPipeError):  # the reader of our output left: not our failure
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  # or Python complains at exit
+    if isinstance(error, BrokenPipeError):  # the reader of the output closed it
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  # Python flushes it at exit
         return 141
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] != "atrous":
         error = missing_extra("this command", error)

@@ -1,11 +1,15 @@
 """``atrous bench``: time and memory of a model on this machine."""
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from atrous.cli.options import precision_option
 from atrous.errors import printable
+
+if TYPE_CHECKING:
+    from atrous.engines.protocol import Precision
 
 
 @click.command()
@@ -21,9 +25,15 @@ from atrous.errors import printable
     "--samples", type=click.IntRange(1), default=9, show_default=True,
     help="Timed runs of each engine.",
 )  # fmt: skip
+@precision_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def bench(
-    model: str, size: tuple[int, int] | None, threads: int | None, samples: int, as_json: bool
+    model: str,
+    size: tuple[int, int] | None,
+    threads: int | None,
+    samples: int,
+    precision: "Precision",
+    as_json: bool,
 ) -> None:
     r"""Measures a model in every engine that is installed.
 
@@ -37,10 +47,11 @@ def bench(
     Examples:
       atrous bench model.onnx
       atrous bench model.onnx --size 1024 2048 --threads 1 --json
+      atrous bench animals --precision bf16
     """
     from atrous.engines.bench import bench as measure
 
-    report = measure(model, size=size, threads=threads, samples=samples)
+    report = measure(model, size=size, threads=threads, samples=samples, precision=precision)
     if as_json:
         click.echo(json.dumps(report.as_json()))
     else:
@@ -54,13 +65,18 @@ def _show(report: Any) -> None:
         f"{report.multiply_adds / 1e9:.2f} G multiply-adds, {report.threads} threads"
     )
     click.echo(f"{report.processor}: peak {report.peak / 1e9:.0f} G multiply-adds a second\n")
-    row = "{:<13} {:>9} {:>9} {:>9} {:>8} {:>9} {:>12} {:>9}"
-    click.echo(row.format("engine", "median", "fastest", "spread", "of peak", "1st start", "start",
-                          "memory"))  # fmt: skip
+    row = "{:<13} {:>9} {:>9} {:>9} {:>9} {:>8} {:>9} {:>12} {:>9}"
+    click.echo(
+        row.format(
+            *("engine", "precision", "median", "fastest", "spread", "of peak"),
+            *("1st start", "start", "memory"),
+        )
+    )
     for cost in report.engines:
         click.echo(
             row.format(
                 cost.engine,
+                cost.precision,
                 *(f"{v:.1f} ms" for v in (cost.median_ms, cost.fastest_ms, cost.spread_ms)),
                 f"{100 * cost.share_of_peak:.0f} %",
                 f"{cost.first_start_s:.2f} s",
@@ -68,6 +84,9 @@ def _show(report: Any) -> None:
                 f"{cost.peak_memory_mb:.0f} MB",
             )
         )
+    if report.rewrite_error:
+        click.echo(f"\nOpenVINO runs the graph as exported; to rewrite it failed: "
+                   f"{printable(report.rewrite_error)}")  # fmt: skip
     click.echo(
         f"\nlabels from coarse logits: {report.labels_ms:.2f} ms, "
         f"{100 * report.undecided_cells:.1f} % of the cells undecided"

@@ -1,4 +1,4 @@
-"""What the commands that look at many pictures share: how the network sees them, and progress."""
+"""Options and progress that several commands share."""
 
 import sys
 import time
@@ -13,7 +13,7 @@ from atrous.errors import printable
 FOLDER = click.Path(file_okay=False, path_type=Path)
 ANY_PATH = click.Path(path_type=Path)
 
-_PLAIN_EVERY = 30.0  # seconds between lines of progress where there is no terminal
+_PLAIN_EVERY = 30.0  # seconds between lines of progress without a terminal
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ _VIEWS = (
         callback=_size,
         metavar="SIDE|HxW",
         help="Pad to this size with the mean pixel, as the authors do (VOC: 513, Cityscapes: "
-        "1025x2049). Scores differ from those at the pictures' own size, which is the default.",
+        "1025x2049). Scores differ from those at the pictures' own size [default].",
     ),
     click.option(
         "--window",
@@ -67,7 +67,8 @@ _VIEWS = (
         "--output-stride",
         type=click.Choice(["4", "8", "16", "32"]),
         callback=_stride,
-        help="Of the encoder; by default the model's own. 8 is sharper and about 4 times slower.",
+        help="Output stride of the encoder [default: the model's own]. 8 is sharper than 16 and "
+        "about 4 times slower.",
     ),
 )
 
@@ -79,15 +80,28 @@ def view_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "int8"]),
+    default="auto",
+    show_default=True,
+    help="Arithmetic of the network. auto: bf16 where the processor has units for it and the "
+    "labels of the file were measured to agree, else the file's own.",
+)
+
+
 class Progress:
-    """A line that counts on a terminal, a line now and then elsewhere; on standard error."""
+    """Progress on standard error: one changing line on a terminal, a line every 30 s elsewhere.
+
+    click's progress bar prints nothing without a terminal, where a log needs lines.
+    """
 
     def __init__(self, total: int, name: str) -> None:
         self.total, self.name = total, printable(name)
         self.start = self.last = time.monotonic()
 
     def show(self, done: int) -> None:
-        """Says how many pictures are done, if it is time to."""
+        """Prints how many pictures are done, if the last line is old enough."""
         now, finished = time.monotonic(), done == self.total
         terminal = sys.stderr.isatty()
         if not finished and now - self.last < (0.2 if terminal else _PLAIN_EVERY):

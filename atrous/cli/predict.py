@@ -2,16 +2,18 @@
 
 import json
 import re
+import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from atrous.cli.options import ANY_PATH, FOLDER, Progress
-from atrous.errors import ExitCode, printable, unknown_name
+from atrous.cli.options import ANY_PATH, FOLDER, Progress, precision_option
+from atrous.errors import AtrousError, ExitCode, printable
 
 if TYPE_CHECKING:
+    from atrous.engines.protocol import Precision
     from atrous.predict.batch import Outcome
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -38,15 +40,16 @@ def _shard(context: click.Context, option: click.Parameter, text: str) -> tuple[
     "--out", type=FOLDER, default=Path("masks"), show_default=True, help="Folder of the output."
 )
 @click.option(
-    "--threads", type=click.IntRange(1), help="Threads to use [default: the usable processors]."
+    "--threads", type=click.IntRange(1), help="Number of threads [default: all processors]."
 )
 @click.option(
     "--memory",
     default="2GB",
     show_default=True,
     callback=_memory,
-    help="What the process may take; larger pictures are seen in overlapping tiles.",
+    help="Memory of the process; pictures that need more are seen in overlapping tiles.",
 )
+@precision_option
 @click.option(
     "--unknown", type=click.FloatRange(0, 1), default=0.0, metavar="P",
     help="Label 255 (65535 above 255 classes) where no class has this probability.",
@@ -55,6 +58,12 @@ def _shard(context: click.Context, option: click.Parameter, text: str) -> tuple[
     "--probability", "probabilities", multiple=True, metavar="CLASS",
     help="Write the probability of a class too, as b.CLASS.png; may be repeated.",
 )  # fmt: skip
+@click.option(
+    "--cutout", "cutouts", multiple=True, metavar="CLASS",
+    help="Cut a class out of the picture, as b.CLASS.cutout.png; may be repeated.",
+)  # fmt: skip
+@click.option("--no-overlay", is_flag=True, help="Write no overlay.")
+@click.option("--no-legend", is_flag=True, help="Draw no legend below the overlay.")
 @click.option(
     "--coco", type=ANY_PATH, metavar="FILE.json",
     help="Write the outlines of all regions as polygons, in COCO's format.",
@@ -65,22 +74,33 @@ def _shard(context: click.Context, option: click.Parameter, text: str) -> tuple[
     help="Do the I-th of N shares of the pictures; N processes or machines do them all.",
 )  # fmt: skip
 @click.option(
+    "--jobs", type=click.IntRange(1), default=1, show_default=True, metavar="N",
+    help="Worker processes, which share the threads; --memory is of each.",
+)  # fmt: skip
+@click.option(
     "--on-error", type=click.Choice(["continue", "stop"]), default="continue", show_default=True,
     help="What to do after a picture that cannot be read.",
 )  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Redo pictures that are finished already.")
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON per picture.")
+@click.pass_obj
 def predict(
+    debug: bool | None,
     paths: tuple[Path, ...],
     model: str | None,
     out: Path,
     threads: int | None,
     memory: int,
+    precision: "Precision",
     unknown: float,
     probabilities: tuple[str, ...],
+    cutouts: tuple[str, ...],
+    no_overlay: bool,
+    no_legend: bool,
     coco: Path | None,
     keep_exif: bool,
     shard: tuple[int, int],
+    jobs: int,
     on_error: str,
     overwrite: bool,
     as_json: bool,
@@ -89,9 +109,10 @@ def predict(
 
     PATHS are pictures, folders of pictures, patterns such as 'a/**/*.jpg', or - for a picture on
     standard input. For a picture a/b.jpg the output folder gets b.labels.png (class indices with
-    a palette), b.overlay.jpg (to look at) and b.json. A picture that cannot be read is reported
-    and the others go on (exit code 3). Finished output of the same picture, model and options is
-    kept, so an interrupted run can simply be started again.
+    a palette), b.overlay.jpg (to look at) and b.json. A picture found in a named folder keeps its
+    path below that folder. A picture that cannot be read is reported and the others go on (exit
+    code 3). Finished output of the same picture, model and options is kept, so an interrupted run
+    can simply be started again. No other file is ever replaced.
 
     A picture too large for --memory is seen in tiles whose logits are joined, and its overlay is
     reduced. A TIFF may have any size, other pictures up to 100 megapixels.
@@ -102,82 +123,104 @@ def predict(
       atrous predict street.jpg --model street
       atrous predict holiday/ --model model.onnx --out masks --json
       atrous predict 'holiday/*.jpg' --probability dog --unknown 0.5 --coco regions.json
+      atrous predict cat.jpg --cutout cat --no-overlay
+      atrous predict huge/ --jobs 8
       atrous predict huge/ --shard 2/8
       atrous predict city.tif --model model.onnx --memory 4GB
     """
-    from atrous.predict.batch import Extras, find_pictures, segment_files, write_coco
+    from atrous.predict.batch import Extras
+    from atrous.predict.coco import CocoRegions
+    from atrous.predict.find import find_pictures, said
+    from atrous.predict.many import segmented
     from atrous.predict.predictor import Predictor
 
-    pictures = find_pictures(paths)
-    predictor = Predictor(model, threads=threads, memory=memory, unknown_below=unknown)
-    _check_classes(probabilities, predictor.classes)
-    mine = pictures[shard[0] - 1 :: shard[1]]
-    report = _Report(mine, as_json=as_json)
-    records = []
-    outcomes = segment_files(
-        predictor, pictures, out, overwrite=overwrite,
-        extras=Extras(probabilities, keep_exif), shard=shard,
-    )  # fmt: skip
-    for outcome in outcomes:
+    found = find_pictures(paths, out)
+    coco = _coco_file(coco, shard, found.paths)
+    options: dict[str, Any] = {
+        "model": model, "threads": threads, "memory": memory, "unknown_below": unknown,
+        "precision": precision,
+    }  # fmt: skip
+    predictor = Predictor(**options)
+    mine = found.paths[shard[0] - 1 :: shard[1]]
+    report = _Report(mine, as_json=as_json, debug=bool(debug))
+    regions = CocoRegions(predictor.classes)
+    extras = Extras(
+        probabilities, cutouts, not no_overlay, not (no_legend or no_overlay), keep_exif
+    )
+    for outcome in segmented(
+        predictor, options, found.pictures, out,
+        jobs=jobs, overwrite=overwrite, extras=extras, shard=shard,
+    ):  # fmt: skip
         report.add(outcome)
-        if outcome.record is not None:
-            records.append(outcome.record)
-        elif on_error == "stop":
+        if outcome.record is not None and coco is not None:
+            regions.add(outcome)
+        elif outcome.error is not None and on_error == "stop":
             break
     if coco is not None:
-        regions = write_coco(coco, records, predictor.classes)
-        click.echo(f"{regions} regions in {printable(coco)}", err=as_json)
-    click.echo(f"{len(records)} of {len(mine)} done, in {printable(out)}", err=as_json)
+        click.echo(f"{regions.write(coco)} regions in {printable(coco)}", err=as_json)
+    done = report.done - report.failed
+    click.echo(
+        f"{done} of {len(mine)} done in {predictor.precision}, in {printable(out)}", err=as_json
+    )
+    if found.left_out:
+        click.echo(f"left out: {printable(said(found.left_out))}", err=as_json)
     if report.failed:
         raise SystemExit(ExitCode.SOME_FAILED)
 
 
-def _check_classes(names: Sequence[str], known: Sequence[str]) -> None:
-    for name in names:
-        if name not in known:
-            raise unknown_name("class", name, known)
+def _coco_file(coco: Path | None, shard: tuple[int, int], pictures: Sequence[Path]) -> Path | None:
+    """Returns the file for regions: each shard has its own, and it is none of the pictures."""
+    if coco is None:
+        return None
+    if coco.resolve() in {path.resolve() for path in pictures}:
+        raise AtrousError("E-OUT", "--coco names one of the pictures", where=coco)
+    if shard[1] > 1:
+        return coco.with_name(f"{coco.stem}.{shard[0]}-of-{shard[1]}{coco.suffix}")
+    return coco
 
 
 class _Report:
-    """What is printed of each picture, and how far the whole is."""
+    """Prints a line for each picture, and progress."""
 
-    def __init__(self, pictures: Sequence[Path], *, as_json: bool) -> None:
-        self.as_json = as_json
+    def __init__(self, pictures: Sequence[Path], *, as_json: bool, debug: bool) -> None:
+        self.as_json, self.debug = as_json, debug
         self.rows = _Rows([printable(path) for path in pictures])
         self.progress = Progress(len(pictures), "predict")
         self.done = self.failed = 0
 
     def add(self, outcome: "Outcome") -> None:
-        """Prints what became of a picture."""
+        """Prints the outcome of a picture."""
+        from atrous.predict.batch import shown
+
         self.done += 1
-        if outcome.error is not None:
+        if self.as_json:
+            click.echo(json.dumps(shown(outcome)))
+        if outcome.record is None:
             self.failed += 1
             click.echo(f"error: {outcome.error}", err=True)
-        elif self.as_json:
-            assert outcome.record is not None
-            keys = ("input", "labels", "overlay", "size", "areas", "probabilities")
-            shown = {key: outcome.record[key] for key in keys if key in outcome.record}
-            click.echo(json.dumps(shown))
-        else:
-            assert outcome.record is not None
+            if self.debug and outcome.error is not None and outcome.error.__cause__ is not None:
+                traceback.print_exception(outcome.error.__cause__)
+        elif not self.as_json:
             height, width = outcome.record["size"]
             spent = f"{outcome.seconds:.2f} s" if outcome.seconds else "kept"
             areas = outcome.record["areas"].items()
             shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in areas)
             self.rows.print(printable(outcome.path), f"{height} x {width}", spent, shares)
+            for note in outcome.record.get("notes", ()):
+                click.echo(f"note: {printable(outcome.path)}: {printable(note)}", err=True)
         if self.progress.total > 1:
             self.progress.show(self.done)
 
 
 class _Rows:
-    """A table printed row by row, as wide in its first column as the longest name."""
+    """A table that is printed row by row; the longest name sets the first column's width."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self.width = min(48, max(map(len, names), default=0))
         self.headed = False
 
     def print(self, name: str, size: str, spent: str, shares: str) -> None:
-        """Prints a row; a name that is too long keeps its end."""
+        """Prints a row; of a long name, the end."""
         if not self.headed:
             self.headed = True
             self.print("picture", "height x width", "time", "share of each class")

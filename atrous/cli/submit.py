@@ -8,7 +8,7 @@ import click
 
 from atrous.cli.options import Progress, view_options
 from atrous.errors import AtrousError, missing_extra, printable
-from atrous.predict.batch import find_pictures
+from atrous.predict.find import find_pictures
 
 
 @click.command()
@@ -52,7 +52,7 @@ def submit(
         from atrous.evaluation.views import Views
     except ModuleNotFoundError as error:
         raise missing_extra("submitting", error) from error
-    pictures = _named(find_pictures(paths), names)
+    pictures = _named(find_pictures(paths).paths, names)
     _, facts = open_network(model)
     progress = Progress(len(pictures), model)
     results = predictions(model, pictures, Views(**views), output_stride=output_stride)

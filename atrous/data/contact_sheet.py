@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from atrous.data.dataset import Dataset, FileDataset, Sample, ignore_index
 from atrous.errors import AtrousError, printable
 from atrous.images.decode import read_image
-from atrous.predict.overlay import legend, overlay
+from atrous.predict.overlay import display_colors, legend, overlay, stacked
 
 _GAP, _TEXT = 8, 14  # pixels
 _WIDTH, _HEIGHT = 320, 240  # of a tile; pictures are fitted into it
@@ -90,16 +90,14 @@ def with_legend(page: Image.Image, dataset: Dataset, indices: Sequence[int]) -> 
             continue
         counts += np.bincount(target.ravel(), minlength=len(counts))[: len(counts)]
     shown = np.flatnonzero(counts)
+    colors = display_colors(tuple(dataset.palette)).tolist()
     strip = legend(
         [printable(dataset.classes[k]) for k in shown],
-        [dataset.palette[k] for k in shown],
+        [colors[k] for k in shown],
         (counts[shown] / max(counts.sum(), 1)).tolist(),
         width=page.width,
     )
-    both = Image.new("RGB", (page.width, page.height + strip.height), "white")
-    both.paste(page, (0, 0))
-    both.paste(strip, (0, page.height))
-    return both
+    return stacked(page, strip)
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:

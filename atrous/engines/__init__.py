@@ -1,1 +1,1 @@
-"""Engines: what runs a network and gives coarse logits as NumPy arrays."""
+"""Engines run a network and return coarse logits as NumPy arrays."""

@@ -1,8 +1,8 @@
-"""What a model costs on this machine, in every engine that is installed.
+"""Measures what a model costs on this machine, in every engine that is installed.
 
-Times are of warm processes, the engines in turns, so that other load hits all alike; start-up and
-memory are of processes of their own. The peak is measured in the same turns: times mean little
-without it on machines that are shared or change their clock.
+The engines take turns in one warm process, so that load from other programs hits all alike.
+Start-up time and memory come from separate processes. The machine's peak is measured in the same
+turns, because times alone mean little on a machine that is shared or changes its clock.
 """
 
 import contextlib
@@ -10,7 +10,6 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -25,42 +24,40 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from atrous.engines import built_in
 from atrous.engines.exported_file import read_header
-from atrous.engines.open import load_model, open_engine
-from atrous.engines.openvino import (
-    Engine,
-    ExportedEngine,
-    import_openvino,
-    openvino_core,
-    usable_processors,
-)
+from atrous.engines.machine import peak_megabytes, processor, usable_processors
+from atrous.engines.open import exported_file, load_model, open_engine
+from atrous.engines.openvino import ExportedEngine, import_openvino, openvino_core
+from atrous.engines.protocol import Engine, Precision
 from atrous.errors import AtrousError, ExitCode
 from atrous.predict import upsample
 
 PACKAGES = {"OpenVINO": "openvino", "ONNX Runtime": "onnxruntime", "PyTorch": "torch"}
-PEAK_CHANNELS, PEAK_SIDE = 1024, 64  # of the convolution that measures the peak: 4.3 G
+# Of the convolution that measures the peak, which takes 4.3 G multiply-adds.
+PEAK_CHANNELS, PEAK_SIDE = 1024, 64
 
 
 @dataclass(frozen=True)
 class EngineCost:
-    """What one engine takes.
+    """The cost of a model in one engine.
 
     Attributes:
-        engine: Its name, a key of `PACKAGES`.
-        version: Of its package.
+        engine: The name of the engine, a key of `PACKAGES`.
+        version: The version of its package.
+        precision: The arithmetic it ran in: ``fp32``, ``bf16`` or ``int8``.
         median_ms: Milliseconds from picture to coarse logits.
-        fastest_ms: The shortest of them.
-        spread_ms: Between the first and the third quartile.
-        share_of_peak: Multiply-adds a second at the median, of the machine's measured peak at
-            the file's precision; can exceed 1 where multiplications are saved.
+        fastest_ms: The shortest time.
+        spread_ms: Distance between the first and the third quartile.
+        share_of_peak: Multiply-adds a second at the median time, as a share of the machine's
+            measured peak at the file's precision. Exceeds 1 if the engine saves multiplications.
         first_start_s: Seconds from the start of a process to its first labels.
-        start_s: The same of the next process, which finds what the first one kept.
-        peak_memory_mb: Largest resident memory of that process.
+        start_s: The same for a second process, which finds the compiled model of the first.
+        peak_memory_mb: Largest resident memory of the second process.
     """
 
     engine: str
     version: str
+    precision: str
     median_ms: float
     fastest_ms: float
     spread_ms: float
@@ -72,7 +69,7 @@ class EngineCost:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """What a model costs on this machine.
+    """The costs of a model on this machine.
 
     Attributes:
         model: The file or name.
@@ -80,12 +77,14 @@ class BenchReport:
         size: Height and width of the picture.
         threads: Threads the engines may use.
         samples: Timed runs of each engine.
-        multiply_adds: Of the convolutions of the exported file, for one picture.
-        peak: Multiply-adds a second of the fastest run of a large convolution.
-        labels_ms: Median milliseconds from coarse logits to labels, which follows any engine.
-        undecided_cells: Share of cells it had to interpolate.
-        processor: Its name.
-        engines: What each takes, in the order of `PACKAGES`.
+        multiply_adds: Multiply-adds of the file's convolutions, for one picture.
+        peak: Multiply-adds a second in the fastest run of a large convolution.
+        labels_ms: Median milliseconds from coarse logits to labels, the step after every engine.
+        undecided_cells: Share of cells that this step had to interpolate.
+        processor: The name of the processor.
+        rewrite_error: Why OpenVINO runs the graph as exported although this package would rewrite
+            it for speed; empty if nothing failed.
+        engines: The costs in each engine, in the order of `PACKAGES`.
     """
 
     model: str
@@ -98,37 +97,45 @@ class BenchReport:
     labels_ms: float
     undecided_cells: float
     processor: str
+    rewrite_error: str
     engines: tuple[EngineCost, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """Returns what JSON can hold."""
+        """Returns the report in types that JSON has."""
         return asdict(self)
 
 
 def bench(
-    model: str | Path, *, size: tuple[int, int] | None = None, threads: int | None = None,
+    model: str | Path,
+    *,
+    size: tuple[int, int] | None = None,
+    threads: int | None = None,
     samples: int = 9,
-) -> BenchReport:  # fmt: skip
+    precision: Precision | None = None,
+) -> BenchReport:
     """Measures a model in every engine that is installed.
 
-    Anything but an exported file is run by torch, and exported for the other engines.
+    Torch runs any model that is not an exported file; the model is exported for other engines.
 
     Args:
         model: An exported file, the name of a built-in model, or a path or name as in
             `atrous.load`.
-        size: Height and width of the picture; None: 513 x 513, or what the file is fixed to.
+        size: Height and width of the picture; None: 513 x 513, or the fixed size of the file.
         threads: Threads to use; None: one for each processor this process may run on.
         samples: Timed runs of each engine.
+        precision: As in `Predictor`, for OpenVINO and PyTorch; None: the file's own. ONNX Runtime
+            has the file's own always.
 
     Raises:
-        AtrousError: No such model, torch is needed and missing, or the file has another size.
+        AtrousError: No such model, torch is needed and missing, or the file has another size or
+            precision.
     """
     threads = threads or usable_processors()
-    with _as_exported(model, size) as (path, sources):
+    with _as_exported(model, size, precision) as (path, sources):
         header = read_header(path)
         size = size or (header.size if header.size != (0, 0) else (513, 513))
         picture = made_up_picture(size)
-        engines = {name: _open(name, source, threads) for name, source in sources.items()}
+        engines = {n: _open(n, source, threads, precision) for n, source in sources.items()}
         peak_runner, peak_work = _peak_runner(threads, header.precision)
         runs: dict[str, Callable[[], Any]] = {"peak": peak_runner}
         runs |= {name: partial(engine.coarse_logits, picture) for name, engine in engines.items()}
@@ -140,8 +147,10 @@ def bench(
         labelling = _in_turns({"": lambda: upsample.labels(coarse, stride, size)}, samples)[""]
         costs = []
         for name, seconds in times.items():
-            starts = _start_up(name, sources[name], size, threads)
-            costs.append(_engine_cost(name, seconds, work / peak, starts))
+            starts = _start_up(name, sources[name], size, threads, engines[name].precision)
+            cost = _engine_cost(engines[name].precision, name, seconds, work / peak, starts)
+            costs.append(cost)
+        rewrite_error = getattr(engines.get("OpenVINO"), "rewrite_error", "")
     return BenchReport(
         model=str(model),
         precision=header.precision,
@@ -153,19 +162,20 @@ def bench(
         labels_ms=round(1e3 * statistics.median(labelling), 3),
         undecided_cells=round(upsample.undecided_share(coarse), 4),
         processor=processor(),
+        rewrite_error=rewrite_error,
         engines=tuple(costs),
     )
 
 
 @contextlib.contextmanager
 def _as_exported(
-    model: str | Path, size: tuple[int, int] | None
+    model: str | Path, size: tuple[int, int] | None, precision: Precision | None
 ) -> Iterator[tuple[Path, dict[str, str]]]:
-    """Yields an exported file, and what each installed engine is given to run."""
+    """Yields an exported file, and the source that each installed engine runs."""
     installed = [n for n, package in PACKAGES.items() if importlib.util.find_spec(package)]
-    path = built_in.find(str(model)) or Path(model)
-    if path.suffix == ".onnx" and path.is_file():
-        yield path, {name: str(path) for name in installed if name != "PyTorch"}
+    exported = exported_file(model, int8=precision == "int8")
+    if exported is not None:
+        yield exported, {name: str(exported) for name in installed if name != "PyTorch"}
         return
     loaded = load_model(model)
     from atrous.export.export import export
@@ -176,13 +186,16 @@ def _as_exported(
         yield path, {name: str(model if name == "PyTorch" else path) for name in installed}
 
 
-def _open(name: str, source: str, threads: int) -> Engine:
-    """Opens a model in the engine of a name."""
+def _open(
+    name: str, source: str, threads: int, precision: Precision | None, *, keep: bool = False
+) -> Engine:
+    """Opens a model in the engine of a name; `keep` keeps what OpenVINO compiles."""
     if name == "OpenVINO":
-        return ExportedEngine(Path(source), threads=threads, keep_compiled=False)
+        path = Path(source)
+        return ExportedEngine(path, threads=threads, keep_compiled=keep, precision=precision)
     if name == "ONNX Runtime":
         return cast(Engine, _OnnxRuntime(source, threads))
-    return open_engine(source, threads=threads)
+    return open_engine(source, threads=threads, precision=precision)
 
 
 class _OnnxRuntime:
@@ -191,10 +204,12 @@ class _OnnxRuntime:
     def __init__(self, path: str, threads: int) -> None:
         import onnxruntime
 
-        onnxruntime.set_default_logger_severity(3)  # it warns of what it optimised away
+        onnxruntime.set_default_logger_severity(3)  # its warnings are about optimisations
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        self.logits_stride = read_header(Path(path)).logits_stride
+        header = read_header(Path(path))
+        self.logits_stride = header.logits_stride
+        self.precision = "int8" if header.precision == "int8" else "fp32"
         self._session = onnxruntime.InferenceSession(
             path, options, providers=["CPUExecutionProvider"]
         )
@@ -204,10 +219,10 @@ class _OnnxRuntime:
 
 
 def _in_turns(runs: dict[str, Callable[[], Any]], samples: int) -> dict[str, list[float]]:
-    """Returns seconds of each.
+    """Returns the seconds of each run.
 
-    Each runs once untimed before every sample: what ran before it has left cold caches, and maybe
-    threads that spin.
+    Each runs once untimed before every sample, because the one before it left cold caches, and
+    perhaps threads that still spin.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(samples):
@@ -220,12 +235,13 @@ def _in_turns(runs: dict[str, Callable[[], Any]], samples: int) -> dict[str, lis
 
 
 def _engine_cost(
-    name: str, seconds: list[float], ideal: float, starts: list[tuple[float, float]]
+    precision: str, name: str, seconds: list[float], ideal: float, starts: list[tuple[float, float]]
 ) -> EngineCost:
     quartiles = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else [seconds[0]] * 3
     return EngineCost(
         engine=name,
         version=importlib.metadata.version(PACKAGES[name]),
+        precision=precision,
         median_ms=round(1e3 * quartiles[1], 2),
         fastest_ms=round(1e3 * min(seconds), 2),
         spread_ms=round(1e3 * (quartiles[2] - quartiles[0]), 2),
@@ -262,7 +278,7 @@ def _peak_runner(threads: int, precision: str) -> tuple[Callable[[], Any], int]:
     values = random.normal(size=(PEAK_CHANNELS, PEAK_CHANNELS, 1, 1)).astype(np.float32)
     weight, x = ops.constant(values), image
     if precision == "int8":
-        # As a network does it: weights in 255 steps, activations in 256, in and out.
+        # As in an int8 network: weights in 255 steps, activations in 256, before and after.
         scale = ops.constant(np.float32(0.05))
         rounded = np.clip(np.round(values / 0.05), -127, 127).astype(np.int8)
         weight = ops.multiply(ops.convert(ops.constant(rounded), np.float32), scale)
@@ -270,7 +286,8 @@ def _peak_runner(threads: int, precision: str) -> tuple[Callable[[], Any], int]:
     x = ops.convolution(x, weight, [1, 1], [0, 0], [0, 0], [1, 1])
     if precision == "int8":
         x = _in_8_bits(ops, ops.relu(x), 64.0)
-        x = ops.max_pool(x, [1, 1], [1, 1], [0, 0], [0, 0], [1, 1]).output(0)  # reads the bytes
+        # An operation that reads 8 bits, so that the convolution must write them.
+        x = ops.max_pool(x, [1, 1], [1, 1], [0, 0], [0, 0], [1, 1]).output(0)
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
     model = openvino.Model([x], [image])
     request = openvino_core().compile_model(model, "CPU", settings).create_infer_request()
@@ -284,10 +301,10 @@ def _in_8_bits(ops: Any, x: Any, largest: float) -> Any:
 
 
 def _start_up(
-    name: str, source: str, size: tuple[int, int], threads: int
+    name: str, source: str, size: tuple[int, int], threads: int, precision: str
 ) -> list[tuple[float, float]]:
-    """Returns seconds to the first labels and peak megabytes of two processes, one by one."""
-    arguments = json.dumps([name, source, list(size), threads])
+    """Runs two processes one by one; returns their seconds to first labels and peak megabytes."""
+    arguments = json.dumps([name, source, list(size), threads, precision])
     code = "import sys; from atrous.engines.bench import first_labels; first_labels(sys.argv[1])"
     results = []
     with tempfile.TemporaryDirectory() as folder:
@@ -313,39 +330,16 @@ def _start_up(
 
 
 def first_labels(arguments: str) -> None:
-    """Labels a picture; prints the time of day and the peak memory of this process, as JSON."""
-    name, source, (height, width), threads = json.loads(arguments)
-    if name == "OpenVINO":
-        engine: Engine = ExportedEngine(Path(source), threads=threads)
-    else:
-        engine = _open(name, source, threads)
+    """Labels a picture, then prints the time of day and the process's peak memory as JSON."""
+    name, source, (height, width), threads, precision = json.loads(arguments)
+    engine = _open(name, source, threads, precision, keep=True)
     coarse = engine.coarse_logits(made_up_picture((height, width)))
     upsample.labels(coarse, engine.logits_stride, (height, width))
     print(json.dumps([time.time(), peak_megabytes()]))
 
 
-def peak_megabytes() -> float:
-    """Returns the largest resident memory of this process since it was started."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) / 1024
-    import resource  # counts, on Linux, what the parent had before the start
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
-
-
 def made_up_picture(size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Returns a picture (H, W, 3) of smooth shapes."""
+    """Returns a synthetic picture (H, W, 3) of smooth shapes."""
     rows, columns = np.ogrid[: size[0], : size[1]]
     planes = [128 + 63 * (np.sin(rows / (40 + 9 * c)) + np.cos(columns / 31)) for c in range(3)]
     return np.stack(planes, axis=-1).astype(np.uint8)
-
-
-def processor() -> str:
-    """Names the processor."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

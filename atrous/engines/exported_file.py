@@ -1,7 +1,7 @@
-"""What an exported file says about itself, read and checked before any engine opens it.
+"""The header of an exported file, read and checked before an engine opens the file.
 
-An ONNX file is a protocol buffer, of which few fields are needed here; reading them takes less
-code and time than the ``onnx`` package, and nothing is believed that the file does not hold.
+An ONNX file is a protocol buffer. Few of its fields are needed here, and reading them takes less
+code and time than the ``onnx`` package.
 """
 
 import json
@@ -14,12 +14,13 @@ from typing import Any
 from atrous.classes import Color
 from atrous.errors import AtrousError, ExitCode
 
-FORMAT = 1  # of our metadata
+FORMAT = 1  # version of this package's metadata
 NEWEST_OPSET = 20
 
-# Values inside the graph that tiles of a large picture need, where the network has image pooling.
+# Names of values inside the graph of a network with image pooling. When a large picture is seen in
+# tiles, the features of all tiles are averaged, and each tile is given that mean.
 HIGH_LEVEL = "high_level"  # the backbone's last features, (1, C, H/OS, W/OS)
-POOLED = "pooled"  # their mean, (1, C, 1, 1): tiles are given the whole picture's
+POOLED = "pooled"  # their mean, (1, C, 1, 1)
 
 # Field numbers of onnx.proto.
 _MODEL_GRAPH, _MODEL_OPSET, _MODEL_METADATA, _MODEL_FUNCTIONS = 7, 8, 14, 25
@@ -37,19 +38,23 @@ class Header:
 
     Attributes:
         classes: Names of the classes, in the order of the logits.
-        palette: Their colours.
+        palette: Colour of each class.
         output_stride: Stride of the encoder's output.
         logits_stride: Pixels of the picture per step of the coarse logits.
         backbone: Name of the backbone.
-        precision: ``float32``, ``float16`` (weights alone) or ``int8``.
-        licence: Of the weights; empty if unknown.
+        precision: ``float32``, ``float16`` (of the weights; arithmetic is in 32 bits) or ``int8``.
+        licence: The licence of the weights; empty if unknown.
         source: Where the weights come from.
-        source_sha256: Hash of the file they come from, if it was one.
-        sha256: Hash of the graph, from which every change shows.
-        reach: Pixels beyond a tile that its logits depend on, image pooling aside.
-        size: Height and width the file is fixed to; 0 for any.
-        training: How the weights were trained, as the fields of `atrous.model.Training`.
-        notes: What else is to be known of the weights: terms of the data, attribution.
+        source_sha256: Hash of the file with the weights, if they came from one file.
+        sha256: Hash of the graph with its weights.
+        reach: Distance in pixels beyond which a logit does not depend on the picture; image
+            pooling is not counted.
+        size: Height and width, if the file takes one size alone; (0, 0) otherwise.
+        training: How the weights were trained: the fields of `atrous.model.Training`.
+        notes: Other facts about the weights: terms of the data, attribution.
+        bf16_agreement: Share of pixels, 0..1, with the same label in bfloat16 as in float32, as
+            `atrous export` measured it on pictures; None where it was not measured.
+        bf16_measured: How it was measured: engine and processor, number of pictures.
     """
 
     classes: tuple[str, ...]
@@ -66,10 +71,13 @@ class Header:
     size: tuple[int, int]
     training: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    bf16_agreement: float | None = None
+    bf16_measured: str = ""
 
     def properties(self) -> dict[str, str]:
-        """Returns what is written into the file."""
-        values = {"atrous_format": FORMAT, **vars(self)}
+        """Returns the metadata properties of the file."""
+        # What a file must have comes last, so that a file cut short is missing some of it.
+        values = {**dict(reversed(vars(self).items())), "atrous_format": FORMAT}
         return {k: v if isinstance(v, str) else json.dumps(v) for k, v in values.items()}
 
 
@@ -77,8 +85,8 @@ def read_header(path: Path) -> Header:
     """Reads and checks a file that `atrous export` wrote.
 
     Raises:
-        AtrousError: Not ONNX; not exported by this project; weights outside the file (which
-            ours never have, and which could be anyone's files); or made by a newer version.
+        AtrousError: Not ONNX; not exported by this package; weights outside the file, which
+            could make the engine read any file of the user; or made by a newer version.
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -120,7 +128,7 @@ def _scan(data: mmap.mmap, path: Path) -> tuple[dict[str, str], tuple[list[str],
 
 
 def _opset(data: mmap.mmap, start: int, end: int) -> int:
-    """Returns the version of the standard operators, 0 for other ones."""
+    """Returns the version of the standard operators, or 0 if the entry is about others."""
     entry = {number: (begin, stop) for number, begin, stop in _fields(data, start, end)}
     domain = data[slice(*entry[1])] if 1 in entry else b""
     return _varint(data, entry[2][0])[0] if domain in (b"", b"ai.onnx") and 2 in entry else 0
@@ -177,7 +185,7 @@ def _texts(
 
 
 def _refuse_external(data: mmap.mmap, start: int, end: int, path: Path) -> None:
-    """Walks a graph and what is nested in it, looking for weights in other files."""
+    """Raises if a tensor of a graph, or of a graph nested in it, lies in another file."""
     for number, begin, stop in _fields(data, start, end):
         if number == _GRAPH_INITIALIZER:
             _refuse_external_tensor(data, begin, stop, path)
@@ -238,7 +246,7 @@ def _checked(
         inputs, outputs = (", ".join(names) or "none" for names in interface)
         raise _contract(
             "a file written by 'atrous export', with input image, output logits and metadata",
-            f"inputs {inputs}; outputs {outputs}; no metadata of ours",
+            f"inputs {inputs}; outputs {outputs}; no metadata of atrous",
             path,
         )
     if int(properties["atrous_format"]) > FORMAT:
@@ -264,6 +272,7 @@ def _checked(
 
 def _parsed(properties: dict[str, str]) -> Header:
     height, width = (int(v) for v in json.loads(properties["size"]))
+    agreement = json.loads(properties.get("bf16_agreement", "null"))
     return Header(
         classes=tuple(str(name) for name in json.loads(properties["classes"])),
         palette=tuple(
@@ -282,13 +291,15 @@ def _parsed(properties: dict[str, str]) -> Header:
         size=(height, width),
         training=dict(json.loads(properties.get("training", "{}"))),
         notes=tuple(str(note) for note in json.loads(properties.get("notes", "[]"))),
+        bf16_agreement=None if agreement is None else float(agreement),
+        bf16_measured=properties.get("bf16_measured", ""),
     )
 
 
 def _contract(expected: str, found: str, path: Path) -> AtrousError:
     return AtrousError(
         "E-MODEL-CONTRACT",
-        f"not a model this can run: expected {expected}; found {found}",
+        f"not a model of atrous: expected {expected}; found {found}",
         where=path,
         fix="export the model with 'atrous export'",
         exit_code=ExitCode.DATA,

@@ -1,61 +1,148 @@
-"""The one place that knows both halves: a path, a name or a model becomes an engine."""
+"""From a name, a path or a torch model to an engine.
 
+This is the only file that knows both halves of the package. Mistakes in a name or a path are found
+here, before torch is imported or asked for.
+"""
+
+from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from atrous.engines import built_in
-from atrous.engines.openvino import Engine, ExportedEngine
-from atrous.errors import missing_extra
+from atrous.engines.openvino import ExportedEngine
+from atrous.engines.protocol import Engine, Precision
+from atrous.errors import AtrousError, missing_extra
 
 if TYPE_CHECKING:
     from atrous.model import DeepLabV3Plus
 
+# Ends of the names of model files that `atrous.load` and `atrous convert` read.
+_OF_MODELS = (
+    *(".onnx", ".safetensors", ".tflite", ".pb", ".index", ".meta", ".tar", ".gz", ".tgz", ".zip"),
+    *(".pth", ".pt", ".ckpt", ".bin", ".pkl", ".pickle"),
+)
+_LOOKED_AT = 10_000  # files of a folder, in search of a model
+_MAGIC = {
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"\x89PNG": "a PNG picture",
+    b"II*\0": "a TIFF picture",
+    b"MM\0*": "a TIFF picture",
+    b"GIF8": "a GIF picture",
+    b"RIFF": "a WebP picture or a film",
+    b"BM": "a BMP picture",
+    b"%PDF": "a PDF document",
+}
+
 
 def open_engine(
-    model: "str | Path | DeepLabV3Plus | None", *, threads: int | None = None
+    model: "str | Path | DeepLabV3Plus | None",
+    *,
+    threads: int | None = None,
+    precision: Precision | None = None,
 ) -> Engine:
     """Returns an engine for anything that is a model.
 
     Args:
-        model: An exported ``.onnx`` file, the name of a built-in model, a path or name as in
-            `atrous.load`, or a DeepLabV3Plus; None: the default built-in model.
+        model: The name of a built-in model, the path of an exported ``.onnx`` file, a path or
+            name as in `atrous.load`, or a DeepLabV3Plus; None: the default built-in model.
         threads: Threads to use; None: one for each processor this process may run on.
+        precision: As in `Predictor`; None: the precision of the file or the model itself.
 
     Raises:
-        AtrousError: Nothing there, of no known kind, or torch is needed and missing.
+        AtrousError: No such model, not a model, torch is needed and missing, or the model cannot
+            run in this precision.
     """
     if model is None:
         model = built_in.DEFAULT
     if not isinstance(model, (str, Path)):
-        return _torch_engine(model, threads)
-    path = _built_in(model) or Path(model)
-    if path.suffix == ".onnx" and path.is_file():
-        return ExportedEngine(path, threads=threads)
-    return _torch_engine(load_model(model), threads)
+        return _torch_engine(model, threads, precision)
+    path = exported_file(model, int8=precision == "int8")
+    if path is not None:
+        return ExportedEngine(path, threads=threads, precision=precision)
+    return _torch_engine(load_model(model), threads, precision)
+
+
+def exported_file(source: str | Path, *, int8: bool = False) -> Path | None:
+    """Returns the exported file that a name or a path stands for; None for other models.
+
+    Raises:
+        AtrousError: See `built_in.find`.
+    """
+    path = built_in.find(source, int8=int8) or Path(source)
+    return path if path.suffix == ".onnx" and path.is_file() else None
 
 
 def load_model(source: str | Path) -> "DeepLabV3Plus":
     """Returns the torch model behind a path or a name (`atrous.load`).
 
     Raises:
-        AtrousError: Nothing there, of no known kind, built in and so exported already, or torch is
-            missing.
+        AtrousError: No such model, not a model, an exported file already, or torch is missing.
     """
-    if _built_in(source) is not None:
+    if built_in.find(source) is not None:
         raise built_in.exported_already(str(source))
+    _check(source)
     try:
         from atrous.loading import load
     except ModuleNotFoundError as error:
+        if not _exists(source) and not str(source).startswith("hf:"):
+            raise _no_such_model(source) from error
         raise missing_extra(f"reading {source}", error) from error
     return load(source)
 
 
-def _built_in(source: str | Path) -> Path | None:
-    """Returns the file of a built-in model, unless a file or folder of that name lies here."""
-    return None if Path(source).exists() else built_in.find(str(source))
+def _check(source: str | Path) -> None:
+    """Raises for a path that is certainly no model, or a file name that does not exist."""
+    path = Path(source)
+    if str(source).startswith("hf:") or path.with_name(f"{path.name}.index").is_file():
+        return  # a model hub's name; the prefix of a TensorFlow checkpoint
+    if path.is_dir():
+        inside = islice(path.rglob("*"), _LOOKED_AT)
+        if not any(file.suffix in _OF_MODELS for file in inside):
+            raise _not_a_model(path, "a folder without a model")
+    elif path.is_file():
+        with path.open("rb") as file:
+            head = file.read(8)
+        known = next((what for magic, what in _MAGIC.items() if head.startswith(magic)), None)
+        if known or not (path.suffix in _OF_MODELS or head[4:] == b"TFL3"):
+            raise _not_a_model(path, known or "its name ends like no model's")
+    elif path.suffix in _OF_MODELS:
+        raise _no_such_model(source)
 
 
-def _torch_engine(model: "DeepLabV3Plus", threads: int | None) -> Engine:
+def _exists(source: str | Path) -> bool:
+    path = Path(source)
+    return path.exists() or path.with_name(f"{path.name}.index").exists()
+
+
+def _not_a_model(path: Path, found: str) -> AtrousError:
+    return AtrousError(
+        "E-MODEL-KIND",
+        f"neither a model nor a folder with one: {found}",
+        where=path,
+        fix="name a built-in model, an .onnx, .safetensors, .tflite or TensorFlow file, or a run "
+        "folder",
+    )
+
+
+def _no_such_model(source: str | Path) -> AtrousError:
+    path, text = Path(source), str(source)
+    known = {name.casefold(): name for name in built_in.names()}
+    near = [known[name] for name in get_close_matches(text.casefold(), known, n=2, cutoff=0.6)]
+    beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+    near += [str(path.with_name(name)) for name in get_close_matches(path.name, beside, n=1)]
+    suggestion = f"did you mean {' or '.join(near)}? " if near else ""
+    return AtrousError(
+        "E-MODEL-MISSING",
+        f"no such model: {text!r}",
+        fix=f"{suggestion}built in: {', '.join(built_in.names())}; 'atrous models' lists published "
+        "ones, which need pip install 'atrous[train]'",
+    )
+
+
+def _torch_engine(
+    model: "DeepLabV3Plus", threads: int | None, precision: Precision | None
+) -> Engine:
     try:
         import torch
 
@@ -64,4 +151,4 @@ def _torch_engine(model: "DeepLabV3Plus", threads: int | None) -> Engine:
         raise missing_extra("running a torch model", error) from error
     if threads is not None:
         torch.set_num_threads(threads)
-    return cast(Engine, TorchEngine(model))
+    return cast(Engine, TorchEngine(model, precision=precision))

@@ -1,23 +1,21 @@
-"""What an engine is, and the one for exported files: one picture in, coarse logits out.
-
-NumPy is on both sides of an engine. Exported files run in OpenVINO (docs/performance.md says why).
-"""
+"""The engine for exported files: OpenVINO (docs/performance.md says why)."""
 
 import contextlib
+import logging
 import os
 import sys
 import threading
 from collections import Counter
+from collections.abc import Callable
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atrous.classes import Color
-from atrous.engines.exported_file import read_header
-from atrous.engines.openvino_channels import in_whole_vectors
+from atrous.engines.exported_file import Header, read_header
+from atrous.engines.machine import cache_folder, usable_processors
 from atrous.engines.openvino_graph import (
     bytes_per_pixel,
     classes_first,
@@ -25,92 +23,55 @@ from atrous.engines.openvino_graph import (
     up_to_high_level,
 )
 from atrous.engines.openvino_row_strips import in_strips
+from atrous.engines.protocol import Precision
 from atrous.errors import AtrousError
+
+logger = logging.getLogger(__name__)
 
 _CORE_LOCK = threading.Lock()
 
-REPEATS_WORTH_COMPILING = 16  # of a size: what its own compiled model saves, it has then cost
+# After so many pictures of one size, a model for that size has saved the time of compiling it.
+REPEATS_WORTH_COMPILING = 16
 
-_LARGE = 12 << 20  # bytes of a picture whose working memory is given back once it is seen
+LEAST_AGREEMENT = 0.995  # of labels in bf16 with those in fp32, for `auto` to take bf16
+
+_LARGE = 12 << 20  # after a picture of more bytes, the engine gives back its working memory
 _BYTES_OF_PROCESS = 150_000_000  # Python, NumPy, OpenVINO
-_COPIES_OF_WEIGHTS = 3  # the file, its constants, and what they are packed into
-
-
-class Engine(Protocol):
-    """Runs a model, whatever executes it.
-
-    Attributes:
-        classes: Names of the classes, in the order of the logits.
-        palette: Their colours.
-        output_stride: Pixels of the picture per step of the features image pooling averages.
-        logits_stride: The same of the coarse logits.
-        fingerprint: Equal for equal weights and settings, so that finished work can be told.
-    """
-
-    classes: tuple[str, ...]
-    palette: tuple[Color, ...]
-    output_stride: int
-    logits_stride: int
-    fingerprint: str
-
-    @property
-    def reach(self) -> int:
-        """Pixels around its own that a logit depends on, image pooling aside."""
-        ...
-
-    @property
-    def bytes_fixed(self) -> int:
-        """Memory of the process apart from pictures, estimated."""
-        ...
-
-    @property
-    def bytes_per_pixel(self) -> int:
-        """Memory for each pixel the network sees at a time, estimated."""
-        ...
-
-    def coarse_logits(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Maps a picture (H, W, 3), RGB, to logits (h, w, K) at `logits_stride`."""
-        ...
-
-    def high_level(self, tile: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-        """Maps a tile (H, W, 3) to the features image pooling averages, (h, w, C).
-
-        None for networks without image pooling.
-        """
-        ...
-
-    def tile_logits(
-        self, tile: NDArray[np.uint8], pooled: NDArray[np.float32] | None
-    ) -> NDArray[np.float32]:
-        """Does what `coarse_logits` does for a tile, with the pooled features (C,) given."""
-        ...
+_COPIES_OF_WEIGHTS = 3  # in the file, in the graph, and packed for the processor
 
 
 class ExportedEngine:
-    """Runs a file written by `atrous export` on the CPU; see `Engine`.
+    """Runs a file written by `atrous export` on the CPU; see `atrous.engines.protocol.Engine`.
 
-    A model compiled for one size is a few percent faster than one for any size and takes as long
-    to compile, so the first picture's size gets its own, other sizes share one, and a size that
-    keeps coming back takes the place of the first. Tiles of a large picture have one of their own
-    while they come. Compiled models are kept for other processes in `cache_folder`. Calls from
-    several threads wait for each other.
+    A model that is compiled for one size is a few percent faster than one for any size, and takes
+    as long to compile. So the size of the first picture gets its own model, and other sizes share
+    one. A size that occurs often replaces the first. Tiles of a large picture have a model of
+    their own for as long as they come. Compiled models are kept for other processes in
+    `cache_folder`. Calls from several threads wait for each other.
 
     Args:
         path: The file.
         threads: Threads to use; None: one for each processor this process may run on.
         keep_compiled: Whether to keep compiled models for other processes.
+        precision: As in `Predictor`; None: int8 for int8 files, fp32 for all others.
 
     Attributes:
-        header: What the file says about itself.
+        header: The metadata of the file.
 
     Raises:
-        AtrousError: Not such a file; see `read_header`.
+        AtrousError: Not such a file (see `read_header`), or it cannot run in this precision.
     """
 
     def __init__(
-        self, path: Path, *, threads: int | None = None, keep_compiled: bool = True
+        self,
+        path: Path,
+        *,
+        threads: int | None = None,
+        keep_compiled: bool = True,
+        precision: Precision | None = None,
     ) -> None:
         self.header = read_header(path)
+        self.precision = chosen_precision(self.header, precision, where=path)
         self.classes = self.header.classes
         self.palette = self.header.palette
         self.output_stride = self.header.output_stride
@@ -122,7 +83,7 @@ class ExportedEngine:
             path,
             threads or usable_processors(),
             keep_compiled=keep_compiled,
-            rewrites=self.header.precision != "int8",
+            precision=self.precision,
         )
         self._for_size: tuple[tuple[int, int], Any] | None = None
         self._for_any_size: Any = None
@@ -145,13 +106,18 @@ class ExportedEngine:
                 request.get_compiled_model().release_memory()
             return np.moveaxis(logits, 0, 2)
 
+    @property
+    def rewrite_error(self) -> str:
+        """Why the graph runs as exported although it was to be rewritten; empty otherwise."""
+        return self._compiler.rewrite_error
+
     @cached_property
     def bytes_per_pixel(self) -> int:
-        """Memory for each pixel seen at a time; 0 for a file fixed to one size, never tiled."""
+        """Memory for each pixel seen at a time; 0 for a file of one size, which is never tiled."""
         return 0 if any(self.header.size) else bytes_per_pixel(self._compiler.read())
 
     def high_level(self, tile: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-        """Maps a tile (H, W, 3) to the features image pooling averages, (h, w, C)."""
+        """Maps a tile (H, W, 3) to the features that image pooling averages, (h, w, C)."""
         size = self._checked_size(tile)
         with self._lock:
             request = self._tile_request("high_level", size)
@@ -162,7 +128,7 @@ class ExportedEngine:
     def tile_logits(
         self, tile: NDArray[np.uint8], pooled: NDArray[np.float32] | None
     ) -> NDArray[np.float32]:
-        """Does what `coarse_logits` does for a tile, with the pooled features (C,) given."""
+        """Maps a tile to logits as `coarse_logits` does, with the pooled features (C,) given."""
         size = self._checked_size(tile)
         inputs: dict[int, NDArray[Any]] = {0: np.ascontiguousarray(tile)[None]}
         if pooled is not None:
@@ -171,7 +137,7 @@ class ExportedEngine:
             return _infer(self._tile_request("logits", size), inputs)
 
     def _tile_request(self, what: str, size: tuple[int, int]) -> Any:
-        """Returns what runs tiles of a size; the memory of everything else is given back."""
+        """Returns a request for tiles of a size; gives back the memory of all other models."""
         if self._for_tiles is None or self._for_tiles[0] != (what, size):
             self._for_size = self._for_any_size = self._for_tiles = None
             compiled = self._compiler.compile_for_tiles((1, *size, 3), what)
@@ -191,7 +157,7 @@ class ExportedEngine:
         return size
 
     def _request(self, size: tuple[int, int]) -> Any:
-        """Returns what runs a picture of a size."""
+        """Returns a request for a picture of a size."""
         self._times_seen[size] += 1
         if self._for_size is None or (
             self._for_size[0] != size and self._times_seen[size] == REPEATS_WORTH_COMPILING
@@ -204,6 +170,39 @@ class ExportedEngine:
         return self._for_any_size
 
 
+def chosen_precision(header: Header, asked: Precision | None, *, where: object = "") -> str:
+    """Returns the arithmetic for a file: ``fp32``, ``bf16`` or ``int8``.
+
+    ``auto`` takes bf16 on a processor with bf16 units, if the labels of the file were measured to
+    agree with those of fp32. On such processors bf16 was faster wherever it was timed, with matrix
+    units (AMX) and with vector units alone (AVX512_BF16).
+
+    Raises:
+        AtrousError: The file or the processor lacks the precision that was asked for.
+    """
+    fix, what = "", ""
+    if header.precision == "int8":
+        if asked in (None, "auto", "int8"):
+            return "int8"
+        what, fix = f"an int8 file cannot run in {asked}", "name the float file it was made from"
+    elif asked == "int8":
+        what = "not an int8 file"
+        fix = "atrous export MODEL --int8 --calibration PICTURES --out FILE writes one"
+    elif asked == "bf16" and not has_bf16_units():
+        what, fix = "this processor has no bf16 units", "choose --precision auto or fp32"
+    if what:
+        raise AtrousError("E-PRECISION", what, where=where, fix=fix)
+    agrees = header.bf16_agreement is not None and header.bf16_agreement >= LEAST_AGREEMENT
+    if asked == "bf16" or (asked == "auto" and agrees and has_bf16_units()):
+        return "bf16"
+    return "fp32"
+
+
+def has_bf16_units() -> bool:
+    """Returns whether this processor computes in bfloat16: AMX or AVX512_BF16, says OpenVINO."""
+    return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 class Compiler:
     """Compiles a file for picture sizes.
 
@@ -211,20 +210,37 @@ class Compiler:
         path: The file.
         threads: Threads to use.
         keep_compiled: Whether to keep compiled models for other processes.
-        rewrites: Whether to rewrite the graph for speed where the size is known.
+        precision: ``fp32``, ``bf16`` or ``int8``.
+        rewrites: Whether to cut the graph of a known size into strips for speed. Only fp32 gains:
+            the values of the others are half as large or less, and stay in the cache.
+
+    Attributes:
+        rewrite_error: Why the graph runs as exported although it was to be rewritten; empty if
+            it is rewritten, or was never to be.
     """
 
-    def __init__(self, path: Path, threads: int, *, keep_compiled: bool, rewrites: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        threads: int,
+        *,
+        keep_compiled: bool,
+        precision: str = "fp32",
+        rewrites: bool = True,
+    ) -> None:
         self._path = path
-        self._rewrites = rewrites
+        self._rewrites = rewrites and precision == "fp32"
+        self.rewrite_error = ""
         self._core = openvino_core()
         self._settings = {
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",
+            # OpenVINO alone would compute in bf16 wherever the processor can.
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
             "INFERENCE_NUM_THREADS": threads,
             "ENABLE_CPU_PINNING": False,  # processes sharing a machine would pin the same cores
         }
-        if keep_compiled and (folder := _writable(cache_folder() / "openvino")):
+        # A folder for each precision: a model compiled for another one must never be found.
+        if keep_compiled and (folder := _writable(cache_folder() / f"openvino-{precision}")):
             self._settings["CACHE_DIR"] = str(folder)
 
     def compile(self, shape: tuple[int, ...]) -> Any:
@@ -236,21 +252,20 @@ class Compiler:
         Raises:
             AtrousError: The engine refuses the file.
         """
-        model = self.read()
-        classes_first(model)
-        return self._compiled(model, shape)
+        return self._compiled(classes_first, shape)
 
     def compile_for_tiles(self, shape: tuple[int, ...], what: str) -> Any:
-        """Returns the same for ``high_level`` features, or ``logits`` given pooled ones.
+        """Returns a request for tiles; None for features of a network without image pooling.
 
-        None where there are no features to pool.
+        Args:
+            shape: Of the tile, (1, H, W, 3).
+            what: ``high_level`` for the features that image pooling averages, ``logits`` for the
+                logits given the average.
+
+        Raises:
+            AtrousError: The engine refuses the file.
         """
-        model = self.read()
-        if what == "high_level":
-            model = up_to_high_level(import_openvino(), model)
-        else:
-            give_pooled(import_openvino(), model)
-        return None if model is None else self._compiled(model, shape)
+        return self._compiled(up_to_high_level if what == "high_level" else give_pooled, shape)
 
     def read(self) -> Any:
         """Returns the graph."""
@@ -259,15 +274,32 @@ class Compiler:
         except RuntimeError as error:
             raise self._refused(error) from error
 
-    def _compiled(self, model: Any, shape: tuple[int, ...]) -> Any:
+    def _compiled(self, prepared: Callable[[Any], Any], shape: tuple[int, ...]) -> Any:
+        """Compiles the graph after `prepared` changed it; None if `prepared` returns None."""
+        if self._rewrites and min(shape) > 0:
+            try:
+                model = prepared(self.read())
+                if model is not None:
+                    model.reshape({model.input(0): list(shape)})
+                    in_strips(import_openvino(), model)
+                    return self._request(model)
+            # A rewrite saves time and nothing else. Whatever goes wrong in it, in our code or in
+            # the engine, the graph as exported still gives the same labels.
+            except Exception as error:
+                self._rewrites = False
+                self.rewrite_error = f"{type(error).__name__}: {str(error).strip()[:500]}"
+                logger.warning("%s runs as exported: %s", self._path, self.rewrite_error)
+        model = prepared(self.read())
+        if model is None:
+            return None
         try:
             model.reshape({model.input(0): list(shape)})
-            if self._rewrites and min(shape) > 0:
-                in_whole_vectors(import_openvino(), model)
-                in_strips(import_openvino(), model)
-            return self._core.compile_model(model, "CPU", self._settings).create_infer_request()
+            return self._request(model)
         except RuntimeError as error:
             raise self._refused(error) from error
+
+    def _request(self, model: Any) -> Any:
+        return self._core.compile_model(model, "CPU", self._settings).create_infer_request()
 
     def _refused(self, error: RuntimeError) -> AtrousError:
         reason = str(error).strip().splitlines()[-1]
@@ -275,26 +307,13 @@ class Compiler:
 
 
 def _infer(request: Any, inputs: dict[int, NDArray[Any]]) -> NDArray[np.float32]:
-    """Runs one picture, (1, ...); returns its output without the first axis."""
+    """Runs one picture (1, ...) and returns its output without the first axis."""
     outputs = request.infer(inputs, share_inputs=True, share_outputs=True)
-    return np.array(outputs[0][0])  # a copy: the next call writes over the original
-
-
-def usable_processors() -> int:
-    """Returns how many processors this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def cache_folder() -> Path:
-    """Returns where compiled models are kept; ATROUS_CACHE names another place."""
-    if os.environ.get("ATROUS_CACHE"):
-        return Path(os.environ["ATROUS_CACHE"])
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "atrous"
+    return np.array(outputs[0][0])  # a copy, because the next call overwrites the original
 
 
 def import_openvino() -> Any:
-    """Imports OpenVINO without its model converter, which reports its import to a server."""
+    """Imports OpenVINO without its model converter, which sends telemetry when imported."""
     if "openvino" not in sys.modules:
         blocked = "openvino.tools.ovc"
         sys.modules[blocked] = None  # type: ignore[assignment]
@@ -308,13 +327,14 @@ def import_openvino() -> Any:
 
 
 def openvino_core() -> Any:
-    """Returns OpenVINO's entry point, one for the whole process and never given up.
+    """Returns the one `openvino.Core` of the process, which is never freed.
 
-    Each `openvino.Core` that compiles gives the thread a stack for signal handlers, and frees it
-    when it goes. Of two that go in the order they came, the second puts the first one's freed
-    stack back, and the next signal that Python handles ends the process (OpenVINO 2026.4).
+    A Core that compiles installs a stack for signal handlers, remembers the stack before it, and
+    restores that one when the Core is freed. If two Cores are freed in the order of their making,
+    the second restores the stack that the first one freed, and the next signal that Python handles
+    ends the process (OpenVINO 2026.4).
     """
-    with _CORE_LOCK:  # functools.cache alone may call twice
+    with _CORE_LOCK:  # functools.cache alone may call the function once per thread
         return _core()
 
 
@@ -324,7 +344,7 @@ def _core() -> Any:
 
 
 def _writable(folder: Path) -> Path | None:
-    """Makes a folder; None where that cannot be: then every start compiles."""
+    """Makes a folder and returns it; None if that fails, and every start must compile."""
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):

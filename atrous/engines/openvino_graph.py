@@ -1,7 +1,4 @@
-"""Parts of an exported graph: for pictures seen in tiles, and logits class by class.
-
-OpenVINO graphs as they are read; the file stays what it is.
-"""
+"""Changes to an OpenVINO graph in memory, for pictures in tiles and for faster labels."""
 
 import math
 from collections import defaultdict
@@ -13,13 +10,13 @@ from atrous.engines.exported_file import HIGH_LEVEL, POOLED
 
 
 def find(model: Any, name: str) -> Any:
-    """Returns the value of a name; None if the graph has none."""
+    """Returns the value with a name; None if the graph has no such value."""
     outputs = (output for node in model.get_ordered_ops() for output in node.outputs())
     return next((output for output in outputs if name in output.get_names()), None)
 
 
 def data_of(value: Any) -> Any:
-    """Returns the array of a constant in the shape and type it is read; None for other values."""
+    """Returns the array of a constant, in the shape and type that nodes read; None for others."""
     node = value.get_node()
     while node.get_type_name() in ("Reshape", "Convert"):
         node = node.input_value(0).get_node()
@@ -29,38 +26,44 @@ def data_of(value: Any) -> Any:
     return np.array(node.data).reshape(shape).astype(value.get_element_type().to_dtype())
 
 
-def classes_first(model: Any) -> None:
-    """Leaves out the last transposition: logits come as (1, K, h, w), which `labels` reads best."""
+def classes_first(model: Any) -> Any:
+    """Drops the last transposition: `labels` reads logits fastest as (1, K, h, w)."""
     result = model.get_results()[0]
     result.input(0).replace_source_output(result.input_value(0).get_node().input_value(0))
     model.validate_nodes_and_infer_types()
+    return model
 
 
-def give_pooled(openvino: Any, model: Any) -> None:
-    """Makes the features image pooling sees a second input, (1, C, 1, 1), where there are any."""
+def give_pooled(model: Any) -> Any:
+    """Turns the result of image pooling, if there is one, into a second input (1, C, 1, 1)."""
+    import openvino
+
     pooled = find(model, POOLED)
     if pooled is None:
-        return
+        return model
     given = openvino.op.Parameter(openvino.Type.f32, pooled.get_partial_shape())
     given.set_friendly_name(f"{POOLED}.given")
     for reader in pooled.get_target_inputs():
         reader.replace_source_output(given.output(0))
     model.add_parameters([given])
+    return model
 
 
-def up_to_high_level(openvino: Any, model: Any) -> Any:
-    """Returns the graph from the picture to the features image pooling averages; None without."""
+def up_to_high_level(model: Any) -> Any:
+    """Returns the graph up to the features that image pooling averages; None without pooling."""
+    import openvino
+
     if find(model, POOLED) is None:
         return None
     return openvino.Model([find(model, HIGH_LEVEL)], model.get_parameters())
 
 
 def bytes_per_pixel(model: Any) -> int:
-    """Estimates the memory a graph needs for each pixel of its input.
+    """Estimates the memory that a graph needs for each pixel of its input.
 
-    The most that is alive at a time in the order of the graph, and the logits three times: in the
-    engine, outside, and those of the tile before. A tenth is added for what the engine keeps beside
-    them; where it fuses layers, it needs less.
+    The estimate is the most bytes of values that are alive at a time, in the order of the graph,
+    and three copies of the logits: in the engine, outside, and of the tile before. A tenth is added
+    for the engine's own memory. An engine that fuses layers needs less.
     """
     side = 512
     model.reshape([1, side, side, 3])

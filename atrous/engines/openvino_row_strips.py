@@ -1,11 +1,11 @@
-"""Layers strip by strip, where what they pass on would not stay in the cache.
+"""Runs wide layers strip by strip, so that their values stay in the cache.
 
-OpenVINO runs layer after layer over the whole picture. At 513 x 513 the first layers pass on 17 to
-34 MB each, and so do those of the decoder (256 channels at a quarter): more than caches hold. Here
-such a part of the graph, from one narrow value to the next, makes its rows in strips, each by its
-own copy of the nodes, which share their weights. A strip reads the rows around it that its kernels
-reach; what pads the picture is padded only where it ends, so no value changes. In eight bits a
-layer passes on a quarter, and strips only cost.
+OpenVINO runs layer after layer over the whole picture. At 513 x 513 each of the first layers
+writes 17 to 34 MB, and so does each layer of the decoder (256 channels at a quarter of the size):
+more than a cache holds. This module cuts such a part of the graph, from one narrow value to the
+next, into strips of rows. Each strip has its own copy of the nodes; all copies share their weights.
+A strip reads the rows around it that its kernels reach, and padding is added only at the border of
+the picture, so no value changes. An int8 layer writes a quarter of the bytes, so strips only cost.
 """
 
 import math
@@ -17,9 +17,9 @@ import numpy as np
 
 from atrous.engines.openvino_graph import data_of
 
-STRIP_BYTES = 6 << 20  # of the widest value
-LARGE_BYTES = 2 * STRIP_BYTES  # of the widest value of a part that gains
-NARROW = 3  # how many times less than the widest value a part has to hand on
+STRIP_BYTES = 6 << 20  # of the widest value in a strip
+LARGE_BYTES = 2 * STRIP_BYTES  # a part gains if its widest value is larger
+NARROW = 3  # a part must end in a value at most a third as large as its widest one
 LEAST_ROWS = 8
 MOST_STRIPS = 16
 _WINDOWS = ("Convolution", "GroupConvolution")
@@ -30,7 +30,7 @@ Rows = tuple[int, int]  # the first, and the one after the last
 
 
 def in_strips(openvino: Any, model: Any) -> None:
-    """Rewrites an OpenVINO graph of fixed size where its values are wide enough to gain by it."""
+    """Cuts the wide parts of an OpenVINO graph of fixed size into strips."""
     flow = _Flow(model)
     for nodes in (*flow.parts_of_backbone(), flow.decoder()):
         if nodes:
@@ -38,7 +38,7 @@ def in_strips(openvino: Any, model: Any) -> None:
 
 
 class _Flow:
-    """The nodes whose rows follow the rows of the picture, in order of execution."""
+    """The nodes that keep the rows of the picture, in order of execution."""
 
     def __init__(self, model: Any) -> None:
         image = model.input(0).get_node().get_name()
@@ -55,7 +55,7 @@ class _Flow:
         self._reduced = self._pointwise_of_decoder()
 
     def _is_local(self, node: Any) -> bool:
-        """Whether a row of what a node makes depends on a few rows of what it reads."""
+        """Whether an output row of a node depends on a few of its input rows alone."""
         kind = node.get_type_name()
         if kind == "Transpose":
             return node.input_value(0).get_node().get_name() in self._channels_last
@@ -67,11 +67,11 @@ class _Flow:
         return kind != "Pad" or _of_decoder(node)
 
     def axis(self, value: Any) -> int:
-        """Returns which axis of a value its rows are."""
+        """Returns the axis of a value's rows."""
         return 1 if value.get_node().get_name() in self._channels_last else 2
 
     def height(self, value: Any) -> int:
-        """Returns how many rows a value has; 1 if it is none of the picture's."""
+        """Returns the number of a value's rows; 1 for a value without the picture's rows."""
         name = value.get_node().get_name()
         if name not in self._heights:
             shape = value.get_shape()
@@ -79,18 +79,18 @@ class _Flow:
         return self._heights[name]
 
     def sources(self, node: Any) -> list[Any]:
-        """Returns the values among a node's inputs that have rows, not its weights."""
+        """Returns the inputs of a node that have rows; weights have none."""
         values = node.input_values()
         if node.get_type_name() not in _ELEMENTWISE:
             values = values[:1]
         return [value for value in values if self.height(value) > 1]
 
     def factor(self, node: Any) -> int:
-        """Returns how many rows an upsampling makes of the step between two."""
+        """Returns the factor of an upsampling."""
         return (self.height(node.output(0)) - 1) // (self.height(node.input_value(0)) - 1)
 
     def read(self, node: Any, start: int, end: int) -> Rows:
-        """Returns which rows a node reads to make some of its own, those that pad it too."""
+        """Returns the input rows, padding included, that output rows [start, end) need."""
         kind = node.get_type_name()
         if kind in _WINDOWS:
             attributes = node.get_attributes()
@@ -107,19 +107,19 @@ class _Flow:
         return start, end
 
     def outside(self, value: Any, names: set[str]) -> list[Any]:
-        """Returns the inputs of other nodes that read a value, not only its shape."""
+        """Returns the inputs of nodes not in `names` that read a value, not just its shape."""
         readers = value.get_target_inputs()
         others = [one for one in readers if one.get_node().get_name() not in names]
         return [one for one in others if one.get_node().get_type_name() != "ShapeOf"]
 
     def parts_of_backbone(self) -> Iterator[list[Any]]:
-        """Yields parts that end in a value through which all that follows sees the picture."""
+        """Yields parts that end in a value through which all later nodes see the picture."""
         nodes = self._of_picture()
         sizes = [_bytes(node) for node in nodes]
         places = {node.get_name(): index for index, node in enumerate(nodes)}
         start, end, read = 0, 0, 0
         for index, node in enumerate(nodes):
-            is_waist = read <= index  # nothing before it is read after it
+            is_waist = read <= index  # no later node reads an earlier value
             read = max(read, self._last_read(node, places))
             if not is_waist:
                 continue
@@ -134,7 +134,7 @@ class _Flow:
             yield self._with_reduced(nodes[start : end + 1])
 
     def decoder(self) -> list[Any]:
-        """Returns the decoder, but for what only narrows what it is given."""
+        """Returns the decoder's nodes, without those that reduce values of the backbone."""
         return [
             node
             for node in self.nodes
@@ -142,7 +142,7 @@ class _Flow:
         ]
 
     def _of_picture(self) -> list[Any]:
-        """Returns the nodes of the backbone up to what sees the whole picture at once."""
+        """Returns the nodes of the backbone, up to the first that sees the whole picture."""
         known = set(self._channels_last)
         nodes = []
         for node in self.nodes:
@@ -152,13 +152,13 @@ class _Flow:
         return nodes
 
     def _last_read(self, node: Any, places: Mapping[str, int]) -> int:
-        """Returns the place of the last node that reads a value; beyond all if one has none."""
+        """Returns the place of a value's last reader; a reader without a place counts as last."""
         readers = [one.get_node() for one in self.outside(node.output(0), set())]
         of_backbone = [one.get_name() for one in readers if not _of_decoder(one)]
         return max((places.get(name, len(places)) for name in of_backbone), default=0)
 
     def _pointwise_of_decoder(self) -> set[str]:
-        """Names what the decoder does, position by position, to values of the backbone alone."""
+        """Names the decoder's pointwise nodes that depend on values of the backbone alone."""
         names: set[str] = set()
         for node in self.nodes:
             if _of_decoder(node) and _is_pointwise(node):
@@ -168,7 +168,7 @@ class _Flow:
         return names
 
     def _with_reduced(self, nodes: list[Any]) -> list[Any]:
-        """Adds what narrows the values of a part for the decoder."""
+        """Adds the nodes that reduce the values of a part for the decoder."""
         names = {node.get_name() for node in nodes}
         for node in self.nodes:
             if node.get_name() in self._reduced and _names(self.sources(node)) <= names:
@@ -178,7 +178,7 @@ class _Flow:
 
 
 class _Part:
-    """Nodes whose outputs are made in strips."""
+    """A part of the graph that is cut into strips."""
 
     def __init__(self, openvino: Any, flow: _Flow, nodes: list[Any]) -> None:
         self._openvino = openvino
@@ -190,7 +190,7 @@ class _Part:
         self.outputs = [value for value in values if flow.outside(value, self._names)]
 
     def in_strips(self) -> None:
-        """Replaces the nodes, if their values are wide enough to gain by it."""
+        """Replaces the nodes by strips, if their values are wide enough to gain."""
         widest = max(_bytes(node) for node in self.nodes)
         heights = [self.flow.height(value) for value in self.outputs]
         least = min(heights)
@@ -210,7 +210,7 @@ class _Part:
                 reader.replace_source_output(whole)
 
     def _bound(self, row: int, steps: Sequence[int]) -> int:
-        """Moves where a strip starts up to where an upsampling it reads starts a step."""
+        """Moves the start of a strip up to a row where its upsampling starts a step."""
         needed = self.needed([(row * step, row * step + 1) for step in steps])
         for node in self.nodes:
             if node.get_type_name() == "Interpolate":
@@ -218,7 +218,7 @@ class _Part:
         return row
 
     def needed(self, rows: Sequence[Rows]) -> dict[str, Rows]:
-        """Returns for each node which rows of its output such rows of the part's depend on."""
+        """Returns, for each node, the output rows that the given rows of the part depend on."""
         names = [value.get_node().get_name() for value in self.outputs]
         needed = dict(zip(names, rows, strict=True))
         for node in reversed(self.nodes):
@@ -247,13 +247,13 @@ class _Part:
 
 
 class _Strip:
-    """Copies of a part's nodes that make some rows of its outputs."""
+    """Copies of a part's nodes for some rows of its outputs."""
 
     def __init__(self, part: _Part, rows: Sequence[Rows]) -> None:
         self._part = part
         self._flow = part.flow
         self._rows = rows
-        self._made: dict[str, tuple[Any, int]] = {}  # what was made, and its first row
+        self._made: dict[str, tuple[Any, int]] = {}  # name -> the copy's output, and its first row
         needed = part.needed(rows)
         for node in part.nodes:
             self._made[node.get_name()] = self._copy(node, *needed[node.get_name()])
@@ -269,7 +269,7 @@ class _Strip:
         return self._part.rows(copy, self._flow.axis(value), start - first, end - first)
 
     def _copy(self, node: Any, start: int, end: int) -> tuple[Any, int]:
-        """Returns what makes rows of a node's output, and the first row it makes."""
+        """Returns a copy of a node for some rows of its output, and the copy's first row."""
         match node.get_type_name():
             case "Convolution" | "GroupConvolution":
                 return self._window(node, start, end), start
@@ -282,13 +282,13 @@ class _Strip:
         for value in node.input_values():
             if value.get_node().get_name() in names:
                 inputs.append(self._given(value, start, end))
-            else:  # OpenVINO fuses biases and bounds that only one node reads
+            else:  # each copy gets its own constants: OpenVINO fuses those that one node reads
                 data = data_of(value)
                 inputs.append(value if data is None else self._part.constant(data))
         return self._part.create(node.get_type_name(), inputs, node.get_attributes()), start
 
     def _window(self, node: Any, start: int, end: int) -> Any:
-        """Copies a convolution, which pads where the picture ends."""
+        """Copies a convolution, with padding at the border of the picture alone."""
         source, weight = node.input_values()
         first, last = self._flow.read(node, start, end)
         top, bottom = max(0, first), min(self._flow.height(source), last)
@@ -305,9 +305,9 @@ class _Strip:
         return self._part.create(node.get_type_name(), [given, weight], attributes)
 
     def _skipping(self, weight: Any, above: int, below: int) -> Any:
-        """Returns a depthwise weight that meets rows it is given too many with zeros.
+        """Returns a depthwise weight with rows of zeros, which skip rows that are not needed.
 
-        That costs less than to copy those it needs.
+        That costs less than a copy of the rows that are.
         """
         if (above, below) == (0, 0):
             return weight
@@ -316,7 +316,7 @@ class _Strip:
         return self._part.constant(np.pad(data, pads))
 
     def _upsampled(self, node: Any, start: int, end: int) -> tuple[Any, int]:
-        """Copies an upsampling, which makes whole steps: rows more than are needed."""
+        """Copies an upsampling, which makes whole steps and so a few rows more than needed."""
         first, last = self._flow.read(node, start, end)
         factor = self._flow.factor(node)
         shape = np.array(node.get_output_shape(0))
@@ -326,7 +326,7 @@ class _Strip:
         return self._part.create("Interpolate", inputs, node.get_attributes()), first * factor
 
     def _padded(self, node: Any, start: int, end: int) -> tuple[Any, int]:
-        """Copies what repeats the last row and column, where there are any to repeat."""
+        """Copies a padding that repeats the last row and column, where this strip needs them."""
         source, _, _, *value = node.input_values()
         given, top = self._made.get(source.get_node().get_name(), (source, 0))
         missing = np.array(node.get_output_shape(0)) - np.array(source.get_shape())
@@ -353,7 +353,7 @@ def _is_pointwise(node: Any) -> bool:
 
 
 def _may_skip(node: Any) -> bool:
-    """Whether a convolution is depthwise, of neighbours, and its weight is at hand."""
+    """Whether a convolution is depthwise, without stride and dilation, with a constant weight."""
     attributes = node.get_attributes()
     steps = {int(step) for name in ("strides", "dilations") for step in attributes[name]}
     is_depthwise = node.get_type_name() == "GroupConvolution"

@@ -1,4 +1,4 @@
-"""The engine that runs a torch model as it is."""
+"""The engine for torch models."""
 
 import copy
 import hashlib
@@ -10,22 +10,45 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from atrous.encoder.aspp import ASPP
+from atrous.engines.protocol import Precision
 from atrous.errors import AtrousError
 from atrous.model import DeepLabV3Plus
 
-_BYTES_OF_PROCESS = 500_000_000  # Python, torch and what else importing it brings
+_BYTES_OF_PROCESS = 500_000_000  # Python, torch and the libraries that torch loads
+
+
+_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class TorchEngine:
-    """Runs its own copy of a model in evaluation mode; see `atrous.engines.openvino.Engine`."""
+    """Runs its own copy of a model in evaluation mode; see `atrous.engines.protocol.Engine`.
 
-    def __init__(self, model: DeepLabV3Plus) -> None:
+    Args:
+        model: The model.
+        precision: As in `Predictor`; None and ``auto``: the type of the model's own weights.
+
+    Raises:
+        AtrousError: int8, which only exported files have.
+    """
+
+    def __init__(self, model: DeepLabV3Plus, *, precision: Precision | None = None) -> None:
         self.classes = model.classes
         self.palette = model.palette
         self.output_stride = model.output_stride
         self.logits_stride = model.logits_stride
-        self.model = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)
-        self._device = next(model.parameters()).device
+        if precision == "int8":
+            raise AtrousError(
+                "E-PRECISION",
+                "a torch model has no int8 form",
+                fix="atrous export MODEL --int8 --calibration PICTURES --out FILE writes one",
+            )
+        own = next(model.parameters())
+        kind = _TYPES.get(precision or "", own.dtype)
+        names = {kind: name for name, kind in _TYPES.items()}
+        self.precision = names.get(kind, str(kind).removeprefix("torch."))
+        self.model = copy.deepcopy(model).eval().to(kind)
+        self.model.to(memory_format=torch.channels_last)
+        self._device = own.device
         self.fingerprint = fingerprint(model)
 
     def coarse_logits(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -35,10 +58,10 @@ class TorchEngine:
 
     @cached_property
     def reach(self) -> int:
-        """Pixels around its own that a logit depends on, image pooling aside.
+        """Distance in pixels beyond which a logit does not depend on the picture.
 
         Raises:
-            AtrousError: A network that cannot be exported, and so not followed.
+            AtrousError: The network cannot be exported, and the exported graph tells the reach.
         """
         from atrous.export.graph import write_graph
 
@@ -54,13 +77,13 @@ class TorchEngine:
 
     @property
     def bytes_fixed(self) -> int:
-        """Memory of the process apart from pictures, estimated."""
+        """Estimated memory of the process apart from pictures."""
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
         return _BYTES_OF_PROCESS + 2 * weights
 
     @cached_property
     def bytes_per_pixel(self) -> int:
-        """Memory for each pixel the network sees at a time, estimated: twice its widest module."""
+        """Estimated memory for each pixel seen at a time: twice that of the widest module."""
         side, widest = 512, 0
 
         def look(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -76,7 +99,7 @@ class TorchEngine:
         return (2 * widest + 3 * 4 * logits.numel()) // side**2
 
     def high_level(self, tile: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-        """Maps a tile (H, W, 3) to the features image pooling averages, (h, w, C)."""
+        """Maps a tile (H, W, 3) to the features that image pooling averages, (h, w, C)."""
         if self._image_pooling is None:
             return None
         with torch.inference_mode():
@@ -86,10 +109,10 @@ class TorchEngine:
     def tile_logits(
         self, tile: NDArray[np.uint8], pooled: NDArray[np.float32] | None
     ) -> NDArray[np.float32]:
-        """Does what `coarse_logits` does for a tile, with the pooled features (C,) given."""
+        """Maps a tile to logits as `coarse_logits` does, with the pooled features (C,) given."""
         if pooled is None or self._image_pooling is None:
             return self.coarse_logits(tile)
-        given = torch.from_numpy(pooled).to(self._device)[None, :, None, None]
+        given = torch.from_numpy(pooled).to(self.model.normalize.mean)[None, :, None, None]
         hook = self._image_pooling.register_forward_pre_hook(lambda _module, _inputs: (given,))
         try:
             return self.coarse_logits(tile)
@@ -102,19 +125,21 @@ class TorchEngine:
         return aspp.image_pooling if isinstance(aspp, ASPP) else None
 
     def _images(self, image: NDArray[np.uint8]) -> Tensor:
-        images = torch.tensor(image)  # a copy: PIL's memory is read-only
+        images = torch.tensor(image)  # a copy, because PIL's memory is read-only
         return images.permute(2, 0, 1)[None].to(self._device)
 
 
 def _channels_last(values: Tensor) -> NDArray[np.float32]:
-    """Turns (1, C, h, w) into (h, w, C)."""
+    """Returns (1, C, h, w) as (h, w, C)."""
     return np.ascontiguousarray(values[0].permute(1, 2, 0).float().cpu().numpy())
 
 
 def fingerprint(model: DeepLabV3Plus) -> str:
-    """Hashes architecture and weights: the file they came from may be gone, or never was."""
+    """Hashes architecture and weights, because a model in memory need not have a file."""
     digest = hashlib.sha256(repr(model.architecture).encode())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        # As bytes, because NumPy has no bfloat16.
+        plain = tensor.detach().cpu().contiguous().flatten()
+        digest.update(plain.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import atrous
 from atrous.classes import Color
-from atrous.engines.openvino import Engine
+from atrous.engines.protocol import Engine
 from atrous.errors import AtrousError, ExitCode
 from atrous.evaluation import metrics, uncertainty
 from atrous.evaluation.boundary import BOUNDARY_RULE, TRIMAP_RULES, Boundaries, Trimap

@@ -16,7 +16,8 @@ from onnxruntime import InferenceSession, SessionOptions, quantization
 from torch import Tensor, nn
 
 from atrous.engines.exported_file import POOLED, Header
-from atrous.engines.openvino import ExportedEngine, usable_processors
+from atrous.engines.machine import usable_processors
+from atrous.engines.openvino import ExportedEngine
 from atrous.errors import AtrousError, ExitCode
 from atrous.evaluation import metrics
 from atrous.export.export import as_file, describe, torch_logits

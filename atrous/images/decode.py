@@ -1,37 +1,44 @@
-"""Pictures in and out: safe decoding to RGB and files that are either whole or absent."""
+"""Pictures in and files out: decoding to 8-bit RGB, and files that are whole or absent."""
 
 import os
 import secrets
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from atrous.errors import AtrousError, ExitCode
+from atrous.images.rgb import to_rgb
 
-# Decided by content. MPO, several JPEGs in a file, is opened as JPEG.
+# Pillow opens MPO, several JPEGs in one file, as JPEG.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pnm")
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".png", ".apng", ".webp", ".bmp"),
+        *(".dib", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm"),
+    )
 )
-MAX_PIXELS = 100_000_000  # of pictures decoded whole
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the latter two are BigTIFF
+MAX_PIXELS = 100_000_000  # the largest picture that is decoded whole
 
 _ORIENTATION = 274  # of EXIF; 1 is upright
+# Tags of a TIFF that are EXIF in other files. The other tags describe the TIFF's own pixels.
+_ABOUT_A_TIFF = (270, 271, 272, 282, 283, 296, 305, 306, 315, 33432, 34665, 34853)
 
-Image.MAX_IMAGE_PIXELS = None  # ours is checked from the header, before anything is decoded
+# Pillow only warns at its limit. `_check_pixels` refuses from the header, before decoding.
+Image.MAX_IMAGE_PIXELS = None
 
 
 def read_image(source: str | Path | IO[bytes], *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decodes a picture to upright 8-bit RGB.
 
-    The format is decided by content, not by name. EXIF orientation is applied. Grey, palette,
-    bilevel and CMYK pictures are converted; 16-bit ones are scaled to 8 bits, not clipped;
-    transparency is laid on white; of an animation the first frame is taken.
+    The format is decided by content, not by name. EXIF orientation is applied. `to_rgb` says how
+    other modes become RGB; ``info["notes"]`` of the result says what it decided. Of an animation
+    the first frame is taken.
 
     Args:
         source: A path or a binary stream.
@@ -41,25 +48,52 @@ def read_image(source: str | Path | IO[bytes], *, max_pixels: int = MAX_PIXELS) 
         AtrousError: Missing, empty, unreadable, truncated, of another format, or too large.
     """
     with open_image(source, max_pixels=max_pixels) as image:
-        return to_rgb(upright(image))
+        return upright_rgb(image, where=_name(source))
+
+
+def upright_rgb(image: Image.Image, *, where: object = "") -> Image.Image:
+    """Converts any Pillow picture to upright 8-bit RGB.
+
+    Raises:
+        AtrousError: The picture cannot be decoded, or holds no valid value.
+    """
+    with decoding(where):
+        orientation = _orientation(image)
+        rgb = to_rgb(image)  # first: a turned copy has lost the tags of a TIFF
+        if orientation == 1:
+            return rgb
+        rgb.getexif()[_ORIENTATION] = orientation
+        notes = rgb.info.get("notes")
+        turned = ImageOps.exif_transpose(rgb)
+        if notes:
+            turned.info["notes"] = notes
+        return turned
 
 
 def upright(image: Image.Image) -> Image.Image:
     """Returns the picture turned as its EXIF orientation asks; a broken EXIF block is ignored."""
+    if _orientation(image) == 1:
+        return image  # exif_transpose would copy it
+    return ImageOps.exif_transpose(image)
+
+
+def _orientation(image: Image.Image) -> int:
     try:
-        if image.getexif().get(_ORIENTATION, 1) == 1:
-            return image  # exif_transpose would copy it
-        return ImageOps.exif_transpose(image)
+        value = image.getexif().get(_ORIENTATION, 1)
     except (ValueError, SyntaxError, TypeError, KeyError, OverflowError):
-        return image
+        return 1
+    return value if value in range(1, 9) else 1
 
 
 def exif_of(source: str | Path | IO[bytes]) -> bytes:
-    """Returns a picture's EXIF without its orientation: what is made of it is upright."""
-    with open_image(source, decode=False) as image:
+    """Returns a picture's EXIF without its orientation: the files made from it are upright."""
+    # Only the header is read, so the picture may have any size.
+    with open_image(source, max_pixels=2**62, decode=False) as image:
         exif = image.getexif()
-    exif.pop(_ORIENTATION, None)
-    return exif.tobytes() if exif else b""
+        for tag in set(exif):
+            if tag == _ORIENTATION or (image.format == "TIFF" and tag not in _ABOUT_A_TIFF):
+                del exif[tag]
+        return exif.tobytes() if exif else b""
 
 
 @contextmanager
@@ -77,34 +111,42 @@ def open_image(
         max_pixels: Larger pictures are refused from their header.
         checksums: Verify the checksums of PNG chunks first, which decoding skips: a flipped bit
             is then an error, not another pixel. No other format has checksums.
-        decode: Whether to decode now, or leave that to the block.
+        decode: Whether to decode now. Otherwise the block decodes, and every error in the block
+            counts as damage of the file.
 
     Raises:
         AtrousError: As `read_image`.
     """
-    where = source if isinstance(source, (str, Path)) else getattr(source, "name", "<stream>")
-    if isinstance(source, (str, Path)):
-        _check_file(Path(source))
+    where = _name(source)
+    with ExitStack() as stack:
+        with decoding(where):
+            if isinstance(source, (str, Path)):
+                _check_file(Path(source))
+            if checksums:
+                _verify(source, where, max_pixels)
+            image = stack.enter_context(Image.open(source, formats=FORMATS))
+            _check_pixels(image, where, max_pixels)
+            # Pillow keeps the upper 8 of 16 bits of a colour picture; `to_rgb` checks them.
+            image.info["deep_rgb"] = any(";16" in str(tile[3]) for tile in image.tile) and (
+                image.mode in ("RGB", "RGBA")
+            )
+            if decode:
+                image.load()
+        with nullcontext() if decode else decoding(where):
+            yield image
+
+
+@contextmanager
+def decoding(where: object) -> Iterator[None]:
+    """Turns every error of a block that only decodes a picture into an `AtrousError`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata of a readable picture is not news
-            if checksums:
-                _verify(source, where, max_pixels)
-            with Image.open(source, formats=FORMATS) as image:
-                _check_pixels(image, where, max_pixels)
-                if decode:
-                    image.load()
-                yield image
-    except UnidentifiedImageError:
-        raise AtrousError(
-            "E-IMAGE-FORMAT",
-            "not a picture in a known format",
-            where=where,
-            fix=f"use one of {', '.join(FORMATS)}",
-            exit_code=ExitCode.SOME_FAILED,
-        ) from None
+            yield
     except AtrousError:
         raise
+    except UnidentifiedImageError:
+        raise _unknown_format(where) from None
     except MemoryError as error:
         raise AtrousError(
             "E-IMAGE-MEMORY",
@@ -112,7 +154,14 @@ def open_image(
             where=where,
             exit_code=ExitCode.RESOURCES,
         ) from error
-    except (OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError, KeyError) as error:
+    except PermissionError as error:
+        raise AtrousError(
+            "E-FILE-READ",
+            f"the file cannot be read: {error.strerror}",
+            where=where,
+            exit_code=ExitCode.SOME_FAILED,
+        ) from None
+    except Exception as error:
         raise AtrousError(
             "E-IMAGE-BROKEN",
             f"the picture cannot be decoded: {error}",
@@ -120,6 +169,25 @@ def open_image(
             fix="the file is truncated or damaged; copy it again from its source",
             exit_code=ExitCode.SOME_FAILED,
         ) from None
+
+
+def _name(source: object) -> object:
+    """Returns the name of a picture for error messages."""
+    return source if isinstance(source, (str, Path)) else getattr(source, "name", "<stream>")
+
+
+def _unknown_format(where: object) -> AtrousError:
+    what, fix = "not a picture in a known format", f"use one of {', '.join(FORMATS)}"
+    with suppress(Exception), Path(str(where)).open("rb") as file:
+        if (head := file.read(8))[:4] in TIFF_MAGIC:
+            tags = ImageFileDirectory_v2(head)
+            file.seek(tags.next)
+            tags.load(file)
+            bits, count = tags.get(258, (1,)), tags.get(277, 1)
+            what = f"a TIFF of {count} bands with {max(bits)} bits each, which is not read"
+            fix = "save three of its bands as 8-bit RGB: gdal_translate -b 1 -b 2 -b 3 -ot Byte "
+            fix += "-scale IN.tif OUT.tif"
+    return AtrousError("E-IMAGE-FORMAT", what, where=where, fix=fix, exit_code=ExitCode.SOME_FAILED)
 
 
 def _verify(source: str | Path | IO[bytes], where: object, max_pixels: int) -> None:
@@ -132,17 +200,14 @@ def _verify(source: str | Path | IO[bytes], where: object, max_pixels: int) -> N
 
 def _check_file(path: Path) -> None:
     if not path.exists():
-        raise AtrousError(
-            "E-FILE-MISSING", "no such file", where=path, exit_code=ExitCode.SOME_FAILED
-        )
-    if not path.is_file():
-        raise AtrousError(
-            "E-FILE-KIND", "not a regular file", where=path, exit_code=ExitCode.SOME_FAILED
-        )
-    if path.stat().st_size == 0:
-        raise AtrousError(
-            "E-FILE-EMPTY", "the file is empty", where=path, exit_code=ExitCode.SOME_FAILED
-        )
+        code, what = "E-FILE-MISSING", "no such file"
+    elif not path.is_file():
+        code, what = "E-FILE-KIND", "not a regular file"
+    elif path.stat().st_size == 0:
+        code, what = "E-FILE-EMPTY", "the file is empty"
+    else:
+        return
+    raise AtrousError(code, what, where=path, exit_code=ExitCode.SOME_FAILED)
 
 
 def _check_pixels(image: Image.Image, where: object, max_pixels: int) -> None:
@@ -159,32 +224,11 @@ def _check_pixels(image: Image.Image, where: object, max_pixels: int) -> None:
         )
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Converts any Pillow mode to 8-bit RGB (rules in `read_image`)."""
-    if image.mode.startswith("I") or image.mode == "F":
-        image = Image.fromarray(_scaled_to_8_bits(image))
-    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def _scaled_to_8_bits(image: Image.Image) -> NDArray[np.uint8]:
-    values = np.asarray(image, dtype=np.float64)
-    if image.mode == "F":
-        low, high = float(np.nanmin(values)), float(np.nanmax(values))
-        values = np.nan_to_num((values - low) / max(high - low, 1e-12)) * 255
-    else:  # 16-bit files, also those Pillow opens as 32-bit "I"
-        values = values / 257 if values.max(initial=0) <= 65535 else values / 2**23
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
-
-
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path` that takes its name only if the block succeeds.
+    """Yields a temporary path beside `path`, and renames it to `path` if the block succeeds.
 
-    A reader never sees half a file, whatever kills the writer.
+    Renaming is atomic, so a reader sees a whole file or none, even if the writer is killed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

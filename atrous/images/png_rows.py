@@ -1,42 +1,55 @@
-"""Index pictures written row by row, so that none is ever whole in memory."""
+"""PNG pictures written row by row, so that a whole picture is never in memory."""
 
 import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from atrous.classes import Color
 
-_PALETTE, _GREY = 3, 0  # colour types
+_TYPES = {"palette": (8, 3), "grey": (8, 0), "grey16": (16, 0), "rgba": (8, 6)}  # depth, colours
 
 
-class IndexPng:
-    """A PNG that is being written: with a palette, or 16-bit grey above 256 classes.
+class PngRows:
+    """A PNG file that is being written.
 
     Args:
         path: The file.
         size: Height and width.
-        palette: Colour of each class.
+        kind: What a pixel holds.
+        palette: Colours, for the kind with a palette.
+        text: Key and value of a text that is stored with the picture; an empty value is not.
     """
 
-    def __init__(self, path: Path, size: tuple[int, int], palette: Sequence[Color]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        size: tuple[int, int],
+        kind: Literal["palette", "grey", "grey16", "rgba"],
+        *,
+        palette: Sequence[Color] = (),
+        text: tuple[str, str] = ("", ""),
+    ) -> None:
         self._file = path.open("wb")
         self._deflate = zlib.compressobj()
-        self._wide = len(palette) > 256
+        self._depth, colors = _TYPES[kind]
         self._file.write(b"\x89PNG\r\n\x1a\n")
-        depth, kind = (16, _GREY) if self._wide else (8, _PALETTE)
-        self._chunk(b"IHDR", struct.pack(">IIBBBBB", size[1], size[0], depth, kind, 0, 0, 0))
-        if not self._wide:
+        header = struct.pack(">IIBBBBB", size[1], size[0], self._depth, colors, 0, 0, 0)
+        self._chunk(b"IHDR", header)
+        if kind == "palette":
             self._chunk(b"PLTE", bytes(channel for color in palette for channel in color))
+        if text[1]:
+            self._chunk(b"tEXt", "\0".join(text).encode("latin-1"))
 
     def write(self, rows: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
-        """Adds rows (n, W) of labels."""
-        bytes_ = rows.astype(">u2" if self._wide else np.uint8).view(np.uint8)
+        """Adds rows (n, W), or (n, W, 4) for RGBA."""
+        values = rows.astype(">u2" if self._depth == 16 else np.uint8)
+        bytes_ = values.reshape(len(rows), -1).view(np.uint8)
         unfiltered = np.pad(bytes_, ((0, 0), (1, 0)))  # each row starts with its filter: 0, none
         if data := self._deflate.compress(unfiltered.tobytes()):
             self._chunk(b"IDAT", data)
@@ -54,7 +67,9 @@ class IndexPng:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if error is None:
-            self._chunk(b"IDAT", self._deflate.flush())
-            self._chunk(b"IEND", b"")
-        self._file.close()
+        try:
+            if error is None:
+                self._chunk(b"IDAT", self._deflate.flush())
+                self._chunk(b"IEND", b"")
+        finally:
+            self._file.close()

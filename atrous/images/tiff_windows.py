@@ -1,13 +1,15 @@
 """Pictures read by windows, so that memory does not grow with their size.
 
-A TIFF consists of tiles or strips that are compressed one by one. Pillow decodes a picture whole,
-so each block is handed to it as a small TIFF of its own: the same decoders, no other package.
+A TIFF consists of tiles or strips, each compressed by itself. Pillow can only decode a whole
+picture. Therefore each tile or strip is wrapped as a small TIFF of its own, which Pillow decodes.
 """
 
 import io
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -18,13 +20,13 @@ from PIL import Image, TiffTags
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from atrous.errors import AtrousError, ExitCode
-from atrous.images.decode import open_image, to_rgb
+from atrous.images.decode import TIFF_MAGIC, open_image
+from atrous.images.rgb import Values, conversion_notes, measure, to_rgb
 
-CACHE_BYTES = 64 << 20  # of decoded blocks, which neighbouring windows share
-MOST_BLOCK_PIXELS = 1 << 24  # larger blocks are not worth the name
-_ROWS_BYTES = 1 << 20  # of uncompressed strips read at a time
+CACHE_BYTES = 64 << 20  # decoded blocks that are kept, because neighbouring windows share them
+MOST_BLOCK_PIXELS = 1 << 24  # windows save no memory if one block is larger
+_ROWS_BYTES = 1 << 20  # an uncompressed strip is read in pieces of this size
 
-_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the latter two are BigTIFF
 _UNCOMPRESSED, _JPEG = 1, 7
 _COMPRESSIONS = (_UNCOMPRESSED, 5, _JPEG, 8, 32773, 32946, 50000)  # LZW, deflate, PackBits, Zstd
 _YCBCR = 6
@@ -32,16 +34,16 @@ _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _STRIP_OFFSETS, _ORIENTATION, _SAMPLES, _STRIP_ROWS, _STRIP_BYTES = 273, 274, 277, 278, 279
 _PLANES, _SAMPLE_FORMAT = 284, 339
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_BYTES = 322, 323, 324, 325
-# What else decides how a block is decoded: fill order, predictor, colour map, extra samples,
-# JPEG tables, YCbCr.
+# Tags that a block needs to be decoded. The numbers without a name are fill order, predictor,
+# colour map, extra samples, JPEG tables, YCbCr and NoData.
 _DECODING = (
     *(_BITS, _COMPRESSION, _PHOTOMETRIC, 266, _SAMPLES, _PLANES, 317, 320),
-    *(338, _SAMPLE_FORMAT, 347, 529, 530, 531, 532),
+    *(338, _SAMPLE_FORMAT, 347, 529, 530, 531, 532, 42113),
 )
 
 
 class Windows(Protocol):
-    """A picture of which any window can be read."""
+    """A picture that can be read window by window."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -50,7 +52,12 @@ class Windows(Protocol):
 
     @property
     def bytes_held(self) -> int:
-        """Memory it takes, at most."""
+        """The most memory that reading takes."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Decisions of the conversion to RGB; see `to_rgb`."""
         ...
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
@@ -63,7 +70,8 @@ class DecodedPicture:
 
     def __init__(self, image: Image.Image) -> None:
         self.size = image.height, image.width
-        self.bytes_held = 6 * image.height * image.width  # once more while it was decoded
+        self.bytes_held = 6 * image.height * image.width  # two copies while it is decoded
+        self.notes: tuple[str, ...] = image.info.get("notes", ())
         self._image = image
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
@@ -87,12 +95,12 @@ class TiffWindows:
 
     Args:
         path: The file.
-        tags: Of its first picture.
+        tags: The tags of its first picture.
 
     Attributes:
         size: Height and width.
-        bytes_held: Memory it takes, at most.
-        blocks: Tiles or strips, row by row.
+        bytes_held: The most memory that reading takes.
+        blocks: The tiles or strips, row by row.
     """
 
     def __init__(self, path: Path, tags: ImageFileDirectory_v2) -> None:
@@ -123,6 +131,25 @@ class TiffWindows:
                 ]
         return window
 
+    @cached_property
+    def _values(self) -> Values:
+        """The values of all blocks together, so that all blocks are converted alike."""
+        if max(self._tags.get(_BITS, (1,))) <= 8 and self._tags.get(_SAMPLES, 1) in (1, 3):
+            return Values()  # 8-bit grey or RGB needs no values, so no block is decoded here
+        values = Values()
+        for block in self.blocks:
+            with self._opened(block) as image:
+                # The last tiles go beyond the picture.
+                height, width = self.size[0] - block.top, self.size[1] - block.left
+                values = values.joined(measure(image, (height, width)))
+        return values
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """Decisions of the conversion to RGB; see `to_rgb`."""
+        with self._opened(self.blocks[0]) as image:
+            return conversion_notes(image, self._values)
+
     def _pixels(self, block: _Block) -> NDArray[np.uint8]:
         if block in self._cache:
             self._cache.move_to_end(block)
@@ -135,6 +162,13 @@ class TiffWindows:
         return pixels
 
     def _decoded(self, block: _Block) -> NDArray[np.uint8]:
+        values = self._values
+        with self._opened(block) as image:
+            return np.asarray(to_rgb(image, values))
+
+    @contextmanager
+    def _opened(self, block: _Block) -> Iterator[Image.Image]:
+        """Opens a block as a TIFF of its own."""
         with self.path.open("rb") as file:
             file.seek(block.offset)
             data = file.read(block.length)
@@ -146,32 +180,32 @@ class TiffWindows:
         tags[_WIDTH], tags[_HEIGHT] = block.width, block.height
         tags[_STRIP_ROWS], tags[_STRIP_BYTES] = block.height, len(data)
         tags.tagtype[_STRIP_OFFSETS] = TiffTags.LONG
-        tags[_STRIP_OFFSETS] = 0  # from the end of the directory
+        tags[_STRIP_OFFSETS] = 0  # Pillow adds the length of the directory
         stream = io.BytesIO()
-        stream.name = str(self.path)  # for errors
+        stream.name = str(self.path)  # for error messages
         tags.save(stream)
         stream.write(data)
         stream.seek(0)
         with open_image(stream) as image:
-            return np.asarray(to_rgb(image))
+            yield image
 
 
 def open_tiff(path: Path) -> TiffWindows | None:
     """Returns the windows of a TIFF file.
 
-    None for other files, and for TIFFs that must be decoded whole to be like `read_image`: turned
-    ones, 32-bit ones (which are scaled by their extremes), separate colour planes, rare
-    compressions, or blocks beyond 16 megapixels.
+    Returns None for other files, and for TIFFs that must be decoded whole: turned by their
+    orientation tag, with 32-bit values, with separate colour planes, with a rare compression, or
+    with blocks beyond 16 megapixels.
 
     Raises:
-        AtrousError: A TIFF that is damaged.
+        AtrousError: The TIFF is damaged.
     """
     try:
         with path.open("rb") as file:
-            if file.read(4) not in _MAGIC:
+            if file.read(4) not in TIFF_MAGIC:
                 return None
     except OSError:
-        return None  # whoever decodes it says why
+        return None  # the caller decodes the file and reports the error
     with open_image(path, max_pixels=2**62, decode=False) as image:
         if not isinstance(image, TiffImageFile) or not _has_windows(image.tag_v2):
             return None
@@ -212,7 +246,7 @@ def _tiles(tags: ImageFileDirectory_v2) -> Iterator[_Block]:
 
 
 def _strips(tags: ImageFileDirectory_v2) -> Iterator[_Block]:
-    """Yields strips; uncompressed ones, often the whole picture, a few rows at a time."""
+    """Yields strips. An uncompressed strip, often the whole picture, is cut into a few rows."""
     height, width = int(tags[_HEIGHT]), int(tags[_WIDTH])
     rows = min(int(tags.get(_STRIP_ROWS, height)), height)
     tops = range(0, height, rows)

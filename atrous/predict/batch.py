@@ -1,241 +1,276 @@
-"""Many pictures: found, named, segmented one by one, and not twice."""
+"""Segments pictures into a folder one by one, and replaces no file of another picture."""
 
-import glob
+import errno
 import hashlib
 import io
-import json
-import sys
+import os
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import numpy as np
-from PIL import Image
-
-from atrous.errors import AtrousError
-from atrous.images.decode import SUFFIXES, atomic, exif_of, open_image, read_image
+from atrous.errors import AtrousError, ExitCode
+from atrous.images.decode import TIFF_MAGIC, exif_of
+from atrous.predict.find import Picture
 from atrous.predict.predictor import Predictor
-from atrous.predict.regions import coco_annotation, outlines, polygon_area
+from atrous.predict.records import check_free, digest_of, finished, identity
+from atrous.predict.segmentation import OutputFiles, Segmentation, output_files
 
-STDIN = Path("-")  # a picture on standard input
-
-
-def find_pictures(paths: Sequence[Path]) -> list[Path]:
-    """Returns the named files, and the pictures in the named folders, each once, in order.
-
-    A name that is no file may be a pattern (``*.jpg``, ``**/*.png``): shells leave patterns alone
-    that are quoted or match nothing. ``-`` is a picture on standard input.
-
-    Raises:
-        AtrousError: A folder without pictures, a pattern without matches, or names of nothing.
-    """
-    found: dict[Path, None] = {}
-    for path in paths:
-        if not path.exists() and glob.has_magic(str(path)):
-            # Path.glob knows no absolute patterns.
-            matches = sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207
-            if not matches:
-                raise AtrousError("E-NO-PICTURES", "no file matches this pattern", where=path)
-            found.update(dict.fromkeys(match for match in matches if match.is_file()))
-            continue
-        if not path.is_dir():
-            found[path] = None
-            continue
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        if not inside:
-            raise AtrousError(
-                "E-NO-PICTURES",
-                "no pictures in this folder",
-                where=path,
-                fix=f"looked for {' '.join(sorted(SUFFIXES))}",
-            )
-        found.update(dict.fromkeys(inside))
-    if not any(path.exists() or path == STDIN for path in found):
-        raise AtrousError("E-FILE-MISSING", "no such file or folder", where=next(iter(found)))
-    return list(found)
-
-
-def output_stems(paths: Sequence[Path]) -> list[str]:
-    """Returns the start of the output names of each picture.
-
-    The stem alone where that is unique; else the path below the common folder; else that with
-    the suffix.
-
-    >>> output_stems([Path("a/x.jpg"), Path("b/x.jpg"), Path("b/y.jpg"), Path("b/y.png")])
-    ['a/x', 'b/x', 'b/y.jpg', 'b/y.png']
-    """
-    absolute = [Path("stdin").absolute() if path == STDIN else path.absolute() for path in paths]
-    common = _common_folder(absolute)
-    below = [path.relative_to(common) for path in absolute]
-    names = [path.stem for path in below]
-    for longer in (
-        [path.with_suffix("").as_posix() for path in below],
-        [path.as_posix() for path in below],
-    ):
-        counts = Counter(names)
-        names = [b if counts[a] > 1 else a for a, b in zip(names, longer, strict=True)]
-    return names
-
-
-def _common_folder(paths: Sequence[Path]) -> Path:
-    common = paths[0].parent
-    while not all(path.is_relative_to(common) for path in paths):
-        common = common.parent
-    return common
+_FULL = (errno.ENOSPC, errno.EDQUOT)  # errors that end a batch: later pictures would fail too
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one picture.
+    """The result of one picture: a record or an error.
 
     Attributes:
         path: The picture.
-        record: What its JSON holds, if it was segmented.
-        error: Why not, otherwise.
-        seconds: Time it took, 0 if finished output was kept.
+        name: The name of the picture, unique in the call.
+        place: The number of the picture in the call, from 1.
+        record: The content of the JSON; None after an error.
+        error: The error; None if the picture was segmented or its finished output kept.
+        seconds: Time spent; 0 if finished output was kept.
+        result: The segmentation, if this process made it during this call.
     """
 
     path: Path
+    name: str
+    place: int
     record: dict[str, Any] | None
     error: AtrousError | None
     seconds: float
+    result: Segmentation | None = None
 
 
 @dataclass(frozen=True)
 class Extras:
-    """What is written beside labels, overlay and JSON.
+    """The files that are written beside labels and JSON.
 
     Attributes:
-        probabilities: Classes whose probability becomes a grey picture.
-        keep_exif: Whether the overlay keeps the picture's EXIF, its position maybe.
+        probabilities: Classes whose probability is written as a grey picture.
+        cutouts: Classes whose cut-out is written.
+        overlay: Whether to write an overlay.
+        legend: Whether the overlay has a legend below it.
+        keep_exif: Whether the overlay keeps the picture's EXIF, which may hold a position.
     """
 
     probabilities: tuple[str, ...] = ()
+    cutouts: tuple[str, ...] = ()
+    overlay: bool = True
+    legend: bool = False
     keep_exif: bool = False
+
+    def files(self, out: Path, stem: str) -> OutputFiles:
+        """Returns the files of a picture's output."""
+        return output_files(out, stem, self.probabilities, self.cutouts, overlay=self.overlay)
+
+
+PLAIN = Extras()
 
 
 def segment_files(
     predictor: Predictor,
-    paths: Sequence[Path],
+    pictures: Sequence[Picture],
     out: Path,
     *,
     overwrite: bool = False,
-    extras: Extras = Extras(),
+    extras: Extras = PLAIN,
     shard: tuple[int, int] = (1, 1),
 ) -> Iterator[Outcome]:
     """Segments pictures into a folder, one at a time; a bad one does not stop the others.
 
-    Finished output of the same picture, model and options is kept, so that an interrupted run
-    is simply started again.
+    Finished output of the same picture, model and options is kept, so an interrupted call can be
+    started again. Output of another picture, and files that are no output, are never replaced.
 
     Args:
-        predictor: What segments them.
-        paths: The pictures.
+        predictor: The model.
+        pictures: From `find_pictures`.
         out: The folder of the output; see `Segmentation.save`.
-        overwrite: Do everything anew.
-        extras: What else to write.
-        shard: (i, n): do the i-th of n equal shares, i from 1. Names are those of the whole.
+        overwrite: Whether to do finished pictures anew.
+        extras: Files beside labels and JSON.
+        shard: (i, n): do the i-th of n equal shares, i from 1.
 
     Raises:
-        AtrousError: The output folder cannot be one.
+        AtrousError: Before the first picture: the folder cannot be written, or output would
+            replace another file. Later: the disk is full.
     """
-    if out.exists() and not out.is_dir():
+    check_folder(out)
+    jobs = list(enumerate(pictures, start=1))[shard[0] - 1 :: shard[1]]
+    for _, picture in jobs:
+        check_output(picture, out, extras)
+    job = Job(predictor, out, extras, overwrite)
+    for place, picture in jobs:
+        yield job.do(place, picture)
+
+
+def check_folder(out: Path) -> None:
+    """Makes sure that output can go to a folder, which need not exist.
+
+    Raises:
+        AtrousError: A file is in its place, or its parent cannot be written.
+    """
+    there = out
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if there == out and not out.is_dir():
         raise AtrousError("E-OUT", "the output folder is a file", where=out, fix="name another")
-    first, shares = shard
-    jobs = list(zip(paths, output_stems(paths), strict=True))[first - 1 :: shares]
-    for path, stem in jobs:
-        start = time.perf_counter()
-        try:
-            picture: Path | Image.Image = path
-            content = None
-            if path == STDIN and not path.exists():
-                content = sys.stdin.buffer.read()
-                picture = read_image(io.BytesIO(content))
-            made_from = {
-                "input": str(path),
-                "made_from": _made_from(path, content, predictor, extras),
-            }
-            record = None if overwrite else _finished(out / f"{stem}.json", made_from)
-            if record is not None:
-                yield Outcome(path, record, None, 0.0)
-                continue
-            record = predictor(picture).save(
-                out,
-                stem,
-                probabilities=extras.probabilities,
-                exif=exif_of(path if content is None else io.BytesIO(content))
-                if extras.keep_exif
-                else b"",
-                facts=made_from,
-            )
-            yield Outcome(path, record, None, time.perf_counter() - start)
-        except AtrousError as error:
-            yield Outcome(path, None, error, time.perf_counter() - start)
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise AtrousError(
+            "E-OUT",
+            f"the output folder cannot be written: {there} is "
+            f"{'not writable' if there.is_dir() else 'a file'}",
+            where=out,
+            fix="name another with --out",
+        )
 
 
-def _made_from(
-    path: Path, content: bytes | None, predictor: Predictor, extras: Extras
-) -> dict[str, Any]:
-    """Identifies picture, model and options, whatever they are called."""
-    picture = ""
-    if content is not None:
-        picture = hashlib.sha256(content).hexdigest()
-    elif path.is_file():  # what is not, the Predictor explains
-        with path.open("rb") as file:
-            picture = hashlib.file_digest(file, "sha256").hexdigest()
-    options = {
-        "unknown_below": predictor.unknown_below,
-        "probabilities": list(extras.probabilities),
-        "keep_exif": extras.keep_exif,
-    }
-    used = {name: value for name, value in options.items() if value}
-    made_from = {"picture": picture, "model": predictor.engine.fingerprint}
-    return {**made_from, "options": used} if used else made_from
+def check_output(picture: Picture, out: Path, extras: Extras) -> None:
+    """Makes sure that a picture's output replaces nothing but that picture's output.
 
-
-def write_coco(path: Path, records: Sequence[dict[str, Any]], classes: Sequence[str]) -> int:
-    """Writes the regions of finished pictures as polygons: one JSON in COCO's instance format.
-
-    Category ids are label values plus 1; regions of the unknown are left out.
-
-    Args:
-        path: The file.
-        records: What `segment_files` returned for each picture.
-        classes: Names in the order of the label values.
-
-    Returns:
-        The number of regions.
+    Raises:
+        AtrousError: Another file has one of the names.
     """
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for image_id, record in enumerate(records, start=1):
-        height, width = record["size"]
-        name = Path(record["input"]).name
-        images.append({"id": image_id, "file_name": name, "height": height, "width": width})
-        with open_image(record["labels"], max_pixels=height * width) as picture:
-            labels = np.asarray(picture)
-        for label in np.unique(labels[labels < len(classes)]).tolist():
-            for ring in outlines(labels == label):
-                ids = {"id": len(annotations) + 1, "image_id": image_id, "category_id": label + 1}
-                annotations.append(coco_annotation(ring, polygon_area(ring), **ids))
-    categories = [{"id": index, "name": name} for index, name in enumerate(classes, start=1)]
-    content = {"images": images, "categories": categories, "annotations": annotations}
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(content), encoding="utf-8")
-    return len(annotations)
+    files = extras.files(out, picture.stem)
+    at = identity(picture.path, picture.content)
+    check_free(picture.path, at, files.pictures, files.summary)
 
 
-def _finished(summary: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:
-    """Returns the record of finished output, if it is whole and made from the same."""
-    try:
-        record = json.loads(summary.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not isinstance(record, dict) or any(record.get(k) != v for k, v in made_from.items()):
-        return None
-    files = [record.get("labels"), record.get("overlay")]
-    files += (record.get("probabilities") or {}).values()
-    return record if all(Path(str(file)).is_file() for file in files) else None
+@dataclass(frozen=True)
+class Job:
+    """The work on each picture of a call.
+
+    Attributes:
+        predictor: The model.
+        out: The folder of the output.
+        extras: Files beside labels and JSON.
+        overwrite: Whether to do a finished picture anew.
+    """
+
+    predictor: Predictor
+    out: Path
+    extras: Extras
+    overwrite: bool
+
+    def do(self, place: int, picture: Picture) -> Outcome:
+        """Segments a picture into files, or keeps its finished output.
+
+        Raises:
+            AtrousError: The disk is full. All other errors are in the outcome.
+        """
+        start = time.perf_counter()
+        record, result, problem = None, None, None
+        try:
+            record, result = self._done(picture)
+        except Exception as error:  # one bad picture never ends a batch
+            problem = _as_ours(error, picture.path)
+            if problem.code == "E-DISK-FULL":
+                raise problem from error
+            problem.__cause__ = error
+        seconds = time.perf_counter() - start if result is not None or problem else 0.0
+        return Outcome(picture.path, picture.name, place, record, problem, seconds, result)
+
+    def _done(self, picture: Picture) -> tuple[dict[str, Any], Segmentation | None]:
+        """Returns the record of a picture, and the segmentation unless finished output is kept."""
+        digest, source, stream = _opened(picture)
+        at = identity(picture.path, picture.content)
+        made_from: dict[str, Any] = {
+            "picture": digest,
+            "model": self.predictor.engine.fingerprint,
+            "at": at,
+        }
+        if options := self._options():
+            made_from["options"] = options
+        files = self.extras.files(self.out, picture.stem)
+        kept = None if self.overwrite else finished(files.summary, made_from)
+        if kept is not None:
+            return {**kept, "input": str(picture.path)}, None
+        # Checked again, because another process may have written into the folder meanwhile.
+        check_output(picture, self.out, self.extras)
+        result = self.predictor(source)
+        record = result.save(
+            self.out,
+            picture.stem,
+            probabilities=self.extras.probabilities,
+            cutouts=self.extras.cutouts,
+            overlay=self.extras.overlay,
+            legend=self.extras.legend,
+            exif=exif_of(stream) if self.extras.keep_exif else b"",
+            facts={
+                "input": str(picture.path),
+                "made_from": made_from,
+                "precision": self.predictor.precision,
+            },
+            mark=at,
+        )
+        return record, result
+
+    def _options(self) -> dict[str, Any]:
+        """Returns the options that change the output and differ from the default."""
+        chosen = {**asdict(self.extras), "unknown_below": self.predictor.unknown_below}
+        used = {k: list(v) if isinstance(v, tuple) else v for k, v in chosen.items() if v}
+        if used.pop("overlay", None) is None:
+            used["overlay"] = False
+        if self.predictor.precision == "bf16":  # an int8 file has its own fingerprint
+            used["precision"] = "bf16"
+        return used
+
+
+class _Named(io.BytesIO):
+    """Bytes with the name of their file, for error messages."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self.name = name
+
+
+def _opened(picture: Picture) -> tuple[str, Any, Path | IO[bytes]]:
+    """Returns the SHA-256 of a picture, a source for a Predictor, and a source for its EXIF.
+
+    The file is read once. A TIFF stays a path, because it may be larger than the memory.
+    """
+    path, content = picture.path, picture.content
+    if content is None:
+        if not path.is_file():
+            return "", path, path  # the Predictor raises the error
+        with path.open("rb") as file:
+            head = file.read(4)
+            if head in TIFF_MAGIC:
+                return digest_of(path), path, path
+            content = head + file.read()
+    if not content:
+        return "", path, path
+    name = "standard input" if picture.content is not None else str(path)
+    stream = _Named(content, name)
+    return hashlib.sha256(content).hexdigest(), stream, _Named(content, name)
+
+
+def _as_ours(error: Exception, path: Path) -> AtrousError:
+    """Returns any exception as an `AtrousError` about a picture."""
+    if isinstance(error, AtrousError):
+        return error
+    if isinstance(error, MemoryError):
+        code, what, exit_code = "E-MEMORY", "not enough memory", ExitCode.RESOURCES
+        fix = "allow less with --memory, so that the picture is seen in tiles"
+    elif isinstance(error, OSError) and error.errno in _FULL:
+        code, what, exit_code = "E-DISK-FULL", f"{error.strerror}", ExitCode.RESOURCES
+        fix = "make room, or choose another --out; the same call then does the rest"
+    elif isinstance(error, OSError):
+        code, what, exit_code = "E-FILE-IO", f"{error.strerror or error}", ExitCode.SOME_FAILED
+        fix = ""
+    else:
+        code, what, exit_code = "E-BUG", f"{type(error).__name__}: {error}", ExitCode.SOME_FAILED
+        fix = "this is a bug in atrous; run again with --debug and report what it prints"
+    where = getattr(error, "filename", None) or path
+    return AtrousError(code, what, where=where, fix=fix, exit_code=exit_code)
+
+
+def shown(outcome: Outcome) -> dict[str, Any]:
+    """Returns the line of JSON for a picture: the record without its bookkeeping, or the error."""
+    if outcome.record is None:
+        assert outcome.error is not None
+        message = outcome.error.what
+        return {"input": str(outcome.path), "error": message, "code": outcome.error.code}
+    keys = ("input", "labels", "overlay", "size", "areas", "confidence", "precision")
+    more = ("probabilities", "cutouts", "notes")
+    return {key: outcome.record[key] for key in (*keys, *more) if key in outcome.record}

@@ -4,16 +4,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from atrous.classes import Color
 from atrous.engines.open import open_engine
-from atrous.engines.openvino import Engine
+from atrous.engines.protocol import Engine, Precision
 from atrous.errors import AtrousError
-from atrous.images.decode import MAX_PIXELS, read_image, to_rgb, upright
+from atrous.images.decode import MAX_PIXELS
 from atrous.images.tiff_windows import DecodedPicture, Windows, open_tiff
 from atrous.predict import tiles
+from atrous.predict.inputs import Source, as_picture
 from atrous.predict.segmentation import Segmentation, labels_of
 from atrous.predict.tiled import TiledSegmentation
 
@@ -27,15 +26,20 @@ class Predictor:
     """Segments pictures with a model.
 
     Args:
-        model: The path of a model file, a `DeepLabV3Plus`, or an `Engine`.
+        model: The name of a built-in model, the path of a model file, a `DeepLabV3Plus`, or an
+            `Engine`; None: the default built-in model.
         threads: Threads to use; None: one for each processor this process may run on.
         memory: Bytes the process may take: larger pictures are seen in overlapping tiles. An
             estimate, kept for exported files.
         unknown_below: Probability in 0..1 that a pixel's class must reach; others get the highest
             label, and are "unknown" in the areas.
+        precision: Arithmetic of the network. ``auto``: bf16 on processors with units for it, if
+            `atrous export` measured that the labels of the file agree; otherwise the file's own.
+            ``fp32``, ``bf16`` and ``int8`` are taken or refused.
 
     Raises:
-        AtrousError: No such model, what it needs is not installed, or no probability.
+        AtrousError: No such model, a package is missing, the model or the processor lacks the
+            precision, or `unknown_below` is no probability.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class Predictor:
         threads: int | None = None,
         memory: int = MEMORY,
         unknown_below: float = 0.0,
+        precision: Precision = "auto",
     ) -> None:
         if not 0 <= unknown_below <= 1:
             raise AtrousError("E-OPTIONS", f"unknown_below must be in 0..1, not {unknown_below}")
@@ -52,7 +57,11 @@ class Predictor:
         if _is_engine(model):
             self.engine: Engine = model  # type: ignore[assignment]
         else:
-            self.engine = open_engine(model, threads=threads)  # type: ignore[arg-type]
+            self.engine = open_engine(
+                model,  # type: ignore[arg-type]
+                threads=threads,
+                precision=precision,
+            )
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -64,14 +73,21 @@ class Predictor:
         """Colours of the classes."""
         return self.engine.palette
 
-    def __call__(self, image: str | Path | Image.Image | NDArray[np.uint8]) -> Segmentation:
+    @property
+    def precision(self) -> str:
+        """The arithmetic of the network: ``fp32``, ``bf16`` or ``int8``."""
+        return self.engine.precision
+
+    def __call__(self, image: Source) -> Segmentation:
         """Segments one picture at its own size.
 
         A picture beyond the memory is seen in tiles, when its labels are asked for or saved; a TIFF
         of tiles or strips is then never decoded whole, and may have any size.
 
         Args:
-            image: A path, a PIL picture, or an (H, W, 3) uint8 array, RGB.
+            image: A path, the content of a picture file (bytes or a file object), a PIL picture,
+                an array or a torch tensor; the rules are those of
+                `atrous.predict.inputs.as_picture`.
 
         Raises:
             AtrousError: The picture cannot be read, the array is no picture, or the memory is
@@ -81,14 +97,21 @@ class Predictor:
             windows = open_tiff(Path(image))
             if windows is not None and self._too_large(windows.size):
                 return self._tiled(windows)
-        picture = _as_picture(image)
+        picture = as_picture(image)
         if self._too_large((picture.height, picture.width)):
             return self._tiled(DecodedPicture(picture))
         coarse = self.engine.coarse_logits(np.asarray(picture))
         stride = self.engine.logits_stride
         labels = labels_of(coarse, stride, (picture.height, picture.width), self.unknown_below)
         return Segmentation(
-            picture, labels, self.classes, self.palette, coarse, stride, self.unknown_below
+            picture,
+            labels,
+            self.classes,
+            self.palette,
+            coarse,
+            stride,
+            self.unknown_below,
+            notes=picture.info.get("notes", ()),
         )
 
     def _too_large(self, size: tuple[int, int]) -> bool:
@@ -100,23 +123,5 @@ class Predictor:
 
 
 def _is_engine(model: object) -> bool:
-    # A model has coarse_logits too, but no fingerprint.
+    # A torch model has coarse_logits too, but no fingerprint.
     return hasattr(model, "coarse_logits") and hasattr(model, "fingerprint")
-
-
-def _as_picture(image: str | Path | Image.Image | NDArray[np.uint8]) -> Image.Image:
-    if isinstance(image, (str, Path)):
-        return read_image(image)
-    if isinstance(image, Image.Image):
-        return to_rgb(upright(image))
-    if not isinstance(image, np.ndarray):
-        raise AtrousError(
-            "E-IMAGE-ARRAY",
-            f"expected a path, a PIL image or an array, got {type(image).__name__}",
-        )
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-        raise AtrousError(
-            "E-IMAGE-ARRAY",
-            f"expected an array (H, W, 3) of uint8, got {image.shape} of {image.dtype}",
-        )
-    return Image.fromarray(image)

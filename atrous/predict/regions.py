@@ -1,8 +1,8 @@
-"""Label maps as polygons: the outlines of connected regions, exact to the pixel, as COCO has them.
+"""Label maps as polygons: the outlines of connected regions, exact to the pixel.
 
 Corners lie between pixels: pixel (row, column) is the square from (column, row) to (column + 1,
-row + 1). Pixels that touch only at a corner are not connected. A hole is joined to the outline
-around it by a cut without width, so that a region is one polygon, which is what COCO's can say.
+row + 1). Pixels that touch only at a corner are not connected. COCO's polygons have no holes, so a
+hole is joined to the outline around it by a cut without width.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 Point = tuple[int, int]  # (x, y)
 Ring = list[Point]
 
-_TURNS = {  # direction -> the next to try: right, straight on, left
+_TURNS = {  # direction -> the directions to try next: right, straight on, left
     (1, 0): ((0, 1), (1, 0), (0, -1)),
     (0, 1): ((-1, 0), (0, 1), (1, 0)),
     (-1, 0): ((0, -1), (-1, 0), (0, 1)),
@@ -52,7 +52,7 @@ def outlines(mask: NDArray[np.bool_]) -> list[NDArray[np.int32]]:
 
 
 def _rings(mask: NDArray[np.bool_]) -> Iterator[Ring]:
-    """Yields every closed border as the lattice points along it, a pixel apart."""
+    """Yields every closed border as a list of lattice points, one pixel apart."""
     padded = np.pad(mask, 1)
     here = padded[1:, 1:]
     above, left = padded[:-1, 1:], padded[1:, :-1]
@@ -83,12 +83,12 @@ def _rings(mask: NDArray[np.bool_]) -> Iterator[Ring]:
 
 
 def _goes_on(ways: dict[Point, list[Point]], point: Point, step: Point) -> bool:
-    """Says whether a border that meets its start again turns right there, to the same pixel."""
+    """Returns whether a border that is back at its start goes on around the same pixel."""
     return _TURNS[step][0] in ways.get(point, ())
 
 
 def _encloses(ring: Ring) -> bool:
-    """Says whether a ring goes around its region, not around a hole of it."""
+    """Returns whether a ring is the outline of a region; otherwise it is that of a hole."""
     return _twice_the_area(np.array(ring)) > 0
 
 
@@ -100,7 +100,7 @@ def _joined(outline: Ring, at: Point, hole: Ring, corner: Point) -> Ring:
 
 
 def _corners(ring: Ring) -> NDArray[np.int32]:
-    """Drops the points where a ring goes straight on."""
+    """Returns the points of a ring where it turns."""
     points = np.array(ring, np.int32)
     into, out = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points
     turns = (np.sign(into) != np.sign(out)).any(axis=1)
@@ -120,11 +120,11 @@ def coco_annotation(ring: NDArray[np.int32], area: int, **ids: int) -> dict[str,
 
 
 def polygon_area(ring: NDArray[np.int32]) -> int:
-    """Returns the pixels inside: holes, which are wound the other way, do not count."""
+    """Returns the pixels inside. Holes are wound the other way, so they do not count."""
     return abs(_twice_the_area(ring)) // 2
 
 
 def _twice_the_area(ring: NDArray[Any]) -> int:
-    """Returns twice the area inside, negative where the ring runs the other way."""
+    """Returns twice the area inside; negative for a ring that is wound the other way."""
     x, y = ring.astype(np.int64).T
     return int((x * np.roll(y, -1) - np.roll(x, -1) * y).sum())

@@ -1,5 +1,8 @@
 """The classes of a picture's pixels, and the files that hold them."""
 
+import base64
+import html
+import io
 import json
 import re
 from collections.abc import Sequence
@@ -11,13 +14,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from atrous.classes import Color
+from atrous.classes import Color, Labels, unlabelled
 from atrous.errors import unknown_name
 from atrous.images.decode import atomic
 from atrous.predict import overlay, upsample
+from atrous.predict.records import MARK
+from atrous.predict.regions import outlines
 
-UNKNOWN = "unknown"  # what the highest label is called where the network is not sure enough
+UNKNOWN = "unknown"  # name in `areas` of the pixels without a probable class
+_JPEG_SIDE = 65500  # the longest side that libjpeg writes
+_SHOWN_SIDE = 1024  # the longest side of a picture in a notebook
+_LEGEND_WIDTH = 240  # room for the longest names, also below a narrow picture
 
 
 @dataclass(frozen=True)
@@ -31,20 +40,27 @@ class Segmentation:
         classes: Names in the order of the label values.
         palette: Their colours.
         unknown_below: The probability below which a pixel's class is unknown.
+        notes: Decisions of the conversion to RGB; see `atrous.images.rgb.to_rgb`.
     """
 
     image: Image.Image = field(repr=False)
-    labels: overlay.Labels = field(repr=False)
+    labels: Labels = field(repr=False)
     classes: tuple[str, ...]
     palette: tuple[Color, ...] = field(repr=False)
     _coarse: NDArray[np.float32] = field(repr=False)
     _stride: int = field(repr=False)
     unknown_below: float = 0.0
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def areas(self) -> dict[str, float]:
         """Share of the picture of each class that occurs, largest first; they sum to 1."""
         return shares(self.classes, np.bincount(self.labels.ravel()))
+
+    @cached_property
+    def confidence(self) -> float:
+        """Mean probability of the chosen class, 1/K..1, over the grid of the coarse logits."""
+        return upsample.mean_confidence(self._coarse)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -59,20 +75,78 @@ class Segmentation:
         """
         return upsample.probability(self._coarse, self._stride, self.size, self._index(name))
 
+    def mask(self, name: str) -> NDArray[np.bool_]:
+        """Returns the pixels of a class, (H, W).
+
+        Raises:
+            AtrousError: The model has no such class.
+        """
+        return self.labels == self._index(name)
+
+    def cutout(self, *names: str) -> Image.Image:
+        """Returns the picture with everything but some classes transparent, RGBA.
+
+        The edge is soft: opacity follows the probability of the classes together, from 0 at .25
+        to 1 at .75.
+
+        Raises:
+            AtrousError: The model has no such class.
+        """
+        together = np.sum([self.probability(name) for name in names], axis=0)
+        result = self.image.convert("RGB")
+        result.putalpha(Image.fromarray(opacity(np.broadcast_to(together, self.size))))
+        result.info.clear()
+        return result
+
+    def regions(self, name: str) -> list[NDArray[np.int32]]:
+        """Returns the connected regions of a class as polygons (n, 2) of corners (x, y).
+
+        They are exact: filled, they give the mask. A hole is joined to the outline around it by a
+        cut without width. See `atrous.predict.regions`.
+
+        Raises:
+            AtrousError: The model has no such class.
+        """
+        return outlines(self.mask(name))
+
     def overlay(self, *, legend: bool = False) -> Image.Image:
         """Returns the picture tinted by class, with borders; `legend` adds a strip of names."""
         picture = self._tinted
         if not legend:
             return picture
-        known = dict(zip(self.classes, self.palette, strict=True))
-        colors = [known.get(name, (0, 0, 0)) for name in self.areas]
-        strip = overlay.legend(
-            list(self.areas), colors, list(self.areas.values()), width=picture.width
+        shown = list(self.areas)
+        colors = [self._display_color(name) for name in shown]
+        width = max(picture.width, _LEGEND_WIDTH)
+        strip = overlay.legend(shown, colors, list(self.areas.values()), width=width)
+        return overlay.stacked(picture, strip)
+
+    def show(self) -> None:
+        """Opens the overlay with its legend in the system's viewer of pictures."""
+        self.overlay(legend=True).show()
+
+    def _repr_png_(self) -> bytes:
+        """Returns the overlay with its legend, for notebooks."""
+        return _encoded(_reduced(self.overlay(legend=True), _SHOWN_SIDE), "PNG")
+
+    def _repr_html_(self) -> str:
+        """Returns picture, overlay, and a table of colours, names and areas, for notebooks."""
+        pictures = "".join(
+            f'<img alt="{alt}" style="max-width: 48%; margin-right: 1%" '
+            f'src="data:image/jpeg;base64,{_in_base64(_reduced(image, _SHOWN_SIDE))}">'
+            for alt, image in (("picture", self.image), ("overlay", self.overlay()))
         )
-        result = Image.new("RGB", (picture.width, picture.height + strip.height), "white")
-        result.paste(picture, (0, 0))
-        result.paste(strip, (0, picture.height))
-        return result
+        rows = "".join(
+            f'<tr><td style="background: rgb{self._display_color(name)}; width: 1em"></td>'
+            f"<td>{html.escape(name)}</td><td>{100 * share:.1f} %</td></tr>"
+            for name, share in self.areas.items()
+        )
+        return f"<div>{pictures}</div><table>{rows}</table>"
+
+    def _display_color(self, name: str) -> Color:
+        if name not in self.classes:
+            return (0, 0, 0)  # the unknown
+        red, green, blue = overlay.display_colors(tuple(self.palette))[self.classes.index(name)]
+        return int(red), int(green), int(blue)
 
     def _index(self, name: str) -> int:
         if name not in self.classes:
@@ -90,67 +164,162 @@ class Segmentation:
             return self.palette
         return (*self.palette, *((0, 0, 0),) * (255 - len(self.palette)), (255, 255, 255))
 
-    def _save_labels(self, path: Path) -> None:
-        overlay.palette_image(self.labels, self._stored_palette).save(path, "PNG")
-
     def save(
         self,
         out: str | Path,
         stem: str = "picture",
         *,
         probabilities: Sequence[str] = (),
+        cutouts: Sequence[str] = (),
+        overlay: bool = True,
+        legend: bool = False,
         exif: bytes = b"",
         facts: dict[str, Any] | None = None,
+        mark: str = "",
     ) -> dict[str, Any]:
         """Writes ``STEM.labels.png``, ``STEM.overlay.jpg`` and ``STEM.json`` into a folder.
 
-        Each file is whole or absent, the JSON last: it vouches for the others. None of them
-        carries metadata of the picture (EXIF may hold a position) unless asked for.
+        Each file is whole or absent. The JSON is written last and lists the others. No file holds
+        metadata of the picture (EXIF may hold a position) unless `exif` is given. Existing files
+        of these names are replaced.
 
         Args:
             out: The folder, made if need be.
             stem: Start of the file names; may contain folders.
             probabilities: Classes whose probability is written too, as ``STEM.CLASS.png``: 8-bit
                 grey, 255 is certain.
-            exif: Written into the overlay.
-            facts: Added to the JSON.
+            cutouts: Classes whose `cutout` is written too, as ``STEM.CLASS.cutout.png``.
+            overlay: Whether to write the overlay. One that is too long for JPEG is reduced.
+            legend: Whether the overlay has a legend below it.
+            exif: EXIF for the overlay.
+            facts: Entries that are added to the JSON.
+            mark: A text stored in every picture that is written.
 
         Returns:
-            What the JSON holds: paths of labels, overlay and probabilities, size (height, width),
-            areas.
+            The content of the JSON: paths of labels, overlay, probabilities and cutouts, size
+            (height, width), areas, confidence.
 
         Raises:
             AtrousError: The model has no such class.
+            OSError: A file cannot be written.
         """
-        out = Path(out)
-        labels, overlay, summary = (
-            out / f"{stem}{suffix}" for suffix in (".labels.png", ".overlay.jpg", ".json")
-        )
-        with atomic(labels) as temporary:
-            self._save_labels(temporary)
-        with atomic(overlay) as temporary:
-            self.overlay().save(temporary, "JPEG", quality=90, exif=exif)
-        grey = {name: out / f"{stem}.{_file_name(name)}.png" for name in probabilities}
-        for name, path in grey.items():
-            with atomic(path) as temporary:
-                values = np.rint(255 * self.probability(name)).astype(np.uint8)
-                Image.fromarray(values).save(temporary, "PNG")
+        for name in (*probabilities, *cutouts):
+            self._index(name)
+        files = output_files(Path(out), stem, probabilities, cutouts, overlay=overlay)
+        self._write_rasters(files, mark)
+        if files.overlay:
+            shown = _reduced(self.overlay(legend=legend), _JPEG_SIDE)
+            comment = f"{MARK} {mark}".encode() if mark else b""
+            _write(files.overlay, _encoded(shown, "JPEG", quality=90, exif=exif, comment=comment))
         record = {
             **(facts or {}),
-            "labels": str(labels),
-            "overlay": str(overlay),
+            "labels": str(files.labels),
+            "overlay": str(files.overlay) if files.overlay else None,
             "size": list(self.size),
             "areas": self.areas,
+            "confidence": round(self.confidence, 4),
         }
-        if grey:
-            record["probabilities"] = {name: str(path) for name, path in grey.items()}
-        with atomic(summary) as temporary:
-            temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        for key, paths in (("probabilities", files.probabilities), ("cutouts", files.cutouts)):
+            if paths:
+                record[key] = {name: str(path) for name, path in paths.items()}
+        if self.notes:
+            record["notes"] = list(self.notes)
+        _write(files.summary, (json.dumps(record, indent=1) + "\n").encode())
         return record
 
+    def _write_rasters(self, files: "OutputFiles", mark: str) -> None:
+        """Writes labels, probabilities and cut-outs, which have the picture's own size."""
+        text = PngInfo()
+        if mark:
+            text.add_text(MARK, mark)
+        labels = overlay.palette_image(self.labels, self._stored_palette)
+        _write(files.labels, _encoded(labels, "PNG", pnginfo=text))
+        for name, path in files.probabilities.items():
+            grey = np.rint(255 * self.probability(name)).astype(np.uint8)
+            _write(path, _encoded(Image.fromarray(grey), "PNG", pnginfo=text))
+        for name, path in files.cutouts.items():
+            _write(path, _encoded(self.cutout(name), "PNG", pnginfo=text))
 
-def _file_name(text: str) -> str:
-    return re.sub(r"[^\w-]", "_", text)
+
+@dataclass(frozen=True)
+class OutputFiles:
+    """The files of one picture's output.
+
+    Attributes:
+        labels: Class indices.
+        overlay: The tinted picture; None if there is none.
+        probabilities: Class -> its probability.
+        cutouts: Class -> its cut-out.
+        summary: The JSON.
+    """
+
+    labels: Path
+    overlay: Path | None
+    probabilities: dict[str, Path]
+    cutouts: dict[str, Path]
+    summary: Path
+
+    @property
+    def pictures(self) -> list[Path]:
+        """All files but the JSON."""
+        overlay = [self.overlay] if self.overlay else []
+        return [self.labels, *overlay, *self.probabilities.values(), *self.cutouts.values()]
+
+
+def output_files(
+    out: Path,
+    stem: str,
+    probabilities: Sequence[str] = (),
+    cutouts: Sequence[str] = (),
+    *,
+    overlay: bool = True,
+) -> OutputFiles:
+    """Returns the names of a picture's output files; see `Segmentation.save`."""
+    # Two class names may give one file name, and a class may be named "labels".
+    taken = {"labels", "overlay"}
+    names = {}
+    for name in dict.fromkeys((*probabilities, *cutouts)):
+        short = re.sub(r"[^\w-]", "_", name)
+        while short in taken:
+            short += "_"
+        taken.add(short)
+        names[name] = short
+    return OutputFiles(
+        labels=out / f"{stem}.labels.png",
+        overlay=out / f"{stem}.overlay.jpg" if overlay else None,
+        probabilities={name: out / f"{stem}.{names[name]}.png" for name in probabilities},
+        cutouts={name: out / f"{stem}.{names[name]}.cutout.png" for name in cutouts},
+        summary=out / f"{stem}.json",
+    )
+
+
+def _write(path: Path, data: bytes) -> None:
+    with atomic(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def _encoded(image: Image.Image, format: str, **options: Any) -> bytes:
+    # Pillow writes JPEG in C and reports a full disk without an error number. Therefore it encodes
+    # into memory here, and Python writes the file.
+    stream = io.BytesIO()
+    image.save(stream, format, **options)
+    return stream.getvalue()
+
+
+def _in_base64(image: Image.Image) -> str:
+    return base64.b64encode(_encoded(image, "JPEG", quality=90)).decode()
+
+
+def _reduced(image: Image.Image, side: int) -> Image.Image:
+    """Returns the picture, reduced by a whole factor if a side is longer than `side`."""
+    factor = -(-max(image.size) // side)
+    return image if factor == 1 else image.reduce(factor)
+
+
+def opacity(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Returns the opacity of a cut-out's pixels, 0..255, from their probability."""
+    values: NDArray[np.uint8] = np.rint(255 * np.clip(2 * probability - 0.5, 0, 1)).astype(np.uint8)
+    return values
 
 
 def shares(classes: tuple[str, ...], counts: NDArray[np.int64]) -> dict[str, float]:
@@ -164,12 +333,12 @@ def shares(classes: tuple[str, ...], counts: NDArray[np.int64]) -> dict[str, flo
 
 def labels_of(
     coarse: NDArray[np.float32], stride: int, size: tuple[int, int], unknown_below: float
-) -> overlay.Labels:
-    """Returns labels at `size`, with the highest value where no class reaches `unknown_below`."""
+) -> Labels:
+    """Returns labels at `size`, `unlabelled` where no class reaches `unknown_below`."""
     labels = upsample.labels(coarse, stride, size)
     if unknown_below:
-        if coarse.shape[2] == 256:  # 255 is a class
+        unknown = unlabelled(coarse.shape[2])
+        if unknown > np.iinfo(labels.dtype).max:  # 256 classes: 255 is one of them
             labels = labels.astype(np.uint16)
-        unsure = upsample.confidence(coarse, stride, size) < unknown_below
-        labels[unsure] = np.iinfo(labels.dtype).max
+        labels[upsample.confidence(coarse, stride, size) < unknown_below] = unknown
     return labels

@@ -1,30 +1,47 @@
-"""Segmentation of a picture in tiles: computed again whenever it is asked for, never whole."""
+"""The segmentation of a picture in tiles, which is computed whenever it is asked for."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from atrous.classes import Color
-from atrous.engines.openvino import Engine
-from atrous.images.png_rows import IndexPng
+from atrous.classes import Color, Labels
+from atrous.engines.protocol import Engine
+from atrous.images.decode import atomic
+from atrous.images.png_rows import PngRows
 from atrous.images.tiff_windows import Windows
 from atrous.predict import overlay, tiles, upsample
-from atrous.predict.segmentation import Segmentation, labels_of, shares
+from atrous.predict.records import MARK
+from atrous.predict.segmentation import OutputFiles, Segmentation, labels_of, opacity, shares
 
-_OVERLAY_SIDE = 2048  # longest side of the overlay, at most
+_OVERLAY_SIDE = 2048  # the overlay's longest side
+
+
+class Rows(NamedTuple):
+    """Some rows of a picture.
+
+    Attributes:
+        image: (n, W, 3), RGB; None unless asked for.
+        labels: (n, W).
+        probabilities: (n, W) float32 of each class that was asked for.
+    """
+
+    image: NDArray[np.uint8] | None
+    labels: Labels
+    probabilities: dict[str, NDArray[np.float32]]
 
 
 class TiledSegmentation(Segmentation):
     """The classes of a picture that is too large for the network to see whole.
 
-    Nothing is kept but how to see it: `labels`, `probability` and `save` go through the tiles when
-    they are called, and `save` never holds more than a row of them. The overlay is reduced.
+    The result holds the way to see the picture and no pixels: `labels`, `probability` and `save`
+    go through the tiles when they are called, and `save` holds a row of tiles at a time. The
+    overlay is reduced.
     """
 
     _engine: Engine
@@ -36,7 +53,7 @@ class TiledSegmentation(Segmentation):
     ) -> None:
         values: dict[str, Any] = {"classes": engine.classes, "palette": engine.palette}
         values |= {"_engine": engine, "_picture": picture, "_grid": grid}
-        self.__dict__.update(values, unknown_below=unknown_below)
+        self.__dict__.update(values, unknown_below=unknown_below, notes=picture.notes)
 
     @cached_property
     def image(self) -> Image.Image:
@@ -44,20 +61,23 @@ class TiledSegmentation(Segmentation):
         return Image.fromarray(self._picture.read(0, 0, *self.size))
 
     @cached_property
-    def labels(self) -> overlay.Labels:
+    def labels(self) -> Labels:
         """(H, W) uint8, or uint16 for more than 256 classes, the unknown among them."""
-        dtype = np.uint8 if len(self._stored_palette) <= 256 else np.uint16
-        result, top = np.empty(self.size, dtype), 0
-        for rows in self._rows_of_labels():
-            result[top : top + len(rows)] = rows
-            top += len(rows)
-        return result
+        return np.concatenate([rows.labels for rows in self._rows()])
 
     @cached_property
     def areas(self) -> dict[str, float]:
         """Share of the picture of each class that occurs, largest first; they sum to 1."""
-        deque(self._rows_of_labels(), maxlen=0)
-        return self.areas
+        return self._after_all_rows("areas")
+
+    @cached_property
+    def confidence(self) -> float:
+        """Mean probability of the chosen class, 1/K..1, over the grid of the coarse logits."""
+        return self._after_all_rows("confidence")
+
+    @cached_property
+    def _tinted(self) -> Image.Image:
+        return self._after_all_rows("_tinted")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -70,44 +90,78 @@ class TiledSegmentation(Segmentation):
         Raises:
             AtrousError: The model has no such class.
         """
-        index, stride = self._index(name), self._engine.logits_stride
-        result = np.empty(self.size, np.float32)
-        for part in tiles.parts(self._engine, self._picture, self._grid):
-            height, width = size = part.image.shape[:2]
-            place = np.s_[part.top : part.top + height, part.left : part.left + width]
-            result[place] = upsample.probability(part.coarse, stride, size, index)
-        return result
+        self._index(name)
+        return np.concatenate([rows.probabilities[name] for rows in self._rows([name])])
 
-    def _rows_of_labels(self) -> Iterator[overlay.Labels]:
-        """Yields the labels of each row of tiles; after the last, areas and overlay are known."""
+    def _after_all_rows(self, attribute: str) -> Any:
+        deque(self._rows(), maxlen=0)
+        return self.__dict__[attribute]
+
+    def _rows(self, names: Sequence[str] = (), *, image: bool = False) -> Iterator[Rows]:
+        """Yields the rows of each row of tiles.
+
+        After the last, `areas`, `confidence` and the overlay are known.
+
+        Args:
+            names: Classes whose probabilities are wanted.
+            image: Whether the picture itself is.
+        """
         width, stride = self.size[1], self._engine.logits_stride
         counts = np.zeros(2**16, np.int64)
-        reduced = _Reduced(self.size)
+        reduced, sure, positions = _Reduced(self.size), 0.0, 0
         for part in tiles.parts(self._engine, self._picture, self._grid):
-            labels = labels_of(part.coarse, stride, part.image.shape[:2], self.unknown_below)
-            if part.left == 0:
-                rows = np.empty((len(labels), width), labels.dtype)
-            rows[:, part.left : part.left + labels.shape[1]] = labels
+            size = part.image.shape[:2]
+            labels = labels_of(part.coarse, stride, size, self.unknown_below)
             counts += np.bincount(labels.ravel(), minlength=len(counts))
             reduced.add(part, labels)
-            if part.left + labels.shape[1] == width:
-                yield rows
+            own = part.coarse[: -(-size[0] // stride), : -(-size[1] // stride)]
+            sure += upsample.mean_confidence(own) * own.shape[0] * own.shape[1]
+            positions += own.shape[0] * own.shape[1]
+            if part.left == 0:
+                row = Rows(
+                    np.empty((size[0], width, 3), np.uint8) if image else None,
+                    np.empty((size[0], width), labels.dtype),
+                    {name: np.empty((size[0], width), np.float32) for name in names},
+                )
+            place = np.s_[:, part.left : part.left + size[1]]
+            row.labels[place] = labels
+            if row.image is not None:
+                row.image[place] = part.image
+            for name, values in row.probabilities.items():
+                values[place] = upsample.probability(part.coarse, stride, size, self._index(name))
+            if part.left + size[1] == width:
+                yield row
         self.__dict__["areas"] = shares(self.classes, counts)
+        self.__dict__["confidence"] = sure / positions
         self.__dict__["_tinted"] = reduced.overlay(self.palette)
 
-    @cached_property
-    def _tinted(self) -> Image.Image:
-        deque(self._rows_of_labels(), maxlen=0)
-        return self._tinted
+    def _write_rasters(self, files: OutputFiles, mark: str) -> None:
+        """Writes all pictures in one pass through the tiles."""
+        text, size, wide = (MARK, mark), self.size, len(self._stored_palette) > 256
+        with ExitStack() as stack:
 
-    def _save_labels(self, path: Path) -> None:
-        with IndexPng(path, self.size, self._stored_palette) as png:
-            for rows in self._rows_of_labels():
-                png.write(rows)
+            def png(path: Any, kind: Any, palette: Sequence[Color] = ()) -> PngRows:
+                temporary = stack.enter_context(atomic(path))
+                return stack.enter_context(
+                    PngRows(temporary, size, kind, palette=palette, text=text)
+                )
+
+            kind = "grey16" if wide else "palette"
+            labels = png(files.labels, kind, () if wide else self._stored_palette)
+            grey = {name: png(path, "grey") for name, path in files.probabilities.items()}
+            cutouts = {name: png(path, "rgba") for name, path in files.cutouts.items()}
+            wanted = [*dict.fromkeys((*grey, *cutouts))]
+            for rows in self._rows(wanted, image=bool(cutouts)):
+                labels.write(rows.labels)
+                for name, file in grey.items():
+                    file.write(np.rint(255 * rows.probabilities[name]).astype(np.uint8))
+                for name, file in cutouts.items():
+                    assert rows.image is not None
+                    file.write(np.dstack([rows.image, opacity(rows.probabilities[name])]))
 
 
 class _Reduced:
-    """Picture and labels, smaller by a power of two, put together from parts."""
+    """Collects a picture and its labels, reduced by a power of two, from parts."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.step = 1
@@ -117,7 +171,7 @@ class _Reduced:
         self.image = np.empty((height, width, 3), np.uint8)
         self.labels = np.empty((height, width), np.uint16)
 
-    def add(self, part: tiles.Part, labels: overlay.Labels) -> None:
+    def add(self, part: tiles.Part, labels: Labels) -> None:
         image = np.asarray(Image.fromarray(part.image).reduce(self.step))
         top, left = part.top // self.step, part.left // self.step
         place = np.s_[top : top + image.shape[0], left : left + image.shape[1]]

@@ -1,10 +1,10 @@
-"""Pictures too large for the network's memory: seen in overlapping tiles, joined without seams.
+"""Pictures that are too large for the memory, seen in overlapping tiles without seams.
 
-A logit depends on the picture up to `Engine.reach` pixels away. Tiles begin at multiples of every
-stride there is and overlap by twice that, so that their logits are those of the whole picture;
-where the memory is too small for such tiles to be sensible, they overlap less. Between two tiles
-the logits pass linearly from one to the other. What image pooling sees is the whole picture,
-gathered from the tiles before any of them is labelled.
+A logit depends on the picture up to `Engine.reach` pixels away. Tiles begin at multiples of all
+strides and overlap by twice the reach, so that their logits equal those of the whole picture. If
+the memory is too small for such tiles, they overlap less. Between two tiles the logits pass
+linearly from one to the other. Image pooling averages the features of the whole picture, which are
+collected from all tiles before the first tile is labelled.
 """
 
 from collections.abc import Iterator
@@ -14,28 +14,28 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from atrous.engines.openvino import Engine
+from atrous.engines.protocol import Engine
 from atrous.errors import AtrousError, ExitCode
 from atrous.images.tiff_windows import Windows
 
 Size = tuple[int, int]  # (height, width)
 
-ALIGNMENT = 32  # the largest stride of any network here
+ALIGNMENT = 32  # the largest output stride of all networks
 RAMP = 64  # pixels over which one tile passes to the next
-MOST_WORK = 3.0  # pixels seen per pixel of the picture; beyond that, tiles overlap less
+MOST_WORK = 3.0  # if the network would see more pixels per pixel of the picture, overlap less
 _SMALLEST_STEP = 192
-_BAND_BYTES = 8192  # of labels and rows in progress, per column of the picture
-_BYTES_AT_MOST = 2048  # per pixel: small pictures are whole whatever the network
+_BAND_BYTES = 8192  # labels and rows in progress, for each column of the picture
+_BYTES_AT_MOST = 2048  # no network needs more for a pixel, so small pictures need no question
 
 
 class Axis(NamedTuple):
-    """How one side of a picture is cut.
+    """The tiles along one side of a picture.
 
     Attributes:
-        side: Of the picture, in pixels.
-        number: Of tiles.
-        length: Of every tile.
-        margin: Pixels at an inner end of a tile that are seen, but not part of the result.
+        side: Length of the side in pixels.
+        number: Number of tiles.
+        length: Length of every tile.
+        margin: Pixels at an inner end of a tile that the network sees and the result leaves out.
     """
 
     side: int
@@ -45,7 +45,7 @@ class Axis(NamedTuple):
 
     @property
     def starts(self) -> tuple[int, ...]:
-        """Where tiles start."""
+        """The first pixel of each tile."""
         if self.number == 1:
             return (0,)
         last, steps = (self.side - self.length) // ALIGNMENT, self.number - 1
@@ -53,17 +53,17 @@ class Axis(NamedTuple):
 
     @property
     def cuts(self) -> tuple[int, ...]:
-        """Where the part of each tile starts that becomes part of the result, then the end."""
+        """The first pixel of each tile's part of the result, then the end of the side."""
         return (0, *(start + self.margin for start in self.starts[1:]), self.side)
 
 
 class Grid(NamedTuple):
-    """How a picture is cut into tiles of equal size.
+    """The tiles of a picture, all of one size.
 
     Attributes:
-        rows: Along the height.
-        columns: Along the width.
-        margin: Pixels at an inner edge of a tile that are seen, but not part of the result.
+        rows: Tiles along the height.
+        columns: Tiles along the width.
+        margin: Pixels at an inner edge of a tile that the network sees and the result leaves out.
     """
 
     rows: Axis
@@ -72,7 +72,7 @@ class Grid(NamedTuple):
 
     @property
     def pixels(self) -> int:
-        """Pixels the network sees, overlaps counted each time."""
+        """Pixels that the network sees, overlaps counted each time."""
         rows, columns = self.rows, self.columns
         return rows.number * rows.length * columns.number * columns.length
 
@@ -83,8 +83,9 @@ class Part(NamedTuple):
     Attributes:
         top: First row in the picture.
         left: First column.
-        image: (H, W, 3), the picture there.
-        coarse: (h, w, K) logits, from which each pixel of it can be interpolated.
+        image: The picture in the rectangle, (H, W, 3).
+        coarse: Logits (h, w, K) for the rectangle, and one row and column more where the picture
+            goes on, so that every pixel can be interpolated.
     """
 
     top: int
@@ -94,10 +95,10 @@ class Part(NamedTuple):
 
 
 def fits(engine: Engine, size: Size, memory: int) -> bool:
-    """Returns whether a picture can be seen whole within so many bytes of process memory."""
+    """Returns whether the network can see a whole picture within `memory` bytes."""
     pixels = size[0] * size[1]
     if pixels * _BYTES_AT_MOST <= memory:
-        return True  # asking the engine takes a moment
+        return True  # the engine would have to read its graph to answer
     return engine.bytes_fixed + pixels * engine.bytes_per_pixel <= memory
 
 
@@ -109,8 +110,8 @@ def plan(engine: Engine, picture: Windows, memory: int) -> Grid:
     times the picture.
 
     Args:
-        engine: What will see them.
-        picture: What will be cut.
+        engine: The engine that will run.
+        picture: The picture.
         memory: Bytes the process may take.
 
     Raises:
@@ -139,7 +140,7 @@ def plan(engine: Engine, picture: Windows, memory: int) -> Grid:
 
 
 def cheapest_grid(size: Size, margin: int, pixels: int) -> Grid | None:
-    """Returns the grid of tiles of at most `pixels` that sees the fewest; None if there is none."""
+    """Returns the grid with the least work, of tiles of at most `pixels`; None without any."""
     best = None
     columns = list(_axes(size[1], margin))  # from the longest to the shortest tiles
     at = len(columns) - 1
@@ -153,32 +154,32 @@ def cheapest_grid(size: Size, margin: int, pixels: int) -> Grid | None:
 
 
 def _axes(side: int, margin: int) -> Iterator[Axis]:
-    """Yields the ways to cut a side, from one tile on."""
+    """Yields the ways to cut a side into one tile, two tiles, and so on."""
     yield Axis(side, 1, side, margin)
     overlap = 2 * margin + RAMP
     for number in count(2):
         step = _aligned(-(-(side - overlap) // number))
         if step < _SMALLEST_STEP:
             return
-        # The last tile ends at the border, where the network must see it.
+        # The last tile ends at the border, so that the network sees the real border.
         length = step + overlap + (side - step - overlap) % ALIGNMENT
         yield Axis(side, number, length, margin)
 
 
 def _aligned(length: int) -> int:
-    """Rounds up to a multiple of every stride."""
+    """Rounds up to a multiple of all strides."""
     return -(-length // ALIGNMENT) * ALIGNMENT
 
 
 def parts(engine: Engine, picture: Windows, grid: Grid) -> Iterator[Part]:
     """Yields the logits of a picture part by part, row by row of the grid.
 
-    Where the margin is the engine's reach, they are those of the whole picture.
+    If the margin is the engine's reach, the logits are those of the whole picture.
 
     Args:
-        engine: Sees the tiles.
-        picture: Any size.
-        grid: From `plan`, for this picture.
+        engine: The engine that sees the tiles.
+        picture: A picture of any size.
+        grid: The grid from `plan` for this picture.
 
     Raises:
         AtrousError: The picture cannot be read.
@@ -208,7 +209,7 @@ def parts(engine: Engine, picture: Windows, grid: Grid) -> Iterator[Part]:
 def pooled_features(engine: Engine, picture: Windows, grid: Grid) -> NDArray[np.float32] | None:
     """Returns the mean of the backbone's features over a whole picture, (C,).
 
-    None for networks without image pooling.
+    Returns None for networks without image pooling.
     """
     total: Any = 0.0
     stride = engine.output_stride
@@ -226,13 +227,13 @@ def pooled_features(engine: Engine, picture: Windows, grid: Grid) -> NDArray[np.
 
 
 def _owned(axis: Axis) -> Iterator[tuple[int, slice]]:
-    """Yields where each tile starts, and the part of it that becomes part of the result."""
+    """Yields the start of each tile, and the slice of the tile that is part of the result."""
     for start, (first, last) in zip(axis.starts, pairwise(axis.cuts), strict=True):
         yield start, slice(first - start, last - start)
 
 
 def _mix(before: NDArray[np.float32], after: NDArray[np.float32], *, axis: int) -> None:
-    """Lets `before` pass to `after` along an axis, in place; the first sample is `before`."""
+    """Blends linearly from `before` to `after` along an axis; writes into `after`."""
     count = before.shape[axis]
     weight = (np.arange(count) / count).astype(np.float32)
     weight = weight.reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))

@@ -1,4 +1,4 @@
-"""Labels at the picture's own size from coarse logits, without the full-resolution logits."""
+"""Labels at the picture's own size from coarse logits, without all logits at that size."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,14 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atrous.classes import Labels
 from atrous.errors import AtrousError
 
-CHUNK_BYTES = 16 << 20  # of full-resolution logits alive at a time
-LARGEST = 2.0**100  # logits beyond it could overflow, where the proof does not hold
-CACHE_BYTES = 1 << 20  # of what is worked on at a time
+CHUNK_BYTES = 16 << 20  # full-resolution logits in memory at a time
+LARGEST = 2.0**100  # larger logits could overflow, and the proof in `labels` would not hold
+CACHE_BYTES = 1 << 20  # values in work at a time, so that they stay in the cache
 CELLS_AT_A_TIME = 1024
-
-Labels = NDArray[np.uint8] | NDArray[np.uint16]
 
 
 def labels(coarse: NDArray[np.float32], stride: int, size: tuple[int, int]) -> Labels:
@@ -44,7 +43,7 @@ def labels(coarse: NDArray[np.float32], stride: int, size: tuple[int, int]) -> L
     Returns:
         (H, W) uint8, or uint16 for more than 256 classes.
     """
-    if not max(float(coarse.max()), -float(coarse.min())) < LARGEST:  # NaN is not, either
+    if not max(float(coarse.max()), -float(coarse.min())) < LARGEST:  # also catches NaN
         return plain_labels(coarse, stride, size)
     beyond = [(0, max(0, -(-size[axis] // stride) - coarse.shape[axis])) for axis in (0, 1)]
     if beyond != [(0, 0), (0, 0)]:
@@ -75,9 +74,9 @@ class _Corners:
 
     Attributes:
         planes: The logits as (K, h * w): K is short to reduce.
-        margin: What a lead must exceed to survive rounding.
-        winner: (h, w), a class that no other leads by the margin.
-        alone: (h, w), whether it leads all others by the margin.
+        margin: A lead above it survives rounding.
+        winner: (h, w), a class that no other class leads by the margin.
+        alone: (h, w), whether the winner leads all other classes by the margin.
     """
 
     def __init__(self, coarse: NDArray[np.float32]) -> None:
@@ -105,13 +104,13 @@ class _Corners:
 
 
 def _planes(coarse: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Returns logits (h, w, K) as (K, h * w); those that lie in memory like that are not copied."""
+    """Returns logits (h, w, K) as (K, h * w), without a copy if memory has that order already."""
     height, width, num_classes = coarse.shape
     if coarse.strides[2] > coarse.strides[1]:
         return coarse.transpose(2, 0, 1).reshape(num_classes, height * width)
     pixels = coarse.reshape(height * width, num_classes)
     planes = np.empty((num_classes, height * width), np.float32)
-    for start in range(0, height * width, 256):  # in steps that the cache holds: twice as fast
+    for start in range(0, height * width, 256):  # blocks that fit into the cache: twice as fast
         planes[:, start : start + 256] = pixels[start : start + 256].T
     return planes
 
@@ -145,7 +144,7 @@ def _interpolated(
     each = np.arange(len(rows))
     of_low, of_high = corners.planes[low, places], corners.planes[high, places]  # (4, n)
     lead = (logits - (of_low + of_high) * np.float32(0.5)).max(axis=1)  # (K, n)
-    lead[low, each] = lead[high, each] = -np.inf  # what is left are the others'
+    lead[low, each] = lead[high, each] = -np.inf  # leaves the leads of all other classes
     only_two = ((winners == low) | (winners == high)).all(axis=0)
     only_two &= lead.max(axis=0) < -corners.margin
     result = np.where(_bilinear(of_high, stride) > _bilinear(of_low, stride), high, low)
@@ -185,7 +184,7 @@ def _bilinear(corners: NDArray[np.float32], stride: int) -> NDArray[np.float32]:
 
 
 def plain_labels(coarse: NDArray[np.float32], stride: int, size: tuple[int, int]) -> Labels:
-    """Does what `labels` does by interpolating everything, in chunks: what it is tested against."""
+    """Interpolates every pixel, in chunks; tests compare `labels` with this."""
     result = np.empty(size, _label_type(coarse.shape[2]))
     for rows, logits in _in_chunks(coarse, stride, size):
         result[rows] = logits.argmax(axis=2)
@@ -215,6 +214,16 @@ def confidence(
     return result
 
 
+def mean_confidence(coarse: NDArray[np.float32]) -> float:
+    """Returns the mean over all positions of (h, w, K) logits of the largest softmax, 1/K..1."""
+    height, width, num_classes = coarse.shape
+    total, step = 0.0, max(1, CACHE_BYTES // (4 * width * num_classes))
+    for top in range(0, height, step):
+        exponentials = _exponentials(coarse[top : top + step].copy())
+        total += float((1 / exponentials.sum(axis=2)).sum())
+    return total / (height * width)
+
+
 def _in_chunks(
     coarse: NDArray[np.float32], stride: int, size: tuple[int, int]
 ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
@@ -227,7 +236,7 @@ def _in_chunks(
 
 
 def _exponentials(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Returns, in place, what the softmax is a share of: 1 for the largest logit of a pixel."""
+    """Returns the exponentials of the softmax, in place; 1 for the largest logit of a pixel."""
     logits -= logits.max(axis=2, keepdims=True)
     return np.exp(logits, out=logits)
 

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock, Timeout
 
+from atrous.engines.machine import cache_folder
 from atrous.errors import AtrousError
 from atrous.weights.transfer import Wanted, file_digest, transfer
 
@@ -64,14 +65,6 @@ def parse_digest(digest: str) -> tuple[str, str]:
             fix="give all 64 hexadecimal digits, as sha256sum prints them",
         )
     return algorithm, digits
-
-
-def cache_folder() -> Path:
-    """Returns where downloads are kept: ``$ATROUS_CACHE``, or a folder of the user's cache."""
-    if folder := os.environ.get("ATROUS_CACHE"):
-        return Path(folder)
-    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
-    return (Path(base) if base else Path.home() / ".cache") / "atrous"
 
 
 def offline() -> bool:

@@ -68,7 +68,8 @@ def test_json_is_a_line_per_picture_and_nothing_else(run, photo, tmp_path):
     code, out, _ = run("predict", photo, photo, "--model", "m", "--out", tmp_path / "out", "--json")
     records = [json.loads(line) for line in out.splitlines()]
     assert code == 0
-    assert [sorted(r) for r in records] == [["areas", "input", "labels", "overlay", "size"]]
+    keys = ["areas", "confidence", "input", "labels", "overlay", "precision", "size"]
+    assert [sorted(r) for r in records] == [keys]
     assert records[0]["areas"] == {"red": 1.0}
 
 
@@ -99,7 +100,7 @@ def test_P02_an_interrupted_run_exits_130_without_a_traceback(run, photo, tmp_pa
 def test_threads_reach_the_engine(run, photo, tmp_path, monkeypatch):
     asked = []
 
-    def open_engine(_model, *, threads):
+    def open_engine(_model, *, threads, precision):
         asked.append(threads)
         return BrightestChannel()
 
@@ -129,7 +130,7 @@ def test_P06_misspelt_commands_and_options_get_the_nearest(run, arguments, sugge
 
 
 def test_errors_of_ours_exit_1_without_a_traceback(run, photo, monkeypatch):
-    monkeypatch.setattr("atrous.predict.batch.find_pictures", lambda _paths: 1 / 0)
+    monkeypatch.setattr("atrous.predict.find.find_pictures", lambda *_: 1 / 0)
     code, _, err = run("predict", photo, "--model", "m")
     assert code == 1
     assert "this is a bug in atrous" in err
@@ -187,7 +188,7 @@ def test_help_shows_what_the_command_does(run, words):
 
 # Options are a promise: adding one is a decision that shows here.
 OPTIONS = """
-bench: json samples size threads
+bench: json precision samples size threads
 convert: atrous-rates classes head json map multi-grid out output-stride overwrite sha256
 data check: allow-unlabelled force json out since split strict workers
 data show: augment count crop-size out seed split
@@ -195,7 +196,8 @@ evaluate: classes compare data flip json output-stride pad-to report scales spli
 export: budget calibration fp16 int8 json out size
 models: classes json size
 page: json model out
-predict: coco json keep-exif memory model on-error out overwrite probability shard threads unknown
+predict: coco cutout jobs json keep-exif memory model no-legend no-overlay on-error out overwrite
+    precision probability shard threads unknown
 submit: flip json names out output-stride pad-to scales to window
 train: accumulation atrous-rates average-decay backbone base-lr batch batch-norm batch-norm-momentum
     batch-size bias-multiplier cache-megabytes class-balance class-weights clip-norm compile

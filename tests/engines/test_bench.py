@@ -7,7 +7,8 @@ import pytest
 
 from atrous.cli import main
 from atrous.engines import bench as benching
-from atrous.engines.bench import bench, multiply_adds, peak_megabytes
+from atrous.engines.bench import bench, multiply_adds
+from atrous.engines.machine import peak_megabytes
 from atrous.errors import AtrousError
 from tests.engines.test_openvino import tiny
 
@@ -64,8 +65,8 @@ def test_int8_files_are_compared_with_the_int8_peak(monkeypatch: pytest.MonkeyPa
 
 
 def test_an_engine_that_fails_on_its_own_is_named(tmp_path: Path) -> None:
-    with pytest.raises(AtrousError, match="OpenVINO failed in a process of its own"):
-        benching._start_up("OpenVINO", str(tmp_path / "none.onnx"), SIZE, 1)
+    with pytest.raises(AtrousError, match="E-BENCH-START"):
+        benching._start_up("OpenVINO", str(tmp_path / "none.onnx"), SIZE, 1, "fp32")
 
 
 def test_P04_peak_memory_is_of_this_process() -> None:

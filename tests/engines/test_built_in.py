@@ -1,6 +1,7 @@
 """The models in the package are whole, small, and say what they are."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 import atrous
 from atrous.engines import built_in
-from atrous.engines.open import load_model, open_engine
+from atrous.engines.open import exported_file, load_model, open_engine
 from atrous.errors import AtrousError
 
 
@@ -47,17 +48,42 @@ def test_it_segments_by_name(name):
     assert predictor.classes == built_in.header(name).classes
 
 
-def test_a_file_of_the_same_name_comes_first(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["file", "folder", "nothing"])
+def test_a_built_in_name_wins_over_files_and_folders(name, kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / name).write_text("no model")
-    with pytest.raises(AtrousError, match="neither a model"):
-        open_engine(name)
+    if kind == "file":
+        (tmp_path / name).write_text("no model")
+    elif kind == "folder":
+        (tmp_path / name).mkdir()
+    assert open_engine(name).fingerprint == built_in.header(name).sha256
+    assert exported_file(name) == built_in.FOLDER / f"{name}.onnx"
+    with pytest.raises(AtrousError) as caught:  # written like this, it is a path
+        open_engine(f"./{name}")
+    assert caught.value.code == ("E-MODEL-MISSING" if kind == "nothing" else "E-MODEL-KIND")
+
+
+def test_the_default_model_is_not_shadowed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / built_in.DEFAULT).mkdir()
+    assert open_engine(None).fingerprint == built_in.header(built_in.DEFAULT).sha256
+
+
+def test_int8_takes_the_int8_file_of_the_name(name, tmp_path, monkeypatch):
+    if not built_in.find(name).with_suffix(".int8.onnx").exists():
+        with pytest.raises(AtrousError) as caught:
+            open_engine(name, precision="int8")
+        assert caught.value.code == "E-PRECISION"
+    shutil.copy(built_in.find(name), tmp_path / f"{name}.onnx")
+    shutil.copy(built_in.find(name), tmp_path / f"{name}.int8.onnx")
+    monkeypatch.setattr(built_in, "FOLDER", tmp_path)
+    assert built_in.names() == (name,)
+    assert exported_file(name, int8=True) == tmp_path / f"{name}.int8.onnx"
 
 
 def test_a_built_in_model_cannot_be_changed(name):
-    with pytest.raises(AtrousError, match="exported file already"):
+    with pytest.raises(AtrousError, match="E-MODEL-EXPORTED"):
         load_model(name)
-    with pytest.raises(AtrousError, match="exported file already"):
+    with pytest.raises(AtrousError, match="E-MODEL-EXPORTED"):
         atrous.load(name)
 
 

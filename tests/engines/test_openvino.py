@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from atrous.engines import openvino as engines
 from atrous.engines.exported_file import Header, read_header
-from atrous.engines.openvino import ExportedEngine, usable_processors
+from atrous.engines.machine import usable_processors
+from atrous.engines.openvino import ExportedEngine
 from atrous.errors import AtrousError
 from atrous.predict.predictor import Predictor
 
@@ -122,7 +123,7 @@ def test_memory_is_estimated_from_what_is_alive_at_a_time(tmp_path: Path) -> Non
 def test_a_file_fixed_to_one_size_is_never_tiled(tmp_path: Path) -> None:
     path = tiny(tmp_path / "tiny.onnx", properties=header(size=(9, 13)).properties())
     engine = ExportedEngine(path, keep_compiled=False)
-    with pytest.raises(AtrousError, match="9 x 13"):
+    with pytest.raises(AtrousError, match="E-MODEL-SIZE"):
         Predictor(engine, memory=engine.bytes_fixed)(np.zeros((300, 300, 3), np.uint8))
 
 
@@ -222,7 +223,7 @@ def test_W14_weights_outside_the_file_are_refused(
             node = helper.make_node("If", ["values"], ["nothing"], then_branch=inner)
         model.graph.node.append(node)
     (tmp_path / "bad.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(AtrousError, match="'stolen'") as caught:
+    with pytest.raises(AtrousError, match=r"'stolen'.*E-MODEL-EXTERNAL") as caught:
         ExportedEngine(tmp_path / "bad.onnx")
     assert caught.value.code == "E-MODEL-EXTERNAL"
     assert repr(location) in caught.value.what
@@ -230,37 +231,36 @@ def test_W14_weights_outside_the_file_are_refused(
 
 def test_W15_model_without_our_metadata_is_refused(tmp_path: Path) -> None:
     path = tiny(tmp_path / "model.onnx", properties={"author": "someone"})
-    with pytest.raises(AtrousError, match="inputs image; outputs logits; no metadata") as caught:
+    with pytest.raises(AtrousError, match="E-MODEL-CONTRACT") as caught:
         read_header(path)
     assert caught.value.code == "E-MODEL-CONTRACT"
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    "changes",
     [
-        ({"classes": '["one"]'}, "1 classes, 2 colours"),
-        ({"palette": "[[1, 2], [3, 4]]"}, "ValueError"),
-        ({"classes": "not json"}, "complete metadata"),
-        ({"logits_stride": "four"}, "complete metadata"),
+        {"classes": '["one"]'},  # two colours
+        {"palette": "[[1, 2], [3, 4]]"},
+        {"classes": "not json"},
+        {"logits_stride": "four"},
+        {"bf16_agreement": "most"},
     ],
 )
-def test_W15_broken_metadata_is_refused(
-    changes: dict[str, str], message: str, tmp_path: Path
-) -> None:
+def test_W15_broken_metadata_is_refused(changes: dict[str, str], tmp_path: Path) -> None:
     path = tiny(tmp_path / "model.onnx", properties=header().properties() | changes)
-    with pytest.raises(AtrousError, match=message):
+    with pytest.raises(AtrousError, match="E-MODEL-CONTRACT"):
         read_header(path)
 
 
 def test_W15_missing_metadata_is_named(tmp_path: Path) -> None:
     properties = header().properties()
     del properties["palette"]
-    with pytest.raises(AtrousError, match="palette"):
+    with pytest.raises(AtrousError, match=r"palette.*E-MODEL-CONTRACT"):
         read_header(tiny(tmp_path / "model.onnx", properties=properties))
 
 
 def test_W15_opset_too_new_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(AtrousError, match="opset 99"):
+    with pytest.raises(AtrousError, match="E-MODEL-CONTRACT"):
         read_header(tiny(tmp_path / "model.onnx", opset=99))
 
 
@@ -268,13 +268,13 @@ def test_W15_other_inputs_are_refused(tmp_path: Path) -> None:
     model = onnx.load(tiny(tmp_path / "model.onnx"))
     model.graph.input[0].name = "pixels"
     (tmp_path / "other.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(AtrousError, match="found \\['pixels'\\]"):
+    with pytest.raises(AtrousError, match="E-MODEL-CONTRACT"):
         read_header(tmp_path / "other.onnx")
 
 
 def test_W17_newer_format_asks_for_an_upgrade(tmp_path: Path) -> None:
     properties = header().properties() | {"atrous_format": "9"}
-    with pytest.raises(AtrousError, match="written in format 9, this version reads up to 1"):
+    with pytest.raises(AtrousError, match="E-MODEL-NEWER"):
         read_header(tiny(tmp_path / "model.onnx", properties=properties))
 
 

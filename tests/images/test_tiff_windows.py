@@ -126,7 +126,7 @@ def test_a_truncated_file_is_refused_at_once(tmp_path: Path) -> None:
     path = tmp_path / "p.tif"
     Image.fromarray(texture(128, 128)).save(path, compression="raw")
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(AtrousError, match="ends before its last tile or strip"):
+    with pytest.raises(AtrousError, match="E-IMAGE-BROKEN"):
         open_tiff(path)
 
 

@@ -12,7 +12,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from atrous.errors import AtrousError
-from atrous.predict.batch import Extras, find_pictures, output_stems, segment_files, write_coco
+from atrous.predict.batch import Extras, segment_files
+from atrous.predict.coco import CocoRegions
+from atrous.predict.find import find_pictures
 from atrous.predict.predictor import Predictor
 from tests.fake_engine import BrightestChannel
 
@@ -29,17 +31,25 @@ def pictures(tmp_path):
     return folder
 
 
+def segmented(engine, paths, out, **options):
+    """Segments what the paths stand for; returns the outcomes."""
+    options.setdefault("extras", Extras())
+    unknown_below = options.pop("unknown_below", 0)
+    predictor = Predictor(engine, unknown_below=unknown_below)
+    return list(segment_files(predictor, find_pictures(paths, out).pictures, out, **options))
+
+
 def names(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
 def test_folders_are_searched_and_files_taken_once(pictures):
     found = find_pictures([pictures / "b" / "y.png", pictures])
-    assert [p.name for p in found] == ["y.png", "x.png", "broken.jpg", "x.png"]
+    assert [p.name for p in found.paths] == ["y.png", "x.png", "broken.jpg", "x.png"]
 
 
 def test_a_folder_without_pictures_is_refused(tmp_path):
-    with pytest.raises(AtrousError, match="no pictures in this folder"):
+    with pytest.raises(AtrousError, match="E-NO-PICTURES"):
         find_pictures([tmp_path])
 
 
@@ -53,26 +63,13 @@ def test_D20_odd_names_work(tmp_path):
     ]
     for name in odd:
         Image.new("RGB", (4, 4)).save(tmp_path / name)
-    outcomes = list(
-        segment_files(Predictor(BrightestChannel()), find_pictures([tmp_path]), tmp_path / "out")
-    )
+    outcomes = segmented(BrightestChannel(), [tmp_path], tmp_path / "out")
     assert [o.error for o in outcomes] == [None] * len(odd)
     assert len(names(tmp_path / "out")) == 3 * len(odd)
 
 
-def test_equal_stems_keep_their_folders():
-    assert output_stems([Path("in/a/x.jpg"), Path("in/b/x.jpg"), Path("in/b/z.jpg")]) == [
-        "a/x",
-        "b/x",
-        "z",
-    ]
-    assert output_stems([Path("x.jpg"), Path("x.png")]) == ["x.jpg", "x.png"]
-
-
 def test_P01_a_bad_picture_does_not_stop_the_others(pictures, tmp_path):
-    outcomes = list(
-        segment_files(Predictor(BrightestChannel()), find_pictures([pictures]), tmp_path / "out")
-    )
+    outcomes = segmented(BrightestChannel(), [pictures], tmp_path / "out")
     assert [o.path.name for o in outcomes if o.error] == ["broken.jpg"]
     assert [o.path.name for o in outcomes if o.record] == ["x.png", "x.png", "y.png"]
     assert names(tmp_path / "out")[:3] == ["a/x.json", "a/x.labels.png", "a/x.overlay.jpg"]
@@ -80,36 +77,37 @@ def test_P01_a_bad_picture_does_not_stop_the_others(pictures, tmp_path):
 
 def test_P02_a_rerun_does_only_the_rest(pictures, tmp_path):
     engine, out = BrightestChannel(), tmp_path / "out"
-    found = [p for p in find_pictures([pictures]) if p.name != "broken.jpg"]
-    list(segment_files(Predictor(engine), found, out))
-    (out / "y.json").unlink()  # as if killed before the last file
+    (pictures / "b" / "broken.jpg").unlink()
+    segmented(engine, [pictures], out)
+    (out / "b" / "y.json").unlink()  # as if killed before the last file
     (out / "a" / "x.labels.png").unlink()
     assert engine.calls == 3
-    list(segment_files(Predictor(engine), found, out))
+    segmented(engine, [pictures], out)
     assert engine.calls == 5
 
 
 KILLED_WHILE_WRITING = """
 import os, signal, sys
 from pathlib import Path
-from PIL import Image
-from atrous.predict.batch import find_pictures, segment_files
+from atrous.predict.batch import segment_files
+from atrous.predict.find import find_pictures
 from atrous.predict.predictor import Predictor
 from tests.fake_engine import BrightestChannel
-save, saved = Image.Image.save, []
-def half(image, path, *arguments, **options):
-    saved.append(path)
-    save(image, path, *arguments, **options)
-    if len(saved) == int(sys.argv[3]):
-        Path(path).write_bytes(Path(path).read_bytes()[:20])
+write, written = Path.write_bytes, []
+def half(path, data):
+    written.append(path)
+    if len(written) == int(sys.argv[3]):
+        write(path, data[:20])
         os.kill(os.getpid(), signal.SIGKILL)
-Image.Image.save = half
-found = find_pictures([Path(sys.argv[1])])
-list(segment_files(Predictor(BrightestChannel()), found, Path(sys.argv[2])))
+    write(path, data)
+Path.write_bytes = half
+out = Path(sys.argv[2])
+found = find_pictures([Path(sys.argv[1])], out)
+list(segment_files(Predictor(BrightestChannel()), found.pictures, out))
 """
 
 
-@pytest.mark.parametrize("save", [3, 4])  # of the second picture: labels, overlay
+@pytest.mark.parametrize("save", [4, 5, 6])  # of the second picture: labels, overlay, JSON
 def test_P02_a_kill_leaves_no_part_of_a_file_and_a_rerun_does_the_rest(pictures, tmp_path, save):
     (pictures / "b" / "broken.jpg").unlink()
     out = tmp_path / "out"
@@ -121,7 +119,7 @@ def test_P02_a_kill_leaves_no_part_of_a_file_and_a_rerun_does_the_rest(pictures,
             Image.open(path).load()  # whole
     assert (out / "a" / "x.json").is_file()
     engine = BrightestChannel()
-    outcomes = list(segment_files(Predictor(engine), find_pictures([pictures]), out))
+    outcomes = segmented(engine, [pictures], out)
     assert engine.calls == 2
     assert not any(outcome.error for outcome in outcomes)
 
@@ -129,44 +127,44 @@ def test_P02_a_kill_leaves_no_part_of_a_file_and_a_rerun_does_the_rest(pictures,
 def test_P08_other_pictures_models_or_overwrite_redo_finished_output(pictures, tmp_path):
     engine, out = BrightestChannel(), tmp_path / "out"
     found = [pictures / "b" / "y.png"]
-    list(segment_files(Predictor(engine), found, out))
-    list(segment_files(Predictor(engine), found, out, overwrite=True))
+    segmented(engine, found, out)
+    segmented(engine, found, out, overwrite=True)
     assert engine.calls == 2
     other = BrightestChannel()
     other.fingerprint = "another"
-    list(segment_files(Predictor(other), found, out))
+    segmented(other, found, out)
     assert other.calls == 1
     Image.new("RGB", (9, 7), "red").save(found[0])
-    list(segment_files(Predictor(other), found, out))
+    segmented(other, found, out)
     assert other.calls == 2
 
 
 def test_P08_an_output_folder_that_is_a_file_is_refused(pictures, tmp_path):
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(AtrousError, match="the output folder is a file"):
-        list(segment_files(Predictor(BrightestChannel()), [pictures / "b/y.png"], tmp_path / "out"))
+    with pytest.raises(AtrousError, match="E-OUT"):
+        segmented(BrightestChannel(), [pictures / "b/y.png"], tmp_path / "out")
     assert (tmp_path / "out").read_text() == "mine"
 
 
 def test_patterns_are_filled_in(pictures, monkeypatch):
     monkeypatch.chdir(pictures)
-    assert find_pictures([Path("b/*.png")]) == [Path("b/x.png"), Path("b/y.png")]
-    assert find_pictures([pictures / "**" / "x.png"]) == [
+    assert find_pictures([Path("b/*.png")]).paths == [Path("b/x.png"), Path("b/y.png")]
+    assert find_pictures([pictures / "**" / "x.png"]).paths == [
         pictures / "a" / "x.png",
         pictures / "b" / "x.png",
     ]
 
 
 def test_P08_a_pattern_without_matches_and_names_of_nothing_are_refused(tmp_path):
-    with pytest.raises(AtrousError, match="no file matches this pattern"):
+    with pytest.raises(AtrousError, match="E-NO-PICTURES"):
         find_pictures([tmp_path / "*.jpg"])
-    with pytest.raises(AtrousError, match="no such file or folder"):
+    with pytest.raises(AtrousError, match="E-FILE-MISSING"):
         find_pictures([tmp_path / "a.jpg", tmp_path / "b.jpg"])
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_a_file(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "[1].png")
-    assert find_pictures([tmp_path / "[1].png"]) == [tmp_path / "[1].png"]
+    assert find_pictures([tmp_path / "[1].png"]).paths == [tmp_path / "[1].png"]
 
 
 def test_a_picture_comes_from_standard_input(tmp_path, monkeypatch):
@@ -176,7 +174,7 @@ def test_a_picture_comes_from_standard_input(tmp_path, monkeypatch):
     for _ in range(2):  # the second finds its output finished
         stream = SimpleNamespace(buffer=io.BytesIO(content.getvalue()))
         monkeypatch.setattr(sys, "stdin", stream)
-        (outcome,) = segment_files(Predictor(engine), find_pictures([Path("-")]), tmp_path / "out")
+        (outcome,) = segmented(engine, [Path("-")], tmp_path / "out")
         assert outcome.record is not None
         assert outcome.record["areas"] == {"blue": 1.0}
     assert names(tmp_path / "out") == ["stdin.json", "stdin.labels.png", "stdin.overlay.jpg"]
@@ -185,21 +183,21 @@ def test_a_picture_comes_from_standard_input(tmp_path, monkeypatch):
 
 def test_shards_together_do_every_picture_once_under_the_same_names(pictures, tmp_path):
     (pictures / "b" / "broken.jpg").unlink()
-    found, engine = find_pictures([pictures]), BrightestChannel()
-    list(segment_files(Predictor(engine), found, tmp_path / "whole"))
+    engine = BrightestChannel()
+    segmented(engine, [pictures], tmp_path / "whole")
     engine.calls = 0
     for share in (1, 2):
-        list(segment_files(Predictor(engine), found, tmp_path / "shares", shard=(share, 2)))
-    assert engine.calls == len(found)
+        segmented(engine, [pictures], tmp_path / "shares", shard=(share, 2))
+    assert engine.calls == 3
     assert names(tmp_path / "shares") == names(tmp_path / "whole")
 
 
 def test_P08_other_options_redo_finished_output(pictures, tmp_path):
     engine, found = BrightestChannel(), [pictures / "b" / "y.png"]
     for extras in (Extras(), Extras(("red",)), Extras(("red",)), Extras(("red", "blue"))):
-        list(segment_files(Predictor(engine), found, tmp_path / "out", extras=extras))
+        segmented(engine, found, tmp_path / "out", extras=extras)
     assert engine.calls == 3
-    list(segment_files(Predictor(engine, unknown_below=0.4), found, tmp_path / "out"))
+    segmented(engine, found, tmp_path / "out", unknown_below=0.4)
     assert engine.calls == 4
     assert {"y.red.png", "y.blue.png"} <= set(names(tmp_path / "out"))
 
@@ -210,11 +208,8 @@ def test_P12_no_metadata_leaves_unless_asked_for(tmp_path):
     Image.new("RGB", (9, 7)).save(tmp_path / "p.jpg", exif=exif)
     for keep in (False, True):
         out = tmp_path / str(keep)
-        list(
-            segment_files(
-                Predictor(BrightestChannel()), [tmp_path / "p.jpg"], out, extras=Extras((), keep)
-            )
-        )
+        extras = Extras(keep_exif=keep)
+        segmented(BrightestChannel(), [tmp_path / "p.jpg"], out, extras=extras)
         for name in ("p.labels.png", "p.overlay.jpg"):
             with Image.open(out / name) as image:
                 assert image.size == (7, 9)
@@ -229,11 +224,13 @@ def test_all_regions_go_into_one_coco_file(tmp_path):
     pixels[..., 0] = 200
     pixels[4:8, 4:12] = (0, 0, 250)
     Image.fromarray(pixels).save(tmp_path / "p.png")
-    (outcome,) = segment_files(
-        Predictor(BrightestChannel()), [tmp_path / "p.png"], tmp_path / "out"
-    )
+    regions = [CocoRegions(BrightestChannel.classes) for _ in range(2)]
+    for of_call in regions:  # the second call keeps what the first one made
+        (outcome,) = segmented(BrightestChannel(), [tmp_path / "p.png"], tmp_path / "out")
+        of_call.add(outcome)
+    count, again = (of_call.write(tmp_path / "regions.json") for of_call in regions)
+    assert count == again
     assert outcome.record is not None
-    count = write_coco(tmp_path / "regions.json", [outcome.record], BrightestChannel.classes)
     content = json.loads((tmp_path / "regions.json").read_text())
     assert count == len(content["annotations"]) == 2
     assert content["images"] == [{"id": 1, "file_name": "p.png", "height": 12, "width": 16}]

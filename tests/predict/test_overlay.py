@@ -1,7 +1,9 @@
 import numpy as np
+import pytest
 from PIL import Image
 
-from atrous.classes import VOC, numbered
+from atrous.classes import CAMVID, CITYSCAPES, VOC, numbered
+from atrous.engines import built_in
 from atrous.predict import overlay
 
 
@@ -43,6 +45,49 @@ def test_brightened_colours_keep_their_hue_and_stay_distinct():
     assert len({tuple(color) for color in colors}) == 21
     assert colors[0].tolist() == [0, 0, 0]
     assert colors[8].tolist() == [128, 0, 0]  # cat: half the brightness of red, as a geometric mean
+
+
+def least_distances(colors: np.ndarray) -> np.ndarray:
+    """Returns, for each pair of classes, how different they look to the eye that sees it least."""
+    lab = overlay.seen(colors)
+    return np.linalg.norm(lab[:, :, None] - lab[:, None], axis=-1).min(axis=0)
+
+
+@pytest.mark.parametrize("name", built_in.names())
+def test_every_pair_of_classes_of_a_built_in_model_can_be_told_apart_by_everybody(name):
+    colors = overlay.display_colors(built_in.header(name).palette)
+    distances = least_distances(colors)
+    pairs = distances[np.triu_indices(len(colors), 1)]
+    assert pairs.min() >= 0.06  # .02 is a just noticeable difference
+    assert np.diagonal(distances, 1).min() >= 0.07  # neighbours in the legend
+
+
+@pytest.mark.parametrize(("table", "least"), [(VOC, 0.07), (CITYSCAPES, 0.06), (CAMVID, 0.08)])
+def test_colours_of_the_known_tables_can_be_told_apart_by_everybody(table, least):
+    distances = least_distances(overlay.display_colors(table.palette))
+    assert distances[np.triu_indices(len(table.classes), 1)].min() >= least
+
+
+def test_the_eyes_are_those_of_the_published_simulation():
+    red, green, yellow, blue = np.eye(3, dtype=np.uint8)[[0, 1, 0, 2]] * 255
+    yellow = np.array([255, 255, 0], np.uint8)
+    normal, protan, deutan, tritan = overlay.seen(np.stack([red, green, yellow, blue]))
+    grey = overlay.seen(np.array([[255, 255, 255], [0, 0, 0]], np.uint8))
+    assert np.allclose(grey[:, 0], [1, 0, 0], atol=5e-3)  # white is white to every eye
+    assert np.allclose(grey[:, 1], 0, atol=1e-9)
+    # Oklab of sRGB's red (Ottosson, 2020)
+    assert np.allclose(normal[0], [0.628, 0.225, 0.126], atol=2e-3)
+    # Without long or middle cones red and green lose their difference along the first axis.
+    for eye in (protan, deutan):
+        assert abs(eye[0, 1] - eye[1, 1]) < 0.3 * abs(normal[0, 1] - normal[1, 1])
+    assert abs(tritan[2, 2] - tritan[3, 2]) < 0.5 * abs(normal[2, 2] - normal[3, 2])
+
+
+def test_display_colours_keep_backgrounds_black_and_files_keep_their_palette():
+    assert overlay.display_colors(VOC.palette)[0].tolist() == [0, 0, 0]
+    labels = np.arange(21, dtype=np.uint8).reshape(3, 7)
+    image = overlay.palette_image(labels, VOC.palette)
+    assert image.getpalette()[:63] == [channel for color in VOC.palette for channel in color]
 
 
 def test_legends_wrap_at_the_width_of_the_picture():

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from atrous import from_tflite
-from atrous.engines.openvino import Engine, ExportedEngine
+from atrous.engines.openvino import ExportedEngine
+from atrous.engines.protocol import Engine
 from atrous.engines.torch import TorchEngine
 from atrous.errors import AtrousError
 from atrous.export.export import as_file, describe
@@ -23,6 +24,7 @@ from atrous.images.tiff_windows import DecodedPicture, open_tiff
 from atrous.model import DeepLabV3Plus
 from atrous.predict import tiles
 from atrous.predict.batch import segment_files
+from atrous.predict.find import find_pictures
 from atrous.predict.predictor import Predictor
 from atrous.predict.tiled import TiledSegmentation
 from tests.fake_engine import BrightestChannel
@@ -115,7 +117,7 @@ def test_overlap_is_the_reach_where_that_is_affordable() -> None:
 
 def test_too_little_memory_is_refused_with_how_much_it_takes() -> None:
     engine = Forgetful(reach=300, bytes_per_pixel=400)
-    with pytest.raises(AtrousError, match="50 MB are too few") as caught:
+    with pytest.raises(AtrousError, match="E-MEMORY") as caught:
         tiles.plan(engine, SQUARE, 50_000_000)
     assert caught.value.code == "E-MEMORY"
     needed = int(caught.value.fix.split()[3])
@@ -138,7 +140,7 @@ def network(**options: object) -> DeepLabV3Plus:
 
 
 def test_networks_that_cannot_be_followed_are_refused() -> None:
-    with pytest.raises(AtrousError, match="cannot see a picture in tiles") as caught:
+    with pytest.raises(AtrousError, match="E-TILES") as caught:
         _ = TorchEngine(network(in_channels=4)).reach
     assert caught.value.code == "E-TILES"
 
@@ -260,7 +262,7 @@ def test_P01_a_picture_damaged_in_the_middle_leaves_no_files(tmp_path: Path) -> 
     data[block.offset : block.offset + block.length] = bytes(block.length)
     path.write_bytes(data)
     predictor = Predictor(Forgetful(reach=0, bytes_per_pixel=300), memory=180_000_000)
-    (outcome,) = segment_files(predictor, [path], tmp_path / "out")
+    (outcome,) = segment_files(predictor, find_pictures([path]).pictures, tmp_path / "out")
     assert outcome.error is not None
     assert outcome.error.code == "E-IMAGE-BROKEN"
     assert not list((tmp_path / "out").iterdir())
@@ -283,8 +285,8 @@ from tests.fake_engine import BrightestChannel
 
 engine = BrightestChannel()
 engine.reach, engine.bytes_per_pixel = 64, 500
-rows = Predictor(engine, memory=500_000_000)(Path(sys.argv[1]))._rows_of_labels()
-assert 100 < len(next(rows)) < 1000
+rows = Predictor(engine, memory=500_000_000)(Path(sys.argv[1]))._rows()
+assert 100 < len(next(rows).labels) < 1000
 """
 
 

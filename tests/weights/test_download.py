@@ -9,9 +9,10 @@ import time
 
 import pytest
 
+from atrous.engines.machine import cache_folder
 from atrous.errors import AtrousError, ExitCode
 from atrous.weights import transfer, zoo
-from atrous.weights.download import cache_folder, fetch, parse_digest
+from atrous.weights.download import fetch, parse_digest
 from tests.weights import server as act
 
 CONTENT = hashlib.shake_128(b"weights").digest(300_000)

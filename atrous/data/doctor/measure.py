@@ -23,7 +23,8 @@ from atrous.data.masks.files import Mask
 from atrous.data.masks.shapes import crosses_itself
 from atrous.data.masks.targets import MaskReader, ShapeReader
 from atrous.errors import AtrousError
-from atrous.images.decode import open_image, to_rgb, upright
+from atrous.images.decode import open_image, upright
+from atrous.images.rgb import to_rgb
 
 THUMBNAIL = 16  # pixels a side, of the grey copy near duplicates are found by
 _PNG = b"\x89PNG\r\n\x1a\n"

@@ -16,7 +16,7 @@ from atrous.data.doctor.findings import Finding
 from atrous.data.doctor.measure import Measurement
 from atrous.errors import printable
 from atrous.images.decode import atomic
-from atrous.predict.overlay import brightened
+from atrous.predict.overlay import display_colors
 
 _SHOWN = 10  # files of a finding that are named in the HTML; the table has them all
 
@@ -130,7 +130,7 @@ def _classes(diagnosis: Diagnosis) -> Iterator[str]:
     yield "<h2>Classes</h2><table><tr><th><th>class<th>weight"
     yield from (f'<th colspan="2">{_text(split)}: share of pixels<th>pictures' for split in shares)
     yield "</tr>"
-    tints = brightened(survey.table.palette).tolist()  # as in the pictures
+    tints = display_colors(tuple(survey.table.palette)).tolist()  # as in the pictures
     for k, name in enumerate(survey.table.classes):
         swatch = f'<span class="swatch" style="background:rgb{tuple(tints[k])}"></span>'
         weight = diagnosis.class_weights[k]

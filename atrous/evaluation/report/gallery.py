@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from atrous.classes import Color
+from atrous.classes import Color, Labels
 from atrous.evaluation.evaluator import Outcome
 from atrous.predict import overlay
 
@@ -63,7 +63,7 @@ class Gallery:
             self._jpeg(outcome.image, outcome.target),
         )
 
-    def _jpeg(self, image: NDArray[np.uint8], labels: overlay.Labels) -> bytes:
+    def _jpeg(self, image: NDArray[np.uint8], labels: Labels) -> bytes:
         tinted = overlay.overlay(Image.fromarray(image), labels, self.palette)
         tinted.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
         buffer = io.BytesIO()

@@ -16,7 +16,7 @@ from atrous.evaluation.report import charts
 from atrous.evaluation.report.gallery import Gallery, Shown
 from atrous.evaluation.scores import Scores
 from atrous.images.decode import atomic
-from atrous.predict.overlay import brightened
+from atrous.predict.overlay import display_colors
 
 MAX_MATRIX = 25  # classes in a confusion matrix; of more, the largest confusions are listed
 _CONFUSIONS = 20
@@ -172,7 +172,7 @@ def _classes(models: Sequence[Evaluated]) -> Iterator[dict[str, Any]]:
         name: "#{:02x}{:02x}{:02x}".format(*color)
         for model in reversed(models)
         for name, color in zip(
-            model.scores.classes, brightened(model.gallery.palette), strict=False
+            model.scores.classes, display_colors(tuple(model.gallery.palette)), strict=False
         )
     }
     for name in names:

@@ -72,7 +72,9 @@ export async function readPng(bytes) {
 /**
  * Returns the picture as RGBA bytes that are all opaque: transparency is laid on white.
  *
- * 16-bit grey is scaled and 16-bit colour cut to its high byte, as Python's reader does.
+ * The rules are those of atrous/images/rgb.py. 16-bit grey is scaled from the bits in use, and
+ * 16-bit colour is cut to its high byte. A last channel that is not mostly 0 or 255 is a spectral
+ * band, not opacity, and is left out.
  */
 export function opaquePixels(png) {
   const { samples, depth, type, palette, transparency } = png;
@@ -80,7 +82,17 @@ export function opaquePixels(png) {
   const count = png.width * png.height;
   const pixels = new Uint8ClampedArray(4 * count);
   const scale = type === GREY && depth < 8 ? 255 / (2 ** depth - 1) : 1;
-  const to8 = depth < 16 ? (v) => v * scale : type === GREY ? (v) => v / 257 : (v) => v >> 8;
+  if (depth === 16 && channels > 2 && isDim(samples, channels)) {
+    throw new Error("Its 16-bit channels use 12 bits or fewer. Scale the picture to 8 bits.");
+  }
+  const used = depth === 16 && type === GREY ? bitsInUse(samples) : depth;
+  const to8 =
+    depth < 16
+      ? (v) => v * scale
+      : type === GREY
+        ? (v) => roundToEven((v * 255) / (2 ** used - 1))
+        : (v) => v >> 8;
+  const opacity = [GREY_ALPHA, COLOUR_ALPHA].includes(type) && isOpacity(samples, channels, to8);
   const key = type === PALETTE || !transparency ? null : keyOf(transparency, channels);
   for (let i = 0, from = 0, to = 0; i < count; i++, from += channels, to += 4) {
     let alpha = 255;
@@ -91,14 +103,41 @@ export function opaquePixels(png) {
     } else {
       const coloured = type === COLOUR || type === COLOUR_ALPHA;
       for (let c = 0; c < 3; c++) pixels[to + c] = to8(samples[from + (coloured ? c : 0)]);
-      if (type === GREY_ALPHA) alpha = to8(samples[from + 1]);
-      if (type === COLOUR_ALPHA) alpha = to8(samples[from + 3]);
+      if (opacity) alpha = to8(samples[from + channels - 1]);
       if (key && key.every((value, c) => value === samples[from + c])) alpha = 0;
     }
     if (alpha < 255) for (let c = 0; c < 3; c++) pixels[to + c] = onWhite(pixels[to + c], alpha);
     pixels[to + 3] = 255;
   }
   return pixels;
+}
+
+/** Returns the fewest of 8, 10, 12, 14 or 16 bits that hold the largest value. */
+function bitsInUse(samples) {
+  let largest = 0;
+  for (const value of samples) largest = Math.max(largest, value);
+  return [8, 10, 12, 14, 16].find((bits) => largest < 2 ** bits);
+}
+
+/** Says whether colours of 16 bits use at most 12, and would be almost black. */
+function isDim(samples, channels) {
+  return samples.every((value, i) => i % channels === 3 || value < 2 ** 12);
+}
+
+/** Says whether the last channel is opacity: at least half of its values are 0 or 255. */
+function isOpacity(samples, channels, to8) {
+  let extreme = 0;
+  for (let i = channels - 1; i < samples.length; i += channels) {
+    const value = to8(samples[i]);
+    if (value === 0 || value === 255) extreme++;
+  }
+  return 2 * extreme >= samples.length / channels;
+}
+
+/** Rounds as NumPy does: a half goes to the even neighbour. */
+function roundToEven(value) {
+  const rounded = Math.round(value);
+  return Math.abs(value % 1) === 0.5 && rounded % 2 ? rounded - 1 : rounded;
 }
 
 function keyOf(transparency, channels) {

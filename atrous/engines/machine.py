@@ -1,0 +1,44 @@
+"""The machine under this process: processors, memory, and the folder for cached files."""
+
+import contextlib
+import os
+import platform
+from pathlib import Path
+
+
+def usable_processors() -> int:
+    """Returns how many processors this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor() -> str:
+    """Returns the name of the processor."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def peak_megabytes() -> float:
+    """Returns the largest resident memory of this process; 0 where the system does not say."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) / 1024
+    try:
+        import resource  # on Linux, its figure includes the parent's memory before the start
+    except ModuleNotFoundError:  # Windows
+        return 0.0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
+
+
+def cache_folder() -> Path:
+    """Returns the folder for compiled models and downloads.
+
+    ``ATROUS_CACHE`` names it; otherwise it is ``atrous`` in the user's folder for caches.
+    """
+    if folder := os.environ.get("ATROUS_CACHE"):
+        return Path(folder)
+    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+    return (Path(base) if base else Path.home() / ".cache") / "atrous"

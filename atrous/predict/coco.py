@@ -1,0 +1,66 @@
+"""Regions of many pictures in one JSON file, in COCO's instance format."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from atrous.classes import Labels
+from atrous.images.decode import atomic, open_image
+from atrous.predict.batch import Outcome
+from atrous.predict.regions import coco_annotation, outlines, polygon_area
+from atrous.predict.tiled import TiledSegmentation
+
+
+class CocoRegions:
+    """Collects the regions of finished pictures as polygons.
+
+    Category ids are label values plus 1. Pixels of the unknown are left out. The ids of pictures
+    are their places among all pictures of the call, so that files of several shards can be joined.
+
+    Args:
+        classes: Names in the order of the label values.
+    """
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self._classes = classes
+        self._images: list[dict[str, Any]] = []
+        self._annotations: list[dict[str, Any]] = []
+
+    def add(self, outcome: Outcome) -> None:
+        """Adds the regions of a picture without an error."""
+        assert outcome.record is not None
+        height, width = outcome.record["size"]
+        image = {"id": outcome.place, "file_name": outcome.name}
+        self._images.append({**image, "height": height, "width": width})
+        labels = _labels(outcome)
+        for label in np.unique(labels[labels < len(self._classes)]).tolist():
+            for ring in outlines(labels == label):
+                ids = {"id": len(self._annotations) + 1, "image_id": outcome.place}
+                annotation = coco_annotation(ring, polygon_area(ring), category_id=label + 1, **ids)
+                self._annotations.append(annotation)
+
+    def write(self, path: Path) -> int:
+        """Writes the file and returns the number of regions."""
+        categories = [{"id": i, "name": name} for i, name in enumerate(self._classes, start=1)]
+        content = {
+            "images": self._images,
+            "categories": categories,
+            "annotations": self._annotations,
+        }
+        with atomic(path) as temporary:
+            temporary.write_text(json.dumps(content), encoding="utf-8")
+        return len(self._annotations)
+
+
+def _labels(outcome: Outcome) -> Labels:
+    result = outcome.result
+    # A tiled result would run the network again for its labels. The PNG holds them already.
+    if result is not None and not isinstance(result, TiledSegmentation):
+        return result.labels
+    assert outcome.record is not None
+    height, width = outcome.record["size"]
+    with open_image(outcome.record["labels"], max_pixels=height * width) as picture:
+        return np.asarray(picture)

@@ -1,0 +1,209 @@
+"""Finds the pictures of a call and chooses the names of their output."""
+
+import glob
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from atrous.errors import AtrousError
+from atrous.images.decode import SUFFIXES
+from atrous.predict.records import is_output
+
+STDIN = Path("-")  # a picture on standard input
+
+_EARLIER = "earlier output of atrous predict"
+# Kinds of files that people take for pictures, and that are not read.
+_NOT_READ = {
+    **dict.fromkeys((".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k"), "not read yet"),
+    **dict.fromkeys((".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".wmv"), "a film"),
+    **dict.fromkeys((".svg", ".pdf", ".eps", ".ai", ".psd", ".xcf"), "not a photograph"),
+    **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf"), "a camera's raw"),
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a call.
+
+    Attributes:
+        path: The file as it was named or found; ``-`` is standard input.
+        stem: Start of the names of the output, below the output folder.
+        content: The bytes of standard input; None for files.
+    """
+
+    path: Path
+    stem: str
+    content: bytes | None = None
+
+    @property
+    def name(self) -> str:
+        """The stem with the picture's suffix, unique in a call."""
+        suffix = self.path.suffix
+        return self.stem if self.stem.endswith(suffix) else self.stem + suffix
+
+
+@dataclass(frozen=True)
+class Found:
+    """The pictures of a call, and counts of the files that were left out.
+
+    Attributes:
+        pictures: In the order they were named, those of a folder sorted by path.
+        left_out: Reason -> number of files.
+    """
+
+    pictures: list[Picture]
+    left_out: dict[str, int]
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files of the pictures."""
+        return [picture.path for picture in self.pictures]
+
+
+def find_pictures(paths: Iterable[str | Path], out: Path | None = None) -> Found:
+    """Returns the named files, and the pictures in the named folders, each once, in order.
+
+    A name that is no file may be a pattern (``*.jpg``, ``**/*.png``): shells leave patterns alone
+    that are quoted or match nothing. ``-`` is a picture on standard input. Folders are searched
+    with the folders in them. Earlier output is left out: files with a record beside them, and
+    everything in `out`, unless the searched folder is `out` or lies in `out`.
+
+    Args:
+        paths: Files, folders, patterns, ``-``.
+        out: Folder of the output.
+
+    Raises:
+        AtrousError: A folder without pictures, a pattern without matches, names of nothing, or
+            nothing but earlier output.
+    """
+    search = _Search(out)
+    for path in map(Path, paths):
+        search.add(path)
+    pictures = list(search.found.values())
+    if not pictures:
+        raise _no_pictures("", search.left_out)
+    if not any(picture.content is not None or picture.path.exists() for picture in pictures):
+        raise AtrousError("E-FILE-MISSING", "no such file or folder", where=pictures[0].path)
+    return Found(with_unique_stems(pictures), dict(search.left_out))
+
+
+class _Search:
+    """Collects pictures.
+
+    Attributes:
+        found: Pictures by absolute path.
+        left_out: Reason -> number of files.
+    """
+
+    def __init__(self, out: Path | None) -> None:
+        self.found: dict[str, Picture] = {}
+        self.left_out: Counter[str] = Counter()
+        self._out = out
+
+    def add(self, path: Path) -> None:
+        """Adds the pictures that a name stands for."""
+        if path == STDIN and not path.exists():
+            self.found["-"] = Picture(path, "stdin", sys.stdin.buffer.read())
+        elif path.is_dir():
+            inside = sorted(self._inside(path))
+            if not inside:
+                raise _no_pictures(path, self.left_out)
+            for file in inside:
+                self._add_file(file, file.relative_to(path).with_suffix("").as_posix())
+        else:
+            for file in _named(path):
+                if file.is_file() and is_output(file):
+                    self.left_out[_EARLIER] += 1
+                else:
+                    self._add_file(file, file.stem)
+
+    def _add_file(self, file: Path, stem: str) -> None:
+        self.found.setdefault(os.path.abspath(file), Picture(file, stem))  # noqa: PTH100
+
+    def _inside(self, folder: Path) -> Iterator[Path]:
+        """Yields the pictures in a folder and the folders in it; counts the other files."""
+        skipped = self._out.resolve() if self._out else None
+        if skipped and folder.resolve().is_relative_to(skipped):
+            skipped = None  # pictures and output share the folder; records tell them apart
+        for top, folders, files in os.walk(folder):
+            here, beside = Path(top), set(files)
+            if skipped and here.resolve() == skipped:
+                folders.clear()
+                self.left_out[f"in the output folder {self._out}"] += len(files)
+                continue
+            for file in (here / name for name in files if not name.startswith(".")):
+                reason = _why_not(file, beside)
+                if not reason:
+                    yield file
+                elif file.suffix != ".json":  # records, and annotations of other tools
+                    self.left_out[reason] += 1
+
+
+def _why_not(file: Path, beside: set[str]) -> str:
+    """Returns why a file in a folder is not a picture to segment; empty if it is one."""
+    suffix = file.suffix.lower()
+    if suffix not in SUFFIXES:
+        return f"{suffix or file.name} ({_NOT_READ.get(suffix, 'no picture')})"
+    if is_output(file, beside):
+        return _EARLIER
+    return "" if file.is_file() else "broken links and devices"
+
+
+def _named(path: Path) -> list[Path]:
+    if path.exists() or not glob.has_magic(str(path)):
+        return [path]
+    # Path.glob refuses absolute patterns.
+    matches = sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207
+    if not matches:
+        raise AtrousError("E-NO-PICTURES", "no file matches this pattern", where=path)
+    return [match for match in matches if match.is_file()]
+
+
+def _no_pictures(folder: object, left_out: Counter[str]) -> AtrousError:
+    there = f"; left out: {said(left_out)}" if left_out else ""
+    return AtrousError(
+        "E-NO-PICTURES",
+        f"no pictures in this folder{there}" if folder else f"no pictures{there}",
+        where=folder,
+        fix=f"looked for {' '.join(sorted(SUFFIXES))}",
+    )
+
+
+def said(left_out: dict[str, int]) -> str:
+    """Returns the files that were left out, as text."""
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
+
+
+def with_unique_stems(pictures: Sequence[Picture]) -> list[Picture]:
+    """Returns the pictures with longer stems where several would have one stem.
+
+    The longer stem is the path below the common folder of all pictures. If that is not unique, the
+    stem is the path with its suffix.
+
+    >>> files = [Path("a/x.jpg"), Path("b/x.jpg"), Path("b/y.jpg"), Path("b/y.png")]
+    >>> [p.stem for p in with_unique_stems([Picture(file, file.stem) for file in files])]
+    ['a/x', 'b/x', 'b/y.jpg', 'b/y.png']
+    """
+    absolute = [Path(os.path.abspath(picture.path)) for picture in pictures]  # noqa: PTH100
+    common = Path(os.path.commonpath([path.parent for path in absolute]))
+    below = [path.relative_to(common) for path in absolute]
+    longer = [
+        (picture.stem, path.with_suffix("").as_posix(), path.as_posix())
+        for picture, path in zip(pictures, below, strict=True)
+    ]
+    lengths = [0] * len(pictures)
+    while True:
+        stems = [names[length] for names, length in zip(longer, lengths, strict=True)]
+        counts = Counter(map(os.path.normcase, stems))
+        again = [
+            index
+            for index, stem in enumerate(stems)
+            if counts[os.path.normcase(stem)] > 1 and lengths[index] < 2
+        ]
+        if not again:
+            return [replace(p, stem=stem) for p, stem in zip(pictures, stems, strict=True)]
+        for index in again:
+            lengths[index] += 1

@@ -1,0 +1,189 @@
+"""Segments pictures in several worker processes, any of which may die."""
+
+import multiprocessing
+import signal
+import sys
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from atrous.engines.machine import usable_processors
+from atrous.errors import AtrousError, ExitCode
+from atrous.predict.batch import PLAIN, Extras, Job, Outcome, check_folder, check_output
+from atrous.predict.find import Picture
+from atrous.predict.predictor import Predictor
+
+_DEATHS = 2  # a picture over which so many workers died is reported and not tried again
+_PATIENCE = 20.0  # seconds for a worker to finish its picture when the call ends
+
+Task = tuple[int, Picture]
+
+
+def segment_in_jobs(
+    options: Mapping[str, Any],
+    pictures: Sequence[Picture],
+    out: Path,
+    *,
+    jobs: int,
+    overwrite: bool = False,
+    extras: Extras = PLAIN,
+    shard: tuple[int, int] = (1, 1),
+) -> Iterator[Outcome]:
+    """Does what `segment_files` does in several processes; yields pictures as they are finished.
+
+    A worker that dies is replaced, and its picture tried once more. A picture over which two
+    workers died is reported.
+
+    Args:
+        options: Of the `Predictor` of each worker, with a path or a name as the model.
+        pictures: As in `segment_files`.
+        out: As in `segment_files`.
+        jobs: Number of processes; they share the threads.
+        overwrite: As in `segment_files`.
+        extras: As in `segment_files`.
+        shard: As in `segment_files`.
+
+    Raises:
+        AtrousError: As `segment_files`.
+    """
+    check_folder(out)
+    tasks = list(enumerate(pictures, start=1))[shard[0] - 1 :: shard[1]]
+    for _, picture in tasks:
+        check_output(picture, out, extras)
+    threads = max(1, (options.get("threads") or usable_processors()) // jobs)
+    make = {**options, "threads": threads}
+    crew = _Crew((make, out, extras, overwrite), min(jobs, len(tasks)), tasks)
+    try:
+        yield from crew.outcomes()
+    finally:
+        crew.dismiss()
+
+
+class _Worker:
+    """A process that segments a picture whenever it is sent one."""
+
+    def __init__(self, arguments: tuple[Any, ...]) -> None:
+        # A forked child of a process with threads can wait forever for a lock of a lost thread.
+        # Engines have threads.
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs, *arguments), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.task: Task | None = None
+
+    def give(self, task: Task) -> None:
+        """Sends a picture."""
+        self.task = task
+        with suppress(OSError):  # the worker died, which `_Crew._heard` finds
+            self.connection.send(task)
+
+
+class _Crew:
+    """The workers of a call, the pictures left to do, and the deaths over each picture."""
+
+    def __init__(self, arguments: tuple[Any, ...], number: int, tasks: Sequence[Task]) -> None:
+        self._arguments = arguments
+        self._out: Path = arguments[1]
+        self._left = deque(tasks)
+        self._deaths: Counter[int] = Counter()
+        self._workers = [_Worker(arguments) for _ in range(number)]
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Yields the outcome of each picture when it is known."""
+        for worker in self._workers:
+            self._next(worker)
+        while busy := [worker for worker in self._workers if worker.task is not None]:
+            ready = wait([worker.connection for worker in busy])
+            for worker in busy:
+                if worker.connection in ready:
+                    outcome = self._heard(worker)
+                    if outcome is not None:
+                        yield outcome
+
+    def _next(self, worker: _Worker) -> None:
+        worker.task = None
+        if self._left:
+            worker.give(self._left.popleft())
+
+    def _heard(self, worker: _Worker) -> Outcome | None:
+        """Returns the outcome that a worker sent; replaces a worker that died."""
+        try:
+            answer = worker.connection.recv()
+        except (EOFError, OSError):
+            return self._died(worker)
+        if isinstance(answer, AtrousError):
+            raise answer
+        self._next(worker)
+        outcome: Outcome = answer
+        return outcome
+
+    def _died(self, worker: _Worker) -> Outcome | None:
+        worker.process.join()
+        assert worker.task is not None
+        place, picture = worker.task
+        self._clean(worker)
+        self._deaths[place] += 1
+        outcome = None
+        if self._deaths[place] < _DEATHS:
+            self._left.append(worker.task)
+        else:
+            ended = f"worker processes ended over it {_DEATHS} times, the last with code "
+            ended += f"{worker.process.exitcode}"
+            error = AtrousError(
+                "E-WORKER",
+                ended,
+                where=picture.path,
+                fix="it may need more memory than there is: fewer --jobs, or less --memory",
+                exit_code=ExitCode.SOME_FAILED,
+            )
+            outcome = Outcome(picture.path, picture.name, place, None, error, 0.0)
+        fresh = _Worker(self._arguments)
+        self._workers[self._workers.index(worker)] = fresh
+        self._next(fresh)
+        return outcome
+
+    def _clean(self, worker: _Worker) -> None:
+        """Removes the unfinished file of a worker that was killed."""
+        assert worker.task is not None
+        folder = (self._out / worker.task[1].stem).parent
+        for path in folder.glob(f".tmp-{worker.process.pid}-*"):
+            path.unlink(missing_ok=True)
+
+    def dismiss(self) -> None:
+        """Ends all workers; each may finish its picture first."""
+        for worker in self._workers:
+            with suppress(OSError):
+                worker.connection.send(None)
+        for worker in self._workers:
+            worker.process.join(_PATIENCE)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+            worker.connection.close()
+            if worker.task is not None:
+                self._clean(worker)
+
+
+def _work(
+    connection: Connection,
+    options: dict[str, Any],
+    out: Path,
+    extras: Extras,
+    overwrite: bool,
+) -> None:
+    """Segments pictures as they come, until None comes or the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to workers too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exit removes the unfinished file
+    job = Job(Predictor(**options), out, extras, overwrite)
+    with suppress(EOFError, OSError):
+        while (task := connection.recv()) is not None:
+            place, picture = task
+            try:
+                connection.send(replace(job.do(place, picture), result=None))
+            except AtrousError as error:  # the disk is full, which ends the call
+                connection.send(error)

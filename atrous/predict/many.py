@@ -1,0 +1,108 @@
+"""Does from Python what ``atrous predict`` does, in one process or several."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atrous.errors import AtrousError, unknown_name
+from atrous.predict.batch import PLAIN, Extras, Outcome, segment_files, shown
+from atrous.predict.find import Picture, find_pictures
+from atrous.predict.jobs import segment_in_jobs
+from atrous.predict.predictor import Predictor
+
+if TYPE_CHECKING:
+    from atrous.model import DeepLabV3Plus
+
+
+def segment_many(
+    paths: Iterable[str | Path],
+    model: "str | Path | DeepLabV3Plus | Predictor | None" = None,
+    out: str | Path = "masks",
+    *,
+    extras: Extras = PLAIN,
+    overwrite: bool = False,
+    jobs: int = 1,
+    on_outcome: Callable[[Outcome], None] | None = None,
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """Segments many pictures into a folder, as ``atrous predict`` does.
+
+    With more than one job, the script that calls this needs the usual
+    ``if __name__ == "__main__":``, because each worker process imports it.
+
+    Args:
+        paths: Pictures, folders of pictures, patterns.
+        model: As in `Predictor`, or a Predictor.
+        out: The folder of the output.
+        extras: Files beside labels and JSON.
+        overwrite: Whether to do finished pictures anew.
+        jobs: Number of worker processes; 1: this process.
+        on_outcome: Called with the outcome of each picture when it is known.
+        options: Of `Predictor`.
+
+    Returns:
+        A record for each picture, in order: the content of its JSON without its bookkeeping, or
+        ``{"input", "error", "code"}``.
+
+    Raises:
+        AtrousError: Nothing to do, output would replace other files, the disk is full, or
+            several jobs with a model that is neither a name nor a path.
+    """
+    found = find_pictures(paths, Path(out))
+    predictor = model if isinstance(model, Predictor) else Predictor(model, **options)
+    outcomes = []
+    for outcome in segmented(
+        predictor, {**options, "model": model}, found.pictures, Path(out), jobs=jobs,
+        overwrite=overwrite, extras=extras,
+    ):  # fmt: skip
+        outcomes.append((outcome.place, shown(outcome)))
+        if on_outcome is not None:
+            on_outcome(outcome)
+    return [record for _, record in sorted(outcomes, key=lambda pair: pair[0])]
+
+
+def segmented(
+    predictor: Predictor,
+    options: dict[str, Any],
+    pictures: Sequence[Picture],
+    out: Path,
+    *,
+    jobs: int,
+    overwrite: bool,
+    extras: Extras,
+    shard: tuple[int, int] = (1, 1),
+) -> Iterator[Outcome]:
+    """Segments found pictures, in this process or in several; see `segment_many`.
+
+    Args:
+        predictor: The model for one process; its precision is that of all workers.
+        options: The arguments of the Predictor, from which each worker makes its own.
+        pictures: From `find_pictures`.
+        out: The folder of the output.
+        jobs: Number of worker processes; 1: this process.
+        overwrite: Whether to do finished pictures anew.
+        extras: Files beside labels and JSON.
+        shard: (i, n): do the i-th of n equal shares, i from 1.
+
+    Raises:
+        AtrousError: As `segment_many`.
+    """
+    for name in (*extras.probabilities, *extras.cutouts):
+        if name not in predictor.classes:
+            raise unknown_name("class", name, predictor.classes)
+    if jobs == 1:
+        yield from segment_files(
+            predictor, pictures, out, overwrite=overwrite, extras=extras, shard=shard
+        )
+        return
+    if not isinstance(options["model"], (str, Path, type(None))):
+        raise AtrousError(
+            "E-JOBS",
+            "several jobs need a name or a path of a model, not a "
+            f"{type(options['model']).__name__}",
+            fix="save the model and name the file, or use one job",
+        )
+    chosen = {**options, "precision": predictor.precision}
+    yield from segment_in_jobs(
+        chosen, pictures, out, jobs=jobs, overwrite=overwrite, extras=extras, shard=shard
+    )

@@ -1,0 +1,150 @@
+"""Records tell which picture an output file belongs to.
+
+The JSON of a picture is written last and lists the files beside it, with the picture, the model and
+the options that they were made from. Every picture that is written also holds a mark, because a
+killed call leaves files without a JSON. Record and mark decide whether output is finished, whether
+it may be replaced, and whether a file is a picture or earlier output.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from atrous.errors import AtrousError
+
+MARK = "atrous"  # key of the text in a PNG, start of the comment of a JPEG
+
+
+def identity(path: Path, content: bytes | None = None) -> str:
+    """Returns a hash of the absolute path of a picture, or of its content on standard input.
+
+    Masks are shared, and the path of a picture may be private: so the hash is stored, not the path.
+    """
+    absolute = os.fsencode(os.path.abspath(path))  # noqa: PTH100
+    return hashlib.sha256(absolute if content is None else content).hexdigest()[:32]
+
+
+def digest_of(path: Path) -> str:
+    """Returns the SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """Returns the record in a JSON file; None if the file is missing or not a record."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    ours = isinstance(record, dict) and {"input", "made_from", "labels", "size"} <= record.keys()
+    return record if ours and isinstance(record["made_from"], dict) else None
+
+
+def files_of(record: Mapping[str, Any]) -> set[str]:
+    """Returns the names, without folders, of the files that a record lists."""
+    files = [record.get("labels"), record.get("overlay")]
+    for several in ("probabilities", "cutouts"):
+        files += (record.get(several) or {}).values()
+    return {Path(str(file)).name for file in files if file}
+
+
+def finished(summary: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns the record if all its files are there and were made from the same; else None.
+
+    The paths in the record are brought up to date, because the folder may have been moved.
+    """
+    record = read_record(summary)
+    if record is None:
+        return None
+    recorded = {k: v for k, v in record["made_from"].items() if k != "at"}
+    if recorded != {k: v for k, v in made_from.items() if k != "at"}:
+        return None
+    if not all((summary.parent / name).is_file() for name in files_of(record)):
+        return None
+    for key in ("labels", "overlay"):
+        if record.get(key):
+            record[key] = str(summary.parent / Path(record[key]).name)
+    for several in ("probabilities", "cutouts"):
+        if several in record:
+            names = record[several].items()
+            record[several] = {k: str(summary.parent / Path(v).name) for k, v in names}
+    return record
+
+
+def check_free(path: Path, at: str, files: Collection[Path], summary: Path) -> None:
+    """Makes sure that writing a picture's output replaces nothing but that picture's output.
+
+    Args:
+        path: The picture.
+        at: The `identity` of the picture.
+        files: The files that would be written beside the JSON.
+        summary: The JSON.
+
+    Raises:
+        AtrousError: One of the files belongs to another picture, or is not output at all.
+    """
+    record = read_record(summary)
+    if record is None and summary.exists():
+        raise _taken(path, summary, "")
+    if record is not None and not _is_of(record, path, at):
+        raise _taken(path, summary, str(record["input"]))
+    vouched = files_of(record) if record else set()
+    for file in files:
+        if file.exists() and file.name not in vouched and mark_of(file) != at:
+            raise _taken(path, file, "another picture" if mark_of(file) else "")
+
+
+def _is_of(record: Mapping[str, Any], path: Path, at: str) -> bool:
+    """Returns whether a record is of this picture, or of one that was moved to this path."""
+    made_from = record["made_from"]
+    if made_from.get("at") == at:
+        return True
+    other = Path(str(record["input"]))
+    if not path.is_file() or made_from.get("picture") != digest_of(path):
+        return False
+    return not other.is_file() or other.samefile(path)
+
+
+def _taken(path: Path, file: Path, other: str) -> AtrousError:
+    whose = f"the output of {other}" if other else "not output of atrous predict"
+    return AtrousError(
+        "E-OUT-TAKEN",
+        f"its output would replace {file}, which is {whose}",
+        where=path,
+        fix="choose another folder with --out, or move that file",
+    )
+
+
+def is_output(path: Path, beside: Collection[str] | None = None) -> bool:
+    """Returns whether a file is output: STEM.SOMETHING.png or .jpg, with a record or a mark.
+
+    Args:
+        path: The file.
+        beside: Names of the files in its folder, where they are known.
+    """
+    parts = path.name.split(".")
+    if len(parts) < 3:
+        return False
+    for length in range(len(parts) - 2, 0, -1):
+        name = ".".join(parts[:length]) + ".json"
+        if beside is None or name in beside:
+            record = read_record(path.with_name(name))
+            if record is not None and path.name in files_of(record):
+                return True
+    return path.suffix in (".png", ".jpg") and bool(mark_of(path))
+
+
+def mark_of(path: Path) -> str:
+    """Returns the identity of the picture that a file was made from; empty for other files."""
+    try:
+        with Image.open(path, formats=("PNG", "JPEG")) as image:
+            text = image.info.get(MARK, "")
+            comment = bytes(image.info.get("comment", b"")).decode("ascii", "replace")
+    except (OSError, SyntaxError, ValueError, TypeError):
+        return ""
+    return str(text) or (comment.partition(" ")[2] if comment.startswith(f"{MARK} ") else "")
