@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 Point = tuple[int, int]  # (x, y)
 Ring = list[Point]
+Polygon = NDArray[np.number]  # (n, 2) corners (x, y)
 
 _TURNS = {  # direction -> the directions to try next: right, straight on, left
     (1, 0): ((0, 1), (1, 0), (0, -1)),
@@ -105,6 +106,45 @@ def _corners(ring: Ring) -> NDArray[np.int32]:
     into, out = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points
     turns = (np.sign(into) != np.sign(out)).any(axis=1)
     return points[turns]
+
+
+def simplified(ring: NDArray[np.int32], tolerance: float) -> Polygon:
+    """Returns a closed polygon with fewer corners, all of them corners of `ring`.
+
+    No corner of `ring` is farther than `tolerance` from the result (Douglas and Peucker, 1973).
+
+    Args:
+        ring: (n, 2) corners (x, y).
+        tolerance: In pixels; 0 returns the ring as it is.
+    """
+    if tolerance <= 0 or len(ring) < 4:
+        return ring
+    far = int(((ring - ring[0]) ** 2).sum(1).argmax())
+    closed = np.vstack([ring, ring[:1]])
+    keep = np.zeros(len(closed), bool)
+    keep[[0, far]] = True
+    parts = [(0, far), (far, len(ring))]
+    while parts:
+        first, last = parts.pop()
+        if last - first < 2:
+            continue
+        distances = _distances(closed[first + 1 : last], closed[first], closed[last])
+        farthest = int(distances.argmax())
+        if distances[farthest] > tolerance:
+            middle = first + 1 + farthest
+            keep[middle] = True
+            parts += [(first, middle), (middle, last)]
+    return ring[keep[:-1]]
+
+
+def _distances(points: NDArray[Any], start: NDArray[Any], end: NDArray[Any]) -> NDArray[Any]:
+    """Returns the distances of points (n, 2) to the line segment from `start` to `end`."""
+    along = (end - start).astype(np.float64)
+    length = float(along @ along)
+    offsets = (points - start).astype(np.float64)
+    share = np.clip(offsets @ along / length, 0, 1) if length else np.zeros(len(points))
+    distances: NDArray[Any] = np.hypot(*(offsets - share[:, None] * along).T)
+    return distances
 
 
 def coco_annotation(ring: NDArray[np.int32], area: int, **ids: int) -> dict[str, Any]:
