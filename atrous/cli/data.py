@@ -19,7 +19,6 @@ from atrous.data.contact_sheet import (
 from atrous.data.dataset import Dataset, Sample
 from atrous.data.doctor.diagnosis import Diagnosis, examine
 from atrous.data.doctor.findings import Finding
-from atrous.data.doctor.history import compare
 from atrous.data.doctor.report import write_csv, write_html
 from atrous.data.doctor.survey import survey
 from atrous.data.formats.layout import Layout
@@ -45,25 +44,22 @@ def data() -> None:
     help="Folder for data_report.html and data_report.csv; none is written without it.",
 )  # fmt: skip
 @click.option("--split", "splits", multiple=True, help="Only this split; may be repeated.")
+@click.option("--names", help="Names of the classes, with commas; `road` names 0/255 masks.")
 @click.option("--strict", is_flag=True, help="Treat warnings as errors.")
 @click.option(
     "--allow-unlabelled", is_flag=True, help="Go on without pictures that have no annotation."
 )
 @click.option("--force", is_flag=True, help="Read JPEG masks although their labels are not exact.")
-@click.option(
-    "--since", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="CSV",
-    help="An earlier data_report.csv: say what has changed.",
-)  # fmt: skip
 @click.option("--workers", type=click.IntRange(1), help="Processes; by default one a core.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def check(
     path: Path,
     out: Path | None,
     splits: tuple[str, ...],
+    names: str | None,
     strict: bool,
     allow_unlabelled: bool,
     force: bool,
-    since: Path | None,
     workers: int | None,
     as_json: bool,
 ) -> None:
@@ -77,17 +73,16 @@ def check(
     Examples:
       atrous data check VOCdevkit/VOC2012 --out report
       atrous data check mine.yaml --split train --split val --strict
-      atrous data check mine.yaml --since report/data_report.csv --json
+      atrous data check masks_of_roads --names road --json
     """
-    layout = recognise(path)
+    layout = recognise(path, names=names.split(",") if names else ())
     if force:
         layout = layout.allowing_lossy()
     _check_outside(out, layout.root)
     progress = _Progress()
     surveyed = survey(layout, splits, workers=workers, on_progress=progress.show)
     progress.finish()
-    changes = compare(since, surveyed) if since else ()
-    diagnosis = examine(surveyed, more=changes, allow_unlabelled=allow_unlabelled, strict=strict)
+    diagnosis = examine(surveyed, allow_unlabelled=allow_unlabelled, strict=strict)
     if out is not None:
         write_csv(diagnosis, out / "data_report.csv")
         write_html(diagnosis, _samples(layout, diagnosis), out / "data_report.html")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from atrous.classes import IGNORE_INDEX, Color
 from atrous.errors import AtrousError, ExitCode
-from atrous.images.decode import read_image
+from atrous.images.decode import SUFFIXES, read_image
 
 Target = NDArray[np.uint8 | np.uint16]
 
@@ -63,9 +63,10 @@ class Dataset(Protocol):
 class Item(NamedTuple):
     """One sample of a `FileDataset`, not yet read."""
 
-    name: str
+    name: str  # the picture's path relative to the data set, with suffix: unique
     image: Path
-    annotation: Path | None  # what the target is read from; None: the picture is unlabelled
+    annotation: Path | None  # the file the target is read from; None: the picture is unlabelled
+    key: str = ""  # what an annotation file or a list calls the picture
 
 
 ReadTarget = Callable[[Item, tuple[int, int]], Target]
@@ -119,9 +120,21 @@ class FileDataset:
         parts = [name.encode() for name in self.classes]
         digest_once = cache(file_digest)  # an annotation may serve many pictures
         for item in self.items:
-            parts += [os.fsencode(item.name), digest_once(item.image)]
+            # Without suffix, as names were before 0.2: runs of then still know their data.
+            name = stem(item.key) if item.key else item.name
+            parts += [os.fsencode(name), digest_once(item.image)]
             parts.append(digest_once(item.annotation) if item.annotation else b"")
         return combined_digest(parts)
+
+
+def stem(name: str) -> str:
+    """Returns the path of a picture without its suffix.
+
+    >>> stem("street/0001.JPG"), stem("street/0001.v2")
+    ('street/0001', 'street/0001.v2')
+    """
+    key, suffix = os.path.splitext(name)  # noqa: PTH122
+    return key if suffix.lower() in SUFFIXES else name
 
 
 def target_dtype(num_classes: int) -> type[np.uint8] | type[np.uint16]:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from atrous.data.dataset import Dataset
@@ -18,8 +19,11 @@ from atrous.data.formats import (
     ultralytics,
     voc,
 )
-from atrous.data.formats.layout import Layout, Problem
+from atrous.data.formats.layout import BACKGROUND, Layout, class_table
+from atrous.data.formats.mask_classes import UNNAMED
+from atrous.data.formats.pairing import Problem
 from atrous.data.formats.shards import ShardLayout
+from atrous.data.masks.targets import MaskReader
 from atrous.data.scenes.procedural import scenes_split
 from atrous.errors import AtrousError, ExitCode, printable
 
@@ -43,16 +47,20 @@ CONVENTIONS = {"ADE20K": (150, 151, 32)}
 _SHOWN = 10  # names in a message
 
 
-def recognise(path: str | Path, *, num_classes: int | None = None) -> Layout | ShardLayout:
+def recognise(
+    path: str | Path, *, num_classes: int | None = None, names: Sequence[str] = ()
+) -> Layout | ShardLayout:
     """Returns what a folder or file of labelled pictures is.
 
     Args:
         path: A devkit's or data set's folder, a dataset YAML, or an annotation file.
         num_classes: The convention meant, where a data set has several: 150, 151 or 32 classes
             of ADE20K.
+        names: Names of the classes, in place of the data set's own. Where the first class is
+            "background", it may be left out: ``["road"]`` names the foreground of 0/255 masks.
 
     Raises:
-        AtrousError: It is nothing that is known here, with what was looked for, or has another
+        AtrousError: Nothing is recognised, with what was looked for; or the data set has another
             number of classes.
     """
     root = Path(path)
@@ -71,7 +79,41 @@ def recognise(path: str | Path, *, num_classes: int | None = None) -> Layout | S
             fix="use a model of this data set's classes, or map the classes in a dataset YAML",
             exit_code=ExitCode.DATA,
         )
-    return layout
+    return named(layout, names) if names else layout
+
+
+def named(layout: Layout | ShardLayout, names: Sequence[str]) -> Layout | ShardLayout:
+    """Returns a data set with other names of its classes.
+
+    Args:
+        layout: A recognised data set.
+        names: One name for each class; or one less, if the first class is "background". Where no
+            file names the classes, there may be more names than values in the masks.
+
+    Raises:
+        AtrousError: Another number of names, or a name twice.
+    """
+    table, reader = layout.table, layout.read_target
+    known = len(table.classes)
+    names = [name.strip() for name in names]
+    if len(names) == known - 1 and table.classes[0] == BACKGROUND:
+        names = [BACKGROUND, *names]
+    nobody_named_them = table.name in UNNAMED and isinstance(reader, MaskReader)
+    if len(names) != known and not (nobody_named_them and len(names) > known):
+        raise AtrousError(
+            "E-DATA-CLASSES",
+            f"{len(names)} names for {known} classes: {', '.join(map(printable, table.classes))}",
+            where=layout.root,
+            fix="give one name for each class",
+            exit_code=ExitCode.DATA,
+        )
+    palette = table.palette if len(names) == known else ()
+    renamed = class_table("names", names, palette, where=layout.root)
+    if isinstance(layout, ShardLayout):
+        return replace(layout, table=renamed)
+    if isinstance(reader, MaskReader):
+        reader = replace(reader, num_classes=len(names))
+    return replace(layout, table=renamed, read_target=reader)
 
 
 def _first(root: Path) -> Layout | ShardLayout | None:
@@ -86,6 +128,7 @@ def open_dataset(
     split: str = "val",
     *,
     num_classes: int | None = None,
+    names: Sequence[str] = (),
     allow_unlabelled: bool = False,
     allow_lossy: bool = False,
 ) -> Dataset:
@@ -96,7 +139,8 @@ def open_dataset(
             what `atrous train scenes` trains and validates on.
         split: "train", "val", ... Data without splits has train and val by the names of its
             samples, and all.
-        num_classes: As `recognise`.
+        num_classes: As for `recognise`.
+        names: As for `recognise`.
         allow_unlabelled: Leave out pictures without annotation and annotations without picture,
             instead of refusing them.
         allow_lossy: Read JPEG masks although their labels cannot be trusted.
@@ -106,7 +150,7 @@ def open_dataset(
     """
     if str(path) == "scenes" and not Path(path).exists():
         return scenes_split(split)
-    layout = recognise(path, num_classes=num_classes)
+    layout = recognise(path, num_classes=num_classes, names=names)
     if allow_lossy:
         layout = layout.allowing_lossy()
     dataset, problems = layout.open(split)

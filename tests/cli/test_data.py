@@ -108,16 +108,6 @@ def test_D17_strict_makes_leaks_errors(healthy: Path) -> None:
     assert run("check", healthy, "--strict").exit_code == ExitCode.DATA
 
 
-def test_D22_since_tells_what_changed(healthy: Path, tmp_path: Path) -> None:
-    run("check", healthy, "--out", tmp_path / "out")
-    report = tmp_path / "out" / "data_report.csv"
-    assert "that differ from" not in run("check", healthy, "--since", report).stdout
-    save(healthy / "masks/val/picture1.png", blocks(3, 99))
-    result = run("check", healthy, "--since", report)
-    assert "picture1: annotation changed" in result.stdout
-    assert run("check", healthy, "--since", report, "--strict").exit_code == ExitCode.DATA
-
-
 def test_only_the_splits_asked_for_are_checked(tmp_path: Path) -> None:
     voc(tmp_path, {"train": 2, "val": 1, "trainval": 3})
     assert set(json.loads(run("check", tmp_path, "--json").stdout)["splits"]) == {"train", "val"}

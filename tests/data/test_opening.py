@@ -118,7 +118,9 @@ def test_D20_odd_names_work(tmp_path: Path, name: str) -> None:
     save(tmp_path / "images/val" / f"{name}.jpg", picture(7))
     save(tmp_path / "masks/val" / f"{name}.png", labels)
     dataset = open_dataset(tmp_path)
-    np.testing.assert_array_equal(dataset[list(dataset.names).index(name)].target, labels)
+    np.testing.assert_array_equal(
+        dataset[dataset.names.index(f"images/val/{name}.jpg")].target, labels
+    )
     assert len(dataset.fingerprint()) == 64
 
 

@@ -1,7 +1,7 @@
 """Judges what a survey of a data set found: is it ready to train on, and what to set."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -77,6 +77,12 @@ class Diagnosis:
             "proposals": {"class_weights": self.class_weights, "crop_size": self.crop_size},
         }
 
+    def refuse(self) -> None:
+        """Raises the first error, in the doctor's words, if there is one."""
+        for finding in self.findings:
+            if finding.level == "error":
+                raise finding.as_error()
+
     def shares(self, split: str) -> dict[str, float | None]:
         """Returns each class's share of a split's labelled pixels; None if it does not occur."""
         counts = self.counts[split]
@@ -96,7 +102,6 @@ class Diagnosis:
 def examine(
     survey: Survey,
     *,
-    more: Sequence[Finding] = (),
     allow_unlabelled: bool = False,
     strict: bool = False,
 ) -> Diagnosis:
@@ -104,11 +109,10 @@ def examine(
 
     Args:
         survey: What the data set holds.
-        more: Findings made elsewhere.
         allow_unlabelled: Pictures without annotation, and the reverse, are only warnings.
         strict: Warnings are errors.
     """
-    findings = [*more, *(finding for check in _CHECKS for finding in check(survey))]
+    findings = [finding for check in _CHECKS for finding in check(survey)]
     if allow_unlabelled:
         findings = [replace(f, level="warning") if f.code in _EXCUSED else f for f in findings]
     if strict:

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from atrous.data.doctor.duplicates import near_pairs, same_files, shared_files, split_pairs
-from atrous.data.doctor.findings import Finding
+from atrous.data.doctor.findings import Finding, Level
 from atrous.data.doctor.survey import Survey
 
 _TINY = 64  # pixels of the shorter side
@@ -16,7 +16,9 @@ def check_splits(survey: Survey) -> Iterator[Finding]:
     """Finds splits that cannot be listed or have nothing in them."""
     for split, failure in survey.failures.items():
         what = f"the split {split!r} cannot be read: {failure.what}"
-        yield Finding("error", failure.code, what, failure.fix, (failure.where,))
+        # Nobody needs the test pictures to train.
+        level: Level = "warning" if split.startswith("test") else "error"
+        yield Finding(level, failure.code, what, failure.fix, (failure.where,))
     for split, indices in survey.splits.items():
         if not indices:
             what = f"the split {split!r} has no samples"

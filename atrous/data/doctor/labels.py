@@ -2,10 +2,11 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 
 from atrous.classes import Color
 from atrous.data.dataset import ignore_index
-from atrous.data.doctor.findings import Finding
+from atrous.data.doctor.findings import Finding, one_class
 from atrous.data.doctor.proposals import known_palette, mapping_yaml, readings
 from atrous.data.doctor.survey import Survey
 
@@ -102,17 +103,15 @@ def check_meaning(survey: Survey) -> Iterator[Finding]:
         )
         fix = "describe the folders in a dataset YAML without label_mapping"
         yield Finding("error", "E-DATA-MAPPED-TWICE", what, fix)
-    labelled = {v for v in values if v != ignore_index(len(survey.table.classes))}
-    if not survey.mapping and labelled == {0} and len(survey.table.classes) <= 2:
-        what = "the masks hold one class only, 0" + ", and 255 for unlabelled" * (255 in values)
-        yield _with_reading(survey, "E-DATA-ONE-CLASS", what)
-        return
-    for split in survey.splits:
-        present = class_counts(survey, split).keys() & set(range(len(survey.table.classes)))
-        if split.startswith("train") and len(present) == 1:
-            name = survey.table.classes[min(present)]
-            what = f"{split} holds one class only, {name!r}: the loss will be constant"
-            yield Finding("error", "E-DATA-ONE-CLASS", what, "check how the masks were exported")
+    training = [s for s in survey.splits if s.startswith("train")] or list(survey.splits)
+    for split in training:
+        classes = survey.table.classes
+        present = sorted(class_counts(survey, split).keys() & set(range(len(classes))))
+        if len(present) < 2 and survey.splits[split]:
+            finding = one_class(split, classes[present[0]] if present else "")
+            found = [] if survey.mapping else readings(values, len(classes))
+            proposal = "\n# or\n".join(mapping_yaml(reading.mapping) for reading in found)
+            yield replace(finding, proposal=proposal)
 
 
 def check_palettes(survey: Survey) -> Iterator[Finding]:

@@ -62,7 +62,7 @@ def readings(values: Mapping[int, int], num_classes: int) -> list[Reading]:
     present = {value for value, pixels in values.items() if pixels and value != ignore}
     kinds = (_raw_cityscapes, _from_one, _void_is_last, _spread)
     found = [reading for kind in kinds if (reading := kind(present, num_classes)) is not None]
-    if present == {0} and values.get(ignore) and num_classes <= 2:
+    if present == {0} and values.get(ignore):
         found.append(Reading({0: 0, ignore: 1}, f"0 and {ignore} only: off and on"))
     return found
 

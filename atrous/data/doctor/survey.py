@@ -12,7 +12,8 @@ from pathlib import Path
 from atrous.classes import ClassTable, Color
 from atrous.data.dataset import FileDataset, Item, ReadTarget
 from atrous.data.doctor.measure import Measurement, measure
-from atrous.data.formats.layout import Layout, Problem
+from atrous.data.formats.layout import Layout
+from atrous.data.formats.pairing import Problem
 from atrous.data.formats.shards import Pair, ShardLayout
 from atrous.data.masks.targets import MaskReader
 from atrous.errors import AtrousError, ExitCode

@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from atrous.classes import ADE20K, ADE20K_31, ADE20K_151
-from atrous.data.formats.layout import Layout, Listing, find_files, pair
+from atrous.data.formats.layout import Layout
+from atrous.data.formats.pairing import Listing, find_files, pair
 from atrous.data.masks.files import SUFFIXES
 from atrous.data.masks.targets import MaskReader
 

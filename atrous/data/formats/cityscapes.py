@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.classes import CITYSCAPES, CITYSCAPES_LABELS
-from atrous.data.formats.layout import Layout, Listing, find_files, pair
+from atrous.data.formats.layout import Layout
+from atrous.data.formats.pairing import Listing, find_files, pair
 from atrous.data.masks.files import SUFFIXES
 from atrous.data.masks.targets import MaskReader
 
@@ -53,7 +54,10 @@ def _has(folder: Path, ending: str) -> bool:
 
 def _listed(pictures: Path, masks: Path, ending: str) -> Listing:
     return pair(
-        find_files(pictures, ending="_leftImg8bit"), find_files(masks, SUFFIXES, ending=ending)
+        find_files(pictures),
+        find_files(masks, SUFFIXES),
+        picture_ending="_leftImg8bit",
+        mask_ending=ending,
     )
 
 

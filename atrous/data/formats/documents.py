@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from functools import lru_cache, wraps
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,13 +20,17 @@ def invalid(what: str, where: object, fix: str = "export the annotations again")
     return AtrousError("E-DATA-ANNOTATION", what, where=where, fix=fix, exit_code=ExitCode.DATA)
 
 
-def once_per_file(parse: Callable[[Path], T]) -> Callable[[Path], T]:
-    """Keeps what `parse` made of the last few files for as long as they are unchanged.
+def once_per_file(parse: Callable[[Path], T], *, files: int = 8) -> Callable[[Path], T]:
+    """Keeps the results of `parse` for the last few files, as long as the files are unchanged.
 
     One file may annotate a whole split, and a reader comes back to it for every picture.
+
+    Args:
+        parse: Reads a file.
+        files: How many results are kept.
     """
 
-    @lru_cache(maxsize=8)
+    @lru_cache(maxsize=files)
     def parsed(path: Path, modified: int, size: int) -> T:
         return parse(path)
 
@@ -53,6 +58,18 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise invalid("not a JSON object", path)
     return content
+
+
+def holds_keys(path: Path, *keys: str) -> bool:
+    """Says whether a JSON file has all of some keys, wherever in the file, without parsing it.
+
+    An encoded picture or a million annotations may stand before a key.
+    """
+    try:
+        with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+            return all(content.find(f'"{key}"'.encode()) >= 0 for key in keys)
+    except (OSError, ValueError):  # ValueError: an empty file
+        return False
 
 
 def read_xml(path: Path) -> "Element":

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from atrous.classes import Color, pascal_palette
 from atrous.data.dataset import Sample, combined_digest, target_dtype
-from atrous.data.formats.layout import split_name, walk
+from atrous.data.formats.pairing import split_name, walk
 from atrous.errors import AtrousError, ExitCode, printable
 from atrous.images.decode import SUFFIXES, read_image
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from atrous.classes import COCO_STUFF, COCO_STUFF_VALUES, pascal_palette
-from atrous.data.masks.rle import encode_coco, encode_runs
+from atrous.data.masks.rle import encode_coco
 from atrous.data.opening import open_dataset, recognise
 from atrous.errors import AtrousError
+from tests import reference
 from tests.data.trees import blocks, picture, save, write
 
 SIZE = (72, 96)
@@ -33,7 +34,7 @@ def instances(rng: np.random.Generator, count: int = 6) -> dict[str, Any]:
     entries += [
         {"segmentation": encode_coco(blob), "iscrowd": 0},
         {
-            "segmentation": {"size": list(SIZE), "counts": encode_runs(blob.ravel("F"))},
+            "segmentation": {"size": list(SIZE), "counts": reference.run_lengths(blob.T)},
             "iscrowd": 1,
         },
     ]

@@ -91,12 +91,12 @@ def test_D12_picture_without_a_file_is_named(tmp_path: Path) -> None:
     [
         ({"points": [[1, 1], [2, 2]], "shape_type": "polygon"}, "has 2 points"),
         ({"points": [[1, float("nan")], [2, 2], [3, 1]], "shape_type": "polygon"}, "not a number"),
-        ({"points": [[1, 1], [200, 2], [3, 1]], "shape_type": "polygon"}, "outside"),
+        ({"points": [[200, 1], [220, 2], [203, 9]], "shape_type": "polygon"}, "outside"),
         ({"points": "x"}, "points"),
-        ({"shape_type": "line"}, "covers no pixels"),
+        ({"shape_type": "spiral"}, "unknown kind"),
         ({"shape_type": "mask"}, "a mask without a picture"),
         ({"shape_type": "mask", "mask": "AAAA"}, "not a picture"),
-        ({"shape_type": "mask", "mask": png(np.ones((200, 200)))}, "outside of the picture"),
+        ({"shape_type": "mask", "mask": png(MASK), "points": [[900, 900]]}, "outside of the pict"),
     ],
 )
 def test_D19_broken_shape_names_file_and_number(

@@ -45,7 +45,7 @@ def test_samples_are_those_of_the_shards_in_order(tmp_path: Path) -> None:
     labels = shards(tmp_path)
     dataset = open_dataset(tmp_path / "set")
     assert len(dataset) == 6
-    assert dataset.names[3] == "val-000001/s0"
+    assert dataset.names[3] == "val-000001.tar/s0.jpg"
     for index in (5, 0, 3):
         np.testing.assert_array_equal(dataset[index].target, labels[index])
     copy = pickle.loads(pickle.dumps(dataset))

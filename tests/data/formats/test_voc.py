@@ -27,7 +27,7 @@ def test_devkit_is_read_and_void_ignored(tmp_path: Path) -> None:
     with_void[:8] = 255
     save(tmp_path / "VOC2012/SegmentationClass/val_001.png", with_void, palette=VOC.palette)
     dataset = open_dataset(tmp_path)  # the folder above works, too
-    assert tuple(dataset.names) == ("val_000", "val_001")
+    assert tuple(dataset.names) == ("JPEGImages/val_000.jpg", "JPEGImages/val_001.jpg")
     assert dataset.classes == VOC.classes
     np.testing.assert_array_equal(dataset[0].target, labels["val_000"])
     np.testing.assert_array_equal(dataset[1].target, with_void)
