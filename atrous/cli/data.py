@@ -223,13 +223,13 @@ def _augmented_sheet(
     dataset: Dataset, indices: Sequence[int], crop_size: int, seed: int
 ) -> Image.Image:
     try:
-        from atrous.data.transforms import Augmentation, augmented, sample_generator
+        from atrous.data.transforms import Augmentation, sample_generator
     except ModuleNotFoundError as error:
         raise missing_extra("augmentation", error) from None
     augmentation = Augmentation(crop_size=(crop_size, crop_size))
 
     def view(index: int, number: int) -> Sample:
-        return augmented(dataset, index, augmentation, sample_generator(seed, number, index))
+        return augmentation(dataset, index, sample_generator(seed, number, index))
 
     rows = [view_tiles(dataset, index, _VIEWS, view) for index in indices]
     return sheet([tile for row in rows for tile in row], columns=1 + _VIEWS)

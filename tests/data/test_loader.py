@@ -22,8 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:User
 
 # Everything random switched on: what workers could draw by themselves.
 AUGMENTATION = Augmentation(
-    crop_size=(33, 40), photometric=0.5, rotation=10, rare_classes=(3, 4), rare_crop=0.5,
-    copy_paste=0.5, max_class_share=0.75,
+    crop_size=(33, 40), photometric=0.5, rotation=10,
 )  # fmt: skip
 SCENES = scenes(0, 11, size=(32, 40))
 

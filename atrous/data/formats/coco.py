@@ -100,8 +100,13 @@ def _listed(root: Path, document: Path, split: str, documents: Sequence[Path]) -
     """Lists a file's pictures; one without annotations is all background."""
     coco = read_coco(document)
     others = [read_coco(other) for other in documents if other != document]
-    elsewhere = {name for other in others for name in coco.differing(other)}
-    pictures = _pictures(root, document, split, elsewhere)
+    pictures = _pictures(
+        root,
+        document,
+        split,
+        others={name for other in others for name in other.pictures},
+        conflicting={name for other in others for name in coco.differing(other)},
+    )
     listing = pick_described(coco.pictures, pictures, document)
     lost = (
         Problem("E-DATA-NO-PICTURE", f"annotation {id_} is of image {image}, not listed", document)
@@ -153,7 +158,14 @@ def _listed_segments(root: Path, document: Path, folder: Path, split: str) -> Li
     return Listing(tuple(items), tuple(problems))
 
 
-def _pictures(root: Path, document: Path, split: str, elsewhere: Collection[str] = ()) -> Matched:
+def _pictures(
+    root: Path,
+    document: Path,
+    split: str,
+    *,
+    others: Collection[str] = (),
+    conflicting: Collection[str] = (),
+) -> Matched:
     """Finds the pictures a file lists (`find_pictures`)."""
     names = read_coco(document).pictures.keys()
     parents = [folder for folder in (root / "images", root, document.parent) if folder.is_dir()]
@@ -165,7 +177,7 @@ def _pictures(root: Path, document: Path, split: str, elsewhere: Collection[str]
     ]
     if document.parent != root and split_name(document.parent.name) == split:
         own.insert(0, document.parent)
-    return find_pictures(names, own, parents, split=split, elsewhere=elsewhere)
+    return find_pictures(names, own, parents, split=split, others=others, conflicting=conflicting)
 
 
 def _year(document: Path) -> str:

@@ -113,11 +113,12 @@ def _listed(document: Path, subset: str) -> Listing:
     """Lists the pictures of a subset: in its own folder, or else where all pictures are."""
     pictures = _read(document).pictures
     keys = {picture.name: key for key, picture in pictures.items() if picture.subset == subset}
-    elsewhere = {picture.name for picture in pictures.values() if picture.subset != subset}
+    others = {picture.name for picture in pictures.values() if picture.subset != subset}
     root = document.parent
     own = [f for f in (root / "images" / subset, root / subset) if subset and f.is_dir()]
     shared = [folder for folder in (root / "images", root) if folder.is_dir()]
-    matched = find_pictures(keys, own, shared, split=split_name(subset), elsewhere=elsewhere)
+    split = split_name(subset)
+    matched = find_pictures(keys, own, shared, split=split, others=others, conflicting=others)
     listing = pick_described(keys, matched, document)
     items = (item._replace(name=keys[item.name]) for item in listing.items)
     return Listing(tuple(items), listing.problems)

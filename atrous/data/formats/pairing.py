@@ -197,32 +197,32 @@ Parts = tuple[str, ...]
 
 
 def _parts(name: str, *, with_suffix: bool) -> Parts:
-    """Returns the folders and the name of a path as any system writes it, in one case."""
+    """Returns the folders and the name of a path, as any system writes it."""
     name = name if with_suffix else stem(name)
-    parts = name.casefold().replace("\\", "/").split("/")
-    return tuple(part for part in parts if part not in ("", "."))
+    return tuple(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
 
 
 def _by_last(files: Files, *, with_suffix: bool) -> dict[str, list[tuple[Parts, Path]]]:
     index: dict[str, list[tuple[Parts, Path]]] = {}
     for name, path in files.items():
         parts = _parts(name, with_suffix=with_suffix)
-        index.setdefault(parts[-1], []).append((parts, path))
+        index.setdefault(parts[-1].casefold(), []).append((parts, path))
     return index
 
 
 def _candidates(
     name: str, index: Mapping[str, list[tuple[Parts, Path]]], *, with_suffix: bool
 ) -> list[Path]:
-    """Returns the files whose path is the name's, or else those one of which ends the other."""
+    """Returns the files that fit a name best: as a whole, then in most folders, then in case."""
     wanted = _parts(name, with_suffix=with_suffix)
-    alike = index.get(wanted[-1], []) if wanted else []
-    equal = [path for parts, path in alike if parts == wanted]
-    return equal or [
-        path
-        for parts, path in alike
-        if parts[-len(wanted) :] == wanted or wanted[-len(parts) :] == parts
-    ]
+    fitting: dict[tuple[bool, int, bool], list[Path]] = {}
+    for parts, path in index.get(wanted[-1].casefold(), []) if wanted else []:
+        length = min(len(parts), len(wanted))
+        one, other = parts[-length:], wanted[-length:]
+        if [part.casefold() for part in one] == [part.casefold() for part in other]:
+            fit = (len(parts) == len(wanted), length, one == other)
+            fitting.setdefault(fit, []).append(path)
+    return fitting[max(fitting)] if fitting else []
 
 
 def _of_other_split(name: str, split: str) -> bool:
@@ -238,7 +238,8 @@ def find_pictures(
     shared: Iterable[Path],
     *,
     split: str,
-    elsewhere: Collection[str],
+    others: Collection[str],
+    conflicting: Collection[str],
 ) -> Matched:
     """Finds the pictures an annotation file lists for a split, in the folder that has most.
 
@@ -247,8 +248,9 @@ def find_pictures(
         own: Folders of this split alone; they come first.
         shared: Folders of several splits.
         split: The split.
-        elsewhere: Names that other splits give to other pictures. In a shared folder they are
-            unclear: two splits would share one picture, with an annotation each.
+        others: Names of the pictures of other splits, which may be in the shared folders, too.
+        conflicting: Names that another split gives to another picture. In a shared folder they
+            are unclear: two splits would share one picture, with an annotation each.
     """
     files = {folder: find_files(folder) for folder in dict.fromkeys((*own, *shared))}
     exact = {folder: sum(name in found for name in names) for folder, found in files.items()}
@@ -256,10 +258,9 @@ def find_pictures(
     matches = [match(names, files[folder]) for folder in own]
     if not any(matched.found for matched in matches):
         for folder in dict.fromkeys(shared):
-            found, unclear = match(names, files[folder], split=split)
-            doubtful = found.keys() & set(elsewhere)
-            sure = {name: path for name, path in found.items() if name not in doubtful}
-            matches.append(Matched(sure, unclear | doubtful))
+            found, unclear = match({*names, *others}, files[folder], split=split)
+            sure = {n: found[n] for n in names if n in found and n not in conflicting}
+            matches.append(Matched(sure, unclear | (found.keys() & set(conflicting))))
     none = Matched({}, frozenset())
     return max(matches, key=lambda m: (len(m.found), len(m.unclear)), default=none)
 
