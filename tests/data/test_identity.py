@@ -240,7 +240,7 @@ CASES = [
 @pytest.mark.parametrize(("write_set", "style"), CASES)
 @given(collections())
 @settings(max_examples=15, deadline=None)
-def test_a_picture_is_in_one_split_with_its_own_annotation_or_refused(
+def test_C1_a_picture_is_in_one_split_with_its_own_annotation_or_refused(
     write_set: WriteSet, style: str, pictures: list[Labelled]
 ) -> None:
     check(write_set, pictures, style)
@@ -249,7 +249,7 @@ def test_a_picture_is_in_one_split_with_its_own_annotation_or_refused(
 @pytest.mark.parametrize(("write_set", "style"), CASES)
 @given(collections(), st.integers(0, 6))
 @settings(max_examples=10, deadline=None)
-def test_the_annotation_of_a_lost_picture_goes_to_no_other(
+def test_C1_the_annotation_of_a_lost_picture_goes_to_no_other(
     write_set: WriteSet, style: str, pictures: list[Labelled], lost: int
 ) -> None:
     check(write_set, pictures, style, lost=lost % len(pictures))

@@ -195,9 +195,11 @@ def _splits(root: Path, documents: Sequence[Path]) -> dict[str, Path]:
 
 
 def _split(document: Path) -> str:
-    for name in (document.stem, document.parent.name):
-        if match := _SPLIT.search(name):
-            return split_name(match[1])
+    if match := _SPLIT.search(document.stem):
+        return split_name(match[1])
+    folder = split_name(document.parent.name)
+    if folder in SPLITS:
+        return folder
     return split_name(_year(document)) if document.name.startswith(_COCO_NAMES) else "all"
 
 
