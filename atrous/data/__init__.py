@@ -1,6 +1,6 @@
-"""Labelled pictures: what they are, where they come from, how they reach the network.
+"""Labelled pictures: the data sets, the formats on disk, and the way to the network.
 
-Importing this package imports no torch; names that need it live in their own modules.
+Importing this package does not import torch. Names that need torch live in modules of their own.
 """
 
 from atrous.data.dataset import Dataset, FileDataset, Item, Sample

@@ -1,4 +1,4 @@
-"""From a path to a data set: which layout is it, and is it whole."""
+"""Opens a data set: recognises its layout and checks that no file is missing."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -50,12 +50,12 @@ _SHOWN = 10  # names in a message
 def recognise(
     path: str | Path, *, num_classes: int | None = None, names: Sequence[str] = ()
 ) -> Layout | ShardLayout:
-    """Returns what a folder or file of labelled pictures is.
+    """Recognises the layout of a folder or file of labelled pictures.
 
     Args:
         path: A devkit's or data set's folder, a dataset YAML, or an annotation file.
-        num_classes: The convention meant, where a data set has several: 150, 151 or 32 classes
-            of ADE20K.
+        num_classes: Number of classes, where a data set is used with several: 150, 151 or 32
+            classes of ADE20K.
         names: Names of the classes, in place of the data set's own. Where the first class is
             "background", it may be left out: ``["road"]`` names the foreground of 0/255 masks.
 
@@ -76,7 +76,7 @@ def recognise(
             "E-DATA-CLASSES",
             f"the data has {len(layout.table.classes)} classes, and {num_classes} were asked for",
             where=root,
-            fix="use a model of this data set's classes, or map the classes in a dataset YAML",
+            fix="use a model of these classes, or map the classes in a dataset YAML",
             exit_code=ExitCode.DATA,
         )
     return named(layout, names) if names else layout
@@ -135,20 +135,20 @@ def open_dataset(
     """Opens a split of a data set of any known layout.
 
     Args:
-        path: A devkit's or data set's folder, a dataset YAML, an annotation file, or "scenes":
-            what `atrous train scenes` trains and validates on.
-        split: "train", "val", ... Data without splits has train and val by the names of its
-            samples, and all.
+        path: A devkit's or data set's folder, a dataset YAML, an annotation file, or "scenes": the
+            data of `atrous train scenes`.
+        split: "train", "val", ... A data set without splits gets train and val by the names of its
+            pictures, and all.
         num_classes: As for `recognise`.
         names: As for `recognise`.
-        allow_unlabelled: Leave out pictures without annotation and annotations without picture,
-            instead of refusing them.
+        allow_unlabelled: Leave out pictures without annotation, and annotations without picture,
+            instead of raising an error.
         allow_lossy: Read JPEG masks although their labels cannot be trusted.
 
     Raises:
-        AtrousError: Not recognised, no such split, nothing in it, or files without a partner.
+        AtrousError: The layout is unknown, the split is missing or empty, or files have no partner.
     """
-    if str(path) == "scenes" and not Path(path).exists():
+    if str(path) == "scenes" and not Path(path).exists() and not names:
         return scenes_split(split)
     layout = recognise(path, num_classes=num_classes, names=names)
     if allow_lossy:
@@ -160,14 +160,14 @@ def open_dataset(
             "E-DATA-EMPTY",
             f"the split {split!r} has no samples",
             where=path,
-            fix="check that its pictures and masks are where the layout has them",
+            fix="put pictures and annotations into the folders of this layout",
             exit_code=ExitCode.DATA,
         )
     return dataset
 
 
 def check_problems(problems: Sequence[Problem], root: Path, *, allow_unlabelled: bool) -> None:
-    """Raises `AtrousError` for files without a partner, or with two, with the first ten names."""
+    """Raises `AtrousError` for files without a partner, or with several; names the first ten."""
     if allow_unlabelled:
         problems = [p for p in problems if p.code == "E-DATA-TWICE"]
     if not problems:
@@ -176,12 +176,15 @@ def check_problems(problems: Sequence[Problem], root: Path, *, allow_unlabelled:
     kinds = ", ".join(f"{what}: {counts[code]}" for code, what in _PROBLEMS.items() if counts[code])
     names = "\n".join(f"    {printable(p.where)}: {printable(p.what)}" for p in problems[:_SHOWN])
     more = f"\n    and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    unclear = counts["E-DATA-TWICE"] > 0
     raise AtrousError(
-        "E-DATA-PAIRS",
+        "E-DATA-TWICE" if unclear else "E-DATA-PAIRS",
         f"{kinds}\n{names}{more}",
         where=root,
-        fix="complete or remove them (atrous data check lists all); in Python, "
-        "allow_unlabelled=True goes on with the others",
+        fix="rename the files so that each annotation belongs to one picture"
+        if unclear
+        else "add the missing files or remove these (atrous data check lists all); in Python, "
+        "allow_unlabelled=True leaves these out",
         exit_code=ExitCode.DATA,
     )
 
@@ -189,7 +192,7 @@ def check_problems(problems: Sequence[Problem], root: Path, *, allow_unlabelled:
 _PROBLEMS = {
     "E-DATA-UNLABELLED": "pictures without annotation",
     "E-DATA-NO-PICTURE": "annotations without picture",
-    "E-DATA-TWICE": "names that occur twice",
+    "E-DATA-TWICE": "unclear names",
 }
 
 
@@ -202,14 +205,14 @@ def _unrecognised(root: Path) -> AtrousError:
         if len(names) > _SHOWN:
             what += f" and {len(names) - _SHOWN} more"
     else:
-        what = "not a data set's file"
+        what = "not a file of a known data set"
     if image_folder.looks_like_image_folder(root):
-        what += "; it is a folder of classified pictures (atrous train imagenet_xception65)"
+        what += "; the folder holds classified pictures (atrous train imagenet_xception65)"
     return AtrousError(
         "E-DATA-LAYOUT",
         f"{what}. Looked for:\n{looked_for}",
         where=root,
-        fix="give the folder that holds one of these, or describe yours in a dataset YAML "
-        "(docs/data.md)",
+        fix="give the folder that holds one of these layouts, or describe your folders in a "
+        "dataset YAML (docs/data.md)",
         exit_code=ExitCode.DATA,
     )

@@ -1,4 +1,4 @@
-"""Splits made from names, so that every machine makes the same one."""
+"""Splits made from names, so that every machine makes the same split."""
 
 import hashlib
 import os
@@ -12,14 +12,14 @@ from atrous.errors import AtrousError, ExitCode
 
 
 def held_out(names: Sequence[str], count: int, *, seed: int = 0) -> set[int]:
-    """Returns the indices of `count` names: those with the lowest SHA-256.
+    """Returns the indices of the `count` names with the lowest SHA-256.
 
     The choice depends on each name and the seed alone. Adding a name therefore moves at most one
     other name, and neither the order of the names nor the machine matters.
 
     Args:
         names: Different names.
-        count: How many of them.
+        count: Number of names to choose.
         seed: Another seed makes another choice.
     """
     salt = f"{seed}:".encode() if seed else b""
@@ -28,15 +28,16 @@ def held_out(names: Sequence[str], count: int, *, seed: int = 0) -> set[int]:
 
 
 def split_off(dataset: Dataset, share: float = 0.2, seed: int = 0) -> tuple[Dataset, Dataset]:
-    """Divides a data set into one to train on and one to validate on.
+    """Divides a data set into training data and validation data.
 
     Args:
-        dataset: What to divide; at least two samples.
-        share: Share of the samples that is held out, above 0 and below 1; at least one sample is.
+        dataset: The data set, of at least two samples.
+        share: Share of the samples for validation, above 0 and below 1. Both parts get at least
+            one sample.
         seed: Another seed makes another choice.
 
     Returns:
-        What remains, and what is held out.
+        The training data and the validation data.
 
     Raises:
         AtrousError: Fewer than two samples, or an impossible share.

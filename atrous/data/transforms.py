@@ -1,15 +1,15 @@
-"""What training does to a picture and its target: the paper's augmentation, and more if asked.
+"""Augmentation of a picture and its target: the paper's, and optional extras.
 
 DeepLabv3+ (arXiv:1802.02611) Sec. 4 and the authors' ``input_preprocess``: random scale, padding
 at the bottom and right with the mean pixel and 255, random crop, random left-right flip.
-Everything else is off unless an `Augmentation` asks for it.
+Changes of colour and rotation are off by default.
 
-The window to keep is chosen first and only it is resized, in 8 bits. The authors resize the whole
-picture in floating point: ours differs from that by at most one level of 255 in the picture, and
-not at all in the target. Their mean pixel of 127.5 becomes 128.
+The window to keep is chosen first, and only the window is resized, in 8 bits. The authors resize
+the whole picture in floating point. The two pictures differ by at most one level of 255, and the
+targets not at all. The authors' mean pixel of 127.5 becomes 128.
 
-All randomness comes from a generator the caller makes with `sample_generator`: the result is a
-function of (seed, epoch, index) whoever computes it.
+All randomness comes from a generator that the caller makes with `sample_generator`. The result is
+a function of (seed, epoch, index), in any process.
 """
 
 from dataclasses import dataclass
@@ -31,14 +31,14 @@ _CROP_ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training samples are varied. The defaults are the paper's for PASCAL VOC.
+    """Changes of training samples. The defaults are the paper's for PASCAL VOC.
 
     Args:
         crop_size: (height, width) of every augmented sample; (769, 769) for Cityscapes.
         scale_range: Smallest and largest scale of the picture.
-        scale_step: Distance between the equally likely scales; 0 draws any in the range.
+        scale_step: Distance between the equally likely scales; with 0, any scale in the range.
         flip: Probability of a left-right flip.
-        mean_pixel: Colour of padding: what the model's normalisation turns into zero.
+        mean_pixel: Colour of padding: the colour that the model's normalisation turns into zero.
         photometric: Probability of each of a change of brightness (factor 0.875..1.125), contrast
             (0.5..1.5), saturation (0.5..1.5) and hue (-0.05..0.05 of a turn), in this order.
         rotation: Largest rotation in degrees, either way; the corners become unlabelled.
@@ -67,7 +67,7 @@ class Augmentation:
                 fix="sizes and scales are above 0, probabilities between 0 and 1",
             )
         if self.photometric or self.rotation:
-            torchvision_transforms()  # before worker processes are forked, each of which would
+            torchvision_transforms()  # before workers are forked: each would import it again
 
     def __call__(self, dataset: Dataset, index: int, rng: Generator) -> Sample:
         """Returns sample `index` of a data set, varied (`augment`)."""
@@ -78,7 +78,7 @@ class Augmentation:
 def torchvision_transforms() -> Any:
     """Imports torchvision, which imports torch's compiler: 155 MB and two seconds.
 
-    Only changes of colour and rotations need it.
+    Only changes of colour and rotations need torchvision.
     """
     from torchvision.transforms import v2
 
@@ -86,9 +86,9 @@ def torchvision_transforms() -> Any:
 
 
 def sample_generator(seed: int, epoch: int, index: int, attempt: int = 0) -> Generator:
-    """Returns the source of all randomness of one sample in one epoch.
+    """Returns the generator of a sample in an epoch.
 
-    Attempts after the first are for samples that stand in for one that cannot be read.
+    Attempts after the first are for the substitutes of a sample that cannot be read.
     """
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch, index, attempt)))
 
@@ -98,8 +98,8 @@ def augment(sample: Sample, augmentation: Augmentation, rng: Generator) -> Sampl
 
     Args:
         sample: Image (H, W, 3) and target (H, W) of any size.
-        augmentation: What to vary.
-        rng: Where every choice comes from (`sample_generator`).
+        augmentation: The changes and their ranges.
+        rng: Source of all random choices (`sample_generator`).
     """
     window = choose_window(sample.target.shape, augmentation, rng)
     image = resized_image(sample.image, window)  # (3, h, w)
@@ -121,7 +121,7 @@ def choose_window(size: tuple[int, ...], augmentation: Augmentation, rng: Genera
     Args:
         size: (height, width) of the picture.
         augmentation: Crop size and scales.
-        rng: Where the choices come from.
+        rng: Source of the random choices.
     """
     scale = _draw_scale(augmentation, rng)
     resized = (max(1, int(size[0] * scale)), max(1, int(size[1] * scale)))
@@ -155,7 +155,7 @@ def distort_colors(image: Tensor, probability: float, rng: Generator) -> Tensor:
 
 
 def _adjust_contrast(image: Tensor, factor: float) -> Tensor:
-    # As torchvision's, whose mean in floating point depends on the number of threads.
+    # torchvision's mean in floating point depends on the number of threads.
     grey = torchvision_transforms().functional.rgb_to_grayscale(image)
     mean = int(grey.sum(dtype=torch.int64)) / grey.numel()
     return (image * factor + mean * (1 - factor)).clamp_(0, 255).to(torch.uint8)

@@ -69,7 +69,7 @@ def test_reports_are_written_only_where_asked(healthy: Path, tmp_path: Path) -> 
 
 
 def test_report_within_the_data_is_refused(healthy: Path) -> None:
-    with pytest.raises(AtrousError, match="into the data"):
+    with pytest.raises(AtrousError, match="E-OUT-IN-DATA"):
         run("check", healthy, "--out", healthy / "report")
 
 

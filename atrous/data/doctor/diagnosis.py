@@ -1,4 +1,4 @@
-"""Judges what a survey of a data set found: is it ready to train on, and what to set."""
+"""Judges a survey of a data set: is the data ready to train on, and which settings fit it."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ _ORDER = ("error", "warning", "note")
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found, and what follows from it."""
+    """The findings of a survey, and the settings that follow from it."""
 
     survey: Survey
     findings: tuple[Finding, ...]  # errors first
@@ -58,7 +58,7 @@ class Diagnosis:
         return sum(finding.level == level for finding in self.findings)
 
     def as_json(self) -> dict[str, Any]:
-        """Returns all of it for a program, shares in 0..1."""
+        """Returns the diagnosis as JSON values, with shares in 0..1."""
         survey, classes = self.survey, self.survey.table.classes
         return {
             "data": str(survey.root),
@@ -78,7 +78,7 @@ class Diagnosis:
         }
 
     def refuse(self) -> None:
-        """Raises the first error, in the doctor's words, if there is one."""
+        """Raises the first finding that is an error, if there is any."""
         for finding in self.findings:
             if finding.level == "error":
                 raise finding.as_error()
@@ -105,12 +105,13 @@ def examine(
     allow_unlabelled: bool = False,
     strict: bool = False,
 ) -> Diagnosis:
-    """Judges what a survey found.
+    """Judges a survey.
 
     Args:
-        survey: What the data set holds.
-        allow_unlabelled: Pictures without annotation, and the reverse, are only warnings.
-        strict: Warnings are errors.
+        survey: The measured data set.
+        allow_unlabelled: Whether pictures without annotation, and annotations without picture, are
+            only warnings.
+        strict: Whether warnings are errors.
     """
     findings = [finding for check in _CHECKS for finding in check(survey)]
     if allow_unlabelled:

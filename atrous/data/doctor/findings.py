@@ -1,4 +1,4 @@
-"""What a check of a data set has to say."""
+"""A finding: one statement of the doctor about a data set."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,16 +10,16 @@ Level = Literal["error", "warning", "note"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is so, and where.
+    """One statement about a data set, with the files it is about.
 
     Args:
-        level: Error: training would fail or learn something wrong. Warning: somebody should look.
-            Note: it is good to know.
-        code: A stable name programs can match.
-        what: What is so, in one sentence.
-        fix: What to do about it; empty for notes.
-        where: What it is about, one entry a file.
-        proposal: Lines of a dataset YAML that would put it right.
+        level: Error: training would fail or learn something wrong. Warning: a person should look at
+            it. Note: information.
+        code: A stable name that programs can match.
+        what: The statement, in one sentence.
+        fix: What to do; empty for notes.
+        where: The files, one entry each.
+        proposal: Lines of a dataset YAML that would solve the problem.
     """
 
     level: Level

@@ -1,4 +1,4 @@
-"""The doctor's report: one HTML file that needs no other, and a table of all samples."""
+"""The doctor's report: one self-contained HTML file, and a table of all samples."""
 
 import base64
 import csv
@@ -17,7 +17,7 @@ from atrous.errors import missing_extra, printable
 from atrous.images.decode import atomic
 from atrous.predict.overlay import brightened
 
-_SHOWN = 10  # files of a finding that are named in the HTML; the table has them all
+_SHOWN = 10  # files of a finding that the HTML names; the table has all files
 
 COLUMNS = (
     "splits", "name", "picture", "annotation", "height", "width", "format", "mask", "classes",
@@ -26,7 +26,7 @@ COLUMNS = (
 
 
 def write_csv(diagnosis: Diagnosis, path: Path) -> None:
-    """Writes a row for each sample. Undecodable characters of names are escaped."""
+    """Writes a row for each sample. Undecodable characters in names are escaped."""
     splits: dict[int, list[str]] = {}
     for split, indices in diagnosis.survey.splits.items():
         for index in indices:
@@ -58,7 +58,7 @@ def write_html(diagnosis: Diagnosis, samples: Mapping[str, Sequence[Tile]], path
     """Writes the report.
 
     Args:
-        diagnosis: What was found.
+        diagnosis: The findings.
         samples: Split -> pictures and targets to show.
         path: The file.
 
@@ -69,7 +69,7 @@ def write_html(diagnosis: Diagnosis, samples: Mapping[str, Sequence[Tile]], path
         from jinja2 import Environment, PackageLoader, StrictUndefined
     except ModuleNotFoundError as error:
         raise missing_extra("the HTML report", error, "data") from None
-    # Names of files and classes may hold anything: escaping makes them text.
+    # File and class names may contain markup: autoescape turns markup into text.
     environment = Environment(
         loader=PackageLoader("atrous.data.doctor", ""),
         autoescape=True,
@@ -88,7 +88,9 @@ def write_html(diagnosis: Diagnosis, samples: Mapping[str, Sequence[Tile]], path
         sizes={split: _sizes(diagnosis, split) for split in survey.splits},
         shares=shares,
         largest=max((s for of in shares.values() for s in of.values() if s), default=1.0),
-        tints=brightened(survey.table.palette).tolist(),  # as in the pictures
+        tints=brightened(
+            survey.table.palette
+        ).tolist(),  # the overlays of the samples use the same brightened colours
         samples=samples,
         version=__version__,
     )

@@ -1,4 +1,4 @@
-"""The doctor's quick look before training: can anything be learnt at all."""
+"""A quick check before training: do the targets hold at least two classes."""
 
 import random
 
@@ -10,12 +10,12 @@ from atrous.errors import AtrousError
 def check_trainable(dataset: Dataset, split: str = "train") -> None:
     """Raises the doctor's error if all labelled pixels of a data set are of one class.
 
-    Samples are read in a random order until two classes have been seen: mostly one or two samples,
-    and all of them only where the answer is an error.
+    Samples are read in a random order until two classes have been seen. Mostly one or two samples
+    are read; all samples are read only before an error.
 
     Args:
-        dataset: What is going to be trained on.
-        split: Its name in the message.
+        dataset: The training data.
+        split: The name of the split, for the message.
 
     Raises:
         AtrousError: E-DATA-ONE-CLASS.
@@ -25,7 +25,7 @@ def check_trainable(dataset: Dataset, split: str = "train") -> None:
         try:
             target = dataset[index].target
         except AtrousError:
-            continue  # training decides what a sample that cannot be read means
+            continue  # training reports samples that cannot be read
         seen.update(label for label in set(target.ravel().tolist()) if label < len(dataset.classes))
         if len(seen) > 1:
             return

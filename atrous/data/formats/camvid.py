@@ -1,4 +1,4 @@
-"""CamVid as SegNet's tutorial lays it out: a folder of pictures and one of masks for each split."""
+"""CamVid as in SegNet's tutorial: a folder of pictures and a folder of masks for each split."""
 
 from functools import partial
 from pathlib import Path

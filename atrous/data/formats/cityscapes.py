@@ -1,4 +1,4 @@
-"""Cityscapes: raw ids in its masks to train ids, and back for submissions.
+"""Cityscapes: from raw ids in its masks to train ids, and back for submissions.
 
 Cordts et al., The Cityscapes Dataset for Semantic Urban Scene Understanding (arXiv:1604.01685).
 """
@@ -26,7 +26,7 @@ MAPPING: dict[int, int | None] = dict.fromkeys(range(_RAW_IDS)) | {
 
 
 def recognise(path: Path) -> Layout | None:
-    """Returns the layout of Cityscapes: fine splits by their names, coarse ones as NAME_coarse."""
+    """Returns the layout of Cityscapes. Fine splits keep their names; coarse are NAME_coarse."""
     pictures = path / "leftImg8bit"
     if not pictures.is_dir():
         return None
@@ -64,7 +64,7 @@ def _listed(pictures: Path, masks: Path, ending: str) -> Listing:
 def submission(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Returns predicted train ids (H, W) as the raw ids the benchmark's server expects.
 
-    What is no train id, unlabelled among it, becomes raw id 0.
+    Unlabelled pixels, and values that are no train ids, become raw id 0.
     """
     table = np.zeros(256, dtype=np.uint8)
     for label in CITYSCAPES_LABELS:

@@ -1,4 +1,4 @@
-"""Files beside the masks that say what the classes and their colours are."""
+"""Files beside the masks that name the classes and their colours."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ NAMES = (
 
 @dataclass(frozen=True)
 class ClassFile:
-    """Classes, and how masks say them."""
+    """Classes, and how masks store the classes."""
 
     table: ClassTable
     mapping: Mapping[int, int | None] = field(default_factory=dict)  # value in masks -> index
@@ -45,7 +45,7 @@ def find_class_file(*folders: Path) -> ClassFile | None:
 
 
 def read_class_file(path: Path) -> ClassFile:
-    """Reads a class file; its name says of which kind it is.
+    """Reads a class file. The name of the file tells its form.
 
     ``classes.json``: ``{"classes": [...], "palette": [[r, g, b], ...], "void": value or list}``,
     the palette with or without a colour for void. ``labelmap.txt`` (CVAT): ``name:r,g,b::`` a line.
@@ -62,9 +62,9 @@ def read_class_file(path: Path) -> ClassFile:
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise AtrousError(
             "E-DATA-CLASSES",
-            f"not a class file of this name's form: {error}",
+            f"the file does not have the form that its name stands for: {error}",
             where=path,
-            fix="docs/data.md shows each form",
+            fix="see the forms in docs/data.md",
             exit_code=ExitCode.DATA,
         ) from None
 
@@ -97,7 +97,7 @@ def _plain(name: str) -> str:
 
 
 def _of_colors(rows: Sequence[tuple[str, Color]], path: Path) -> ClassFile:
-    """Returns classes in the order of rows, those that mean unlabelled after the others."""
+    """Returns the classes in the order of rows; names that mean unlabelled get the last values."""
     classes = [row for row in rows if not is_void(row[0])]
     void = [row for row in rows if is_void(row[0])]
     table = class_table(

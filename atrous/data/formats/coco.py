@@ -43,9 +43,9 @@ _COCO_NAMES = ("instances_", "stuff_", "panoptic_")
 
 
 def recognise(path: Path) -> Layout | None:
-    """Returns the layout of a COCO folder, or of one kind of its JSON files if one is given.
+    """Returns the layout of a COCO folder, or of a JSON file and its siblings of the same kind.
 
-    In a folder, panoptic files are preferred to pixel maps, those to instances, those to stuff.
+    In a folder, panoptic files come first, then pixel maps, then instances, then stuff.
     """
     if path.is_file():
         return _of_file(path)
@@ -97,7 +97,7 @@ def _of_shapes(root: Path, documents: Sequence[Path]) -> Layout:
 
 
 def _listed(root: Path, document: Path, split: str, documents: Sequence[Path]) -> Listing:
-    """Lists a file's pictures; one without annotations is all background."""
+    """Lists a file's pictures. A picture without annotations is all background."""
     coco = read_coco(document)
     others = [read_coco(other) for other in documents if other != document]
     pictures = _pictures(
@@ -121,7 +121,9 @@ def _of_segments(root: Path, documents: Sequence[Path]) -> Layout:
     for document in documents:
         folder = _folder_of_segments(root, document)
         if folder in folders:
-            raise invalid(f"its PNG files and those of {folders[folder]} share a folder", document)
+            raise invalid(
+                f"its PNG files and the PNG files of {folders[folder]} share a folder", document
+            )
         folders[folder] = document
     reader = PanopticReader(folders, index, len(table.classes))
     splits: Splits = {

@@ -1,4 +1,4 @@
-"""What COCO's JSON files say: classes, pictures, outlines, run lengths and panoptic segments."""
+"""COCO's JSON files: classes, pictures, outlines, run lengths and panoptic segments."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ class CocoFile:
     pictures: Mapping[str, tuple[int, int, int]]  # file name -> id, height, width
     annotations: Mapping[int, Sequence[Any]]  # picture id -> its annotations
     segments: Mapping[str, str]  # file name of a picture -> of its panoptic PNG
-    homeless: tuple[tuple[object, int], ...]  # annotation id, id of an image that is not there
+    homeless: tuple[tuple[object, int], ...]  # id of an annotation, id of the missing image
 
     def of_picture(self, name: str, where: object) -> tuple[Sequence[Any], tuple[int, int]]:
         """Returns a picture's annotations and (height, width)."""
@@ -34,7 +34,7 @@ class CocoFile:
         return self.annotations.get(id_, ()), (height, width)
 
     def differing(self, other: "CocoFile") -> set[str]:
-        """Returns the names that another file annotates otherwise: those of another picture."""
+        """Returns the names that another file annotates differently."""
 
         def drawn(file: CocoFile, name: str) -> list[Any]:
             entries = file.annotations.get(file.pictures[name][0], ())
@@ -58,8 +58,7 @@ def read_coco(path: Path) -> CocoFile:
     """Reads a COCO file.
 
     Raises:
-        AtrousError: The file cannot be read, lacks something a COCO file has, or uses an id or a
-            file name twice.
+        AtrousError: The file cannot be read, lacks a field, or uses an id or a file name twice.
     """
     document = read_json(path)
     pictures: dict[str, tuple[int, int, int]] = {}
@@ -108,7 +107,7 @@ def _twice(what: str, path: Path) -> AtrousError:
         "E-DATA-TWICE",
         f"{what} occurs twice, so that it is unclear which annotation belongs to which picture",
         where=path,
-        fix="number the entries anew: tools that merge files do so",
+        fix="give every entry an id of its own, as tools that merge COCO files do",
         exit_code=ExitCode.DATA,
     )
 
@@ -126,7 +125,7 @@ def classes_of(
         background: Whether a class for everything else comes first, if there is none.
 
     Raises:
-        AtrousError: A file cannot be read, or two of its categories have one name.
+        AtrousError: A file cannot be read, or two of its categories have the same name.
     """
     files = {document: read_coco(document) for document in documents}
     used = {
@@ -161,7 +160,7 @@ def classes_of(
 
 
 def _is_root(category: Mapping[str, Any], categories: Sequence[Mapping[str, Any]]) -> bool:
-    """Says whether a category only heads others, as Roboflow's first one does."""
+    """Returns whether a category only groups others, like Roboflow's first category."""
     return category.get("supercategory") in (None, "", "none") and any(
         other.get("supercategory") == category.get("name")
         for other in categories

@@ -1,4 +1,4 @@
-"""CVAT's own format for pictures: one XML file of outlines, masks, boxes and ellipses."""
+"""CVAT's format for images: an XML file of outlines, masks, boxes and ellipses."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ class _CvatFile:
 
 
 def recognise(path: Path) -> Layout | None:
-    """Returns the layout of an XML file or the folder it is in; background is class 0."""
+    """Returns the layout of an XML file, or of the folder with the file. Background is class 0."""
     document = path / "annotations.xml" if path.is_dir() else path
     if document.suffix.lower() != ".xml" or not document.is_file():
         return None
@@ -74,14 +74,14 @@ def _read(path: Path) -> _CvatFile:
     root = read_xml(path)
     if root.tag != "annotations" or root.find("track") is not None:
         raise invalid(
-            "not CVAT's format for images",
+            "not a file in CVAT's format for images",
             path,
-            "export the task as «CVAT for images 1.1»; the format for video keeps tracks",
+            "export the task as «CVAT for images 1.1»; the format for video holds tracks",
         )
     labels = tuple(
         (label.findtext("name", ""), _color(label.findtext("color", "")))
         for label in root.iterfind("meta//labels/label")
-        if label.find("parent") is None  # a point of a skeleton is listed like a label
+        if label.find("parent") is None  # CVAT lists the points of a skeleton as labels, too
     )
     pictures: dict[str, _Picture] = {}
     for image in root.iterfind("image"):
@@ -94,7 +94,7 @@ def _read(path: Path) -> _CvatFile:
                 "E-DATA-TWICE",
                 f"the image {name} of subset {subset!r} is listed twice",
                 where=path,
-                fix="export the tasks one by one, or rename one of the two pictures",
+                fix="export each task on its own, or rename one of the two pictures",
                 exit_code=ExitCode.DATA,
             )
         pictures[key] = _Picture(name, subset, size, tuple(ordered))
@@ -128,8 +128,8 @@ def _listed(document: Path, subset: str) -> Listing:
 class CvatShapes:
     """Reads a picture's shapes.
 
-    Tags, points, lines and skeletons cover no pixels and are skipped. A cuboid covers pixels that
-    its drawing does not say, and is refused.
+    Tags, points, lines and skeletons cover no pixels and are skipped. A cuboid covers
+    pixels, but its corners do not tell which, so it is refused.
 
     Args:
         index: Label -> value in the target.

@@ -1,7 +1,7 @@
-"""The dataset YAML ultralytics documents for semantic segmentation: its keys, read and checked.
+"""The dataset YAML of ultralytics for semantic segmentation: its keys, read and checked.
 
-path, train, val, test, names, nc, masks_dir and label_mapping are theirs; colors is ours. A script
-under ``download`` is never run.
+ultralytics documents path, train, val, test, names, nc, masks_dir and label_mapping. colors is an
+extension. A script under ``download`` is never run.
 """
 
 import logging
@@ -41,8 +41,7 @@ class DatasetYaml:
         """Returns the folders and lists of a split.
 
         Raises:
-            AtrousError: One is not there. A set that is used without its test pictures need not
-                have them.
+            AtrousError: A folder or list is missing. Only who asks for a split needs its files.
         """
         found = []
         for entry in self.splits[split]:
@@ -64,7 +63,7 @@ class DatasetYaml:
 
     @property
     def palette(self) -> tuple[Color, ...]:
-        """The classes' colours, if each has one."""
+        """The classes' colours; empty unless every class has a colour."""
         by_index = {self.mapping.get(value, value): color for color, value in self.colors}
         colors = [by_index.get(index) for index in range(len(self.names))]
         return tuple(color for color in colors if color) if all(colors) else ()
@@ -74,7 +73,7 @@ def read_dataset_yaml(path: Path) -> DatasetYaml:
     """Reads and checks a dataset YAML.
 
     Raises:
-        AtrousError: Not YAML, a misspelt key, or one whose value does not fit the others.
+        AtrousError: Not YAML, a misspelt key, or a value that contradicts another.
     """
     content = _load(path)
     for key in content:
@@ -118,7 +117,10 @@ def _load(path: Path) -> dict[Any, Any]:
     if not isinstance(content, dict):
         raise _invalid("not a mapping of keys", path)
     if b"!!python" in path.read_bytes():
-        raise _invalid("it holds Python objects, which nobody needs to describe data", path)
+        raise _invalid(
+            "it holds tags of Python objects; a dataset YAML needs only text, lists and mappings",
+            path,
+        )
     for mapping in (node, *(value for _, value in node.value)):
         if isinstance(mapping, yaml.MappingNode):
             _check_unique([key.value for key, _ in mapping.value], path)
@@ -126,10 +128,10 @@ def _load(path: Path) -> dict[Any, Any]:
 
 
 def _check_unique(keys: list[Any], path: Path) -> None:
-    """Refuses a key that occurs twice, of which YAML would silently keep the last."""
+    """Refuses a key that occurs twice: YAML would silently keep the last value."""
     for key in keys:
         if keys.count(key) > 1:
-            raise _invalid(f"the key {key!r} occurs twice", path, "keep one of the two")
+            raise _invalid(f"the key {key!r} occurs twice", path, "remove one of the two entries")
 
 
 def _names(content: Mapping[Any, Any], path: Path) -> tuple[str, ...]:
@@ -139,13 +141,13 @@ def _names(content: Mapping[Any, Any], path: Path) -> tuple[str, ...]:
         missing = [index for index in range(len(names)) if index not in by_id]
         if missing:
             raise _invalid(
-                f"names has {len(names)} classes, and none of id {missing}",
+                f"names has {len(names)} classes, but none with id {missing}",
                 path,
-                "number the classes from 0 without gaps; label_mapping maps other ids to them",
+                "number the classes from 0 without gaps; label_mapping maps other ids to classes",
             )
         names = [by_id[index] for index in range(len(names))]
     if not isinstance(names, list) or not names:
-        raise _invalid("names is missing, or neither a list nor a mapping of id to name", path)
+        raise _invalid("names must be a list, or a mapping of id to name", path)
     if not all(isinstance(name, str) for name in names):
         raise _invalid("names holds something other than names", path)
     count = content.get("nc", str(len(names)))
@@ -164,13 +166,13 @@ def _integer(text: Any) -> int | None:
 
 
 def _given(content: Mapping[Any, Any], key: str) -> Any:
-    """Returns the value of a key; None if it is absent or null."""
+    """Returns the value of a key; None if the key is absent or null."""
     value = content.get(key)
     return None if isinstance(value, str) and value in _NULL else value
 
 
 def _root(content: Mapping[Any, Any], path: Path) -> Path:
-    """Returns the folder paths are relative to; its own path is relative to the YAML file's."""
+    """Returns the folder that paths are relative to. It is itself relative to the YAML file."""
     given = Path(str(_given(content, "path") or ".").replace("\\", "/"))
     for root in (path.parent / given, given):
         if root.is_dir():

@@ -1,4 +1,4 @@
-"""Plain folders of pictures and masks, in the ways people arrange them."""
+"""Plain folders of pictures and masks, in common arrangements."""
 
 import logging
 import re
@@ -95,7 +95,7 @@ def _split_inside(path: Path) -> Folders:
         return {"": folders}
     left = [p.name for p in images.iterdir() if p.name.lower() not in both and p.name[0] != "."]
     if left:
-        log.warning("%s: not in the folder of a split and left out: %s", images, _some(left))
+        log.warning("%s: not in the folder of a split, and left out: %s", images, _some(left))
     return _named(both)
 
 
@@ -143,7 +143,7 @@ def _twin_folders(path: Path) -> Folders:
 
 
 def _side_by_side(path: Path) -> Folders:
-    """Finds pictures and masks in one folder, or in one for each split."""
+    """Finds pictures and masks in the same folder, or in a folder for each split."""
     splits = {
         s: (folder, folder) for s, folder in _split_folders(path).items() if _has_both(folder)
     }
@@ -173,7 +173,7 @@ def _endings_in(masks: Files) -> list[str]:
 
 
 def _together(folder: Path) -> Listing:
-    """Pairs the pictures and masks of one folder: by ending, or JPEG and PNG of one name."""
+    """Pairs the pictures and masks of a folder: by ending, or JPEG and PNG of the same name."""
     found, candidates = find_files(folder), find_files(folder, SUFFIXES)
     for ending in _ENDINGS:
         masks = {n: p for n, p in candidates.items() if p.stem.endswith(ending)}

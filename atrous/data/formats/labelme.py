@@ -66,7 +66,7 @@ def recognise(path: Path) -> Layout | None:
 
 
 class _Summary(NamedTuple):
-    """What listing a file needs."""
+    """The part of a file that is needed to list it."""
 
     picture: str  # path relative to the file, as the annotator's system writes it
     labels: frozenset[str]  # of shapes that cover pixels
@@ -88,7 +88,7 @@ def _labels(files: Files) -> list[str]:
 def _listed(folder: Path) -> Listing:
     """Pairs files and pictures: by the path a file gives, or else by name.
 
-    The path comes first because ``a.json`` may belong to ``a.png`` and not to ``a.jpg``.
+    The path decides, because ``a.json`` may belong to ``a.png`` and not to ``a.jpg``.
     """
     pictures, files = find_files(folder), find_files(folder, (".json",))
     real = {path.resolve(): name for name, path in pictures.items()}
@@ -150,7 +150,7 @@ class LabelMeShapes:
             region = _mask(entry, points, name, where)
             return Shape(self.index[label], (), region, name, clip=True)
         if kind not in _OUTLINES:
-            fix = "draw it as a polygon: it is not known which pixels it covers"
+            fix = "draw the shape as a polygon, so that it is clear which pixels it covers"
             raise invalid(f"{name} is of the unknown kind {kind!r}", where, fix)
         return Shape(self.index[label], (_OUTLINES[kind](points),), where=name, clip=True)
 

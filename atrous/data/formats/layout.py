@@ -1,4 +1,4 @@
-"""What recognising a data set on disk gives: its classes, its splits, and how to read a target."""
+"""A recognised data set: its classes, its splits, and how to read a target."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,12 +22,12 @@ class Layout:
     """A recognised data set.
 
     Args:
-        kind: What it was recognised as, for messages.
+        kind: Name of the format, for messages.
         root: Its folder or file.
         table: Its classes.
         read_target: Reads an item's target.
         splits: Lists the samples of each split.
-        folder: What names of pictures are relative to; by default the folder of `root`.
+        folder: The folder that names of pictures are relative to; by default the folder of `root`.
     """
 
     kind: str
@@ -65,7 +65,7 @@ class Layout:
 
 
 def find_split(splits: Mapping[str, T], split: str, root: Path) -> T:
-    """Returns what is filed under a split's name or another spelling of it.
+    """Returns the entry of a split, under its name or another spelling of the name.
 
     Raises:
         AtrousError: There is no such split.
@@ -91,9 +91,9 @@ def is_void(name: str) -> bool:
 def shape_classes(
     labels: Sequence[str], *, background: bool = True
 ) -> tuple[list[str], dict[str, int]]:
-    """Returns the classes of a tool's labels, and what each label paints into a target.
+    """Returns the classes of a tool's labels, and the value of each label in targets.
 
-    Labels that mean background or unlabelled are no classes of their own.
+    Labels that mean background share one class. Labels that mean unlabelled are no classes.
 
     Args:
         labels: Names of the tool, in order.

@@ -1,4 +1,4 @@
-"""Classes of mask files that are named by no class file, or that hold two values only."""
+"""Classes of masks without a class file, and of masks that hold two values only."""
 
 import logging
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from atrous.data.masks.colors import ColorTable
 from atrous.data.masks.files import read_mask
 from atrous.errors import AtrousError
 
-UNNAMED = ("numbered", "binary")  # tables whose class names come from nobody
+UNNAMED = ("numbered", "binary")  # tables without names from the data set
 _FOREGROUND = "foreground"
 _SAMPLED = 64  # masks that are read where a class file names the classes
 
@@ -26,12 +26,12 @@ log = logging.getLogger(__name__)
 def classes_of_masks(found: ClassFile | None, splits: Splits) -> ClassFile:
     """Returns the classes of a data set of masks, with two-valued masks read as two classes.
 
-    Masks of one object are mostly saved as 0 and 255, so 255 cannot mean unlabelled there. Such
-    masks, and masks of 0 and 1, are read as "background" and "foreground", or as the one or two
-    names of a class file. Masks of more values keep their values.
+    Tools save masks of one object mostly as 0 and 255. There, 255 cannot mean unlabelled: no class
+    would be left. Masks of 0 and 255, and of 0 and 1, become the classes "background" and
+    "foreground", or the classes that a class file names. Other masks keep their values.
 
     Args:
-        found: What a class file says; None without one.
+        found: The content of a class file; None without a class file.
         splits: Lists of the samples.
     """
     if found is None:
@@ -84,4 +84,4 @@ def _values_of(path: Path, colors: ColorTable) -> set[int]:
     try:
         return set(np.unique(read_mask(path, colors=colors).labels).tolist())
     except AtrousError:
-        return set()  # reading this sample, and the doctor, will say what is wrong
+        return set()  # the error comes up when the sample is read

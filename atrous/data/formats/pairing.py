@@ -1,4 +1,4 @@
-"""Which picture belongs to which annotation: decided by whole relative paths, or refused."""
+"""Matches pictures and annotations by whole relative paths."""
 
 import os
 from collections import Counter
@@ -76,7 +76,7 @@ def walk(folder: Path) -> Iterator[str]:
 
 
 def relative(path: Path, folder: Path) -> str:
-    """Returns the path of a file relative to a folder, also to one it is not in, with "/"."""
+    """Returns the path of a file relative to a folder, with "/". It may begin with ".."."""
     text, top = str(path), os.path.join(folder, "")  # noqa: PTH118
     if text.startswith(top):  # by far the most common case, and there may be many files
         return text[len(top) :].replace(os.sep, "/")
@@ -97,13 +97,13 @@ def pair(
     """Pairs pictures and masks of equal paths, and reports the files that have no partner.
 
     A mask is called like its picture but for the suffix (``a.png`` for ``a.jpg``), or like the
-    whole file (``a.jpg.png``). Two pictures that one mask could belong to are both reported.
+    whole file (``a.jpg.png``). If a mask could belong to two pictures, both are reported.
 
     Args:
         pictures: Files of the pictures.
         masks: Files of the annotations.
-        picture_ending: What pictures' names end with before the suffix, and masks' do not.
-        mask_ending: What masks' names end with before the suffix. Masks without it are ignored.
+        picture_ending: Ending of the pictures' names, before the suffix, which masks lack.
+        mask_ending: Ending of the masks' names, before the suffix. Masks without it are ignored.
         report_unused: Whether a mask without a picture is a problem.
     """
     by_key: dict[str, list[Path]] = {}
@@ -122,7 +122,7 @@ def pair(
             items.append(Item(stem(name) if key == name else key, path, found[0]))
         elif found:
             what = (
-                "several pictures have its name but for suffix"
+                "several pictures have the same name but for suffix"
                 if uses[key] > 1
                 else (f"several masks: {', '.join(mask.name for mask in found)}")
             )
@@ -148,7 +148,7 @@ def _key(name: str, ending: str) -> str | None:
 
 
 class Matched(NamedTuple):
-    """What the names in an annotation file or a list mean."""
+    """The files that the names in an annotation file or a list mean."""
 
     found: dict[str, Path]
     unclear: frozenset[str]  # names that fit several files, or share one file with another name
@@ -158,9 +158,10 @@ def match(names: Collection[str], files: Mapping[str, Path], *, split: str = "")
     r"""Finds the file that each name means.
 
     Annotation tools write paths of other machines (``C:\data\a.jpg``), names without folder or
-    suffix, and other upper and lower case. A name means the file of exactly that path if there is
-    one. Otherwise it means the only file whose path ends with the name, or that the name ends
-    with; with the suffix if possible, else without.
+    suffix, and other upper and lower case. A name means the file of exactly that path, if there is
+    such a file. Otherwise it means the file whose path ends with the name, or whose path the name
+    ends with: first with the suffix, then without. If several files fit equally well, or two names
+    fit one file, the names are unclear.
 
     Args:
         names: Names of pictures or masks.
@@ -188,8 +189,7 @@ def match(names: Collection[str], files: Mapping[str, Path], *, split: str = "")
                 found[name] = paths[0]
             elif paths:
                 unclear.add(name)
-        taken = set(found.values())
-        free = {name: path for name, path in free.items() if path not in taken}
+        free = {name: path for name, path in free.items() if path not in claims}
     return Matched(found, frozenset(unclear))
 
 
@@ -213,7 +213,11 @@ def _by_last(files: Files, *, with_suffix: bool) -> dict[str, list[tuple[Parts, 
 def _candidates(
     name: str, index: Mapping[str, list[tuple[Parts, Path]]], *, with_suffix: bool
 ) -> list[Path]:
-    """Returns the files that fit a name best: as a whole, then in most folders, then in case."""
+    """Returns the files that fit a name best.
+
+    A whole path fits better than the end of a path, a longer end better than a shorter end, and
+    the same upper and lower case better than another.
+    """
     wanted = _parts(name, with_suffix=with_suffix)
     fitting: dict[tuple[bool, int, bool], list[Path]] = {}
     for parts, path in index.get(wanted[-1].casefold(), []) if wanted else []:
@@ -255,14 +259,18 @@ def find_pictures(
     files = {folder: find_files(folder) for folder in dict.fromkeys((*own, *shared))}
     exact = {folder: sum(name in found for name in names) for folder, found in files.items()}
     own = [folder for folder in dict.fromkeys(own) if exact[folder] == max(exact.values())]
-    matches = [match(names, files[folder]) for folder in own]
-    if not any(matched.found for matched in matches):
+    ranked = [(exact[folder], match(names, files[folder])) for folder in own]
+    if not any(matched.found for _, matched in ranked):
         for folder in dict.fromkeys(shared):
             found, unclear = match({*names, *others}, files[folder], split=split)
             sure = {n: found[n] for n in names if n in found and n not in conflicting}
-            matches.append(Matched(sure, unclear | (found.keys() & set(conflicting))))
-    none = Matched({}, frozenset())
-    return max(matches, key=lambda m: (len(m.found), len(m.unclear)), default=none)
+            matched = Matched(sure, unclear | (found.keys() & set(conflicting)))
+            ranked.append((exact[folder], matched))
+    return max(
+        ranked,
+        key=lambda pair: (pair[0], len(pair[1].found), len(pair[1].unclear)),
+        default=(0, Matched({}, frozenset())),
+    )[1]
 
 
 def pick_masks(names: Iterable[str], pictures: Files, masks: Files, where: Path) -> Listing:
@@ -286,7 +294,7 @@ def missing(names: Iterable[str], pictures: Matched, where: Path) -> Iterator[Pr
     """Yields a problem for each name without a picture, or with more than one."""
     for name in names:
         if name in pictures.unclear:
-            what = f"{name} could be several pictures, or several names one picture"
+            what = f"{name} fits several pictures, or several names fit the same picture"
             yield Problem("E-DATA-TWICE", what, where)
         elif name not in pictures.found:
             yield Problem("E-DATA-NO-PICTURE", f"no picture {name}", where)

@@ -1,8 +1,8 @@
-"""WebDataset: pictures and masks in tar files, read in place.
+"""WebDataset: pictures and masks in tar files that are not unpacked.
 
-Files of one name up to the first dot belong together: ``0001.jpg`` and ``0001.mask.png``. A tar
-file's directory is walked once, when the set is opened; a sample is then two reads at known places,
-so that the shards may lie on any mounted store and nothing is unpacked.
+Files of the same name up to the first dot belong together: ``0001.jpg`` and ``0001.mask.png``. Each
+tar file is walked once, when the set is opened, to find where its members begin. A sample is then
+two reads, so that the shards may lie on any mounted store.
 """
 
 import re
@@ -147,9 +147,9 @@ def recognise(path: Path) -> ShardLayout | None:
     if found is None:
         raise AtrousError(
             "E-DATA-CLASSES",
-            "tar shards do not say what their classes are",
+            "tar shards need a class file",
             where=root,
-            fix="put classes.txt (a name a line) or classes.json beside them",
+            fix="put classes.txt (one name on each line) or classes.json beside the shards",
             exit_code=ExitCode.DATA,
         )
     splits: dict[str, tuple[Path, ...]] = {}
@@ -196,7 +196,7 @@ def _members(shard: Path) -> list[Member]:
             "E-DATA-SHARD",
             f"not a whole, uncompressed tar file: {error}",
             where=shard,
-            fix="make it again; compression gains nothing on pictures",
+            fix="write the file again without compression: pictures are compressed already",
             exit_code=ExitCode.DATA,
         ) from None
 
@@ -206,7 +206,7 @@ def _suffix(name: str) -> str:
 
 
 def _is_mask(member: Member, sample: Sequence[Member]) -> bool:
-    """Whether a member is called a mask, or is the PNG beside a photograph."""
+    """Returns whether a member has the name of a mask, or is the PNG beside a photograph."""
     extension = PurePosixPath(member.name).name.partition(".")[2].lower()
     called = [_MASK.search(PurePosixPath(m.name).name.partition(".")[2].lower()) for m in sample]
     if any(called):

@@ -1,4 +1,4 @@
-"""Splits of a data set whose folders do not say them: by lists beside it, else by names."""
+"""Splits of a data set without folders for its splits: from lists of names, or by hashing names."""
 
 import logging
 import re
@@ -23,7 +23,7 @@ from atrous.data.splitting import held_out
 
 Splits = Mapping[str, Callable[[], Listing]]
 
-VAL_PART = 5  # one picture of so many is val, where nobody has chosen
+VAL_PART = 5  # without a given split, one picture of so many is val
 
 _FOLDERS = ("", "splits", "split", "lists", "list", "ImageSets/Segmentation", "ImageSets")
 _LIST = re.compile(
@@ -42,7 +42,7 @@ def divide(everything: Callable[[], Listing], root: Path) -> Splits:
     """Returns the splits of a data set that keeps all pictures in one place.
 
     Lists such as ``train.txt`` and ``val_list.txt`` in or below `root` are followed. Without
-    them, a fifth of the samples is val, chosen by name and so the same everywhere.
+    lists, a fifth of the samples is val. The names decide, so that all machines agree.
     """
     by_list: dict[str, Callable[[], Listing]] = {
         split: partial(_of_list, path, everything, root, split)
@@ -90,12 +90,12 @@ def columns(path: Path) -> list[tuple[str, str]]:
 
 
 def names_masks(path: Path) -> bool:
-    """Says whether a list has a second column of masks."""
+    """Returns whether a list has a second column of masks."""
     return any(mask for _, mask in columns(path)[:10])
 
 
 def _of_list(path: Path, everything: Callable[[], Listing], root: Path, split: str) -> Listing:
-    """Returns the samples a list names, and of the problems those of the pictures it names."""
+    """Returns the samples that a list names, and the problems of the pictures it names."""
     if names_masks(path):
         return listed_pairs(path, root, split)
     items, problems = everything()
@@ -111,7 +111,7 @@ def _of_list(path: Path, everything: Callable[[], Listing], root: Path, split: s
 
 
 def listed_pairs(path: Path, root: Path, split: str) -> Listing:
-    """Returns the samples of a list with a column of pictures and one of masks."""
+    """Returns the samples of a list with a column of pictures and a column of masks."""
     rows = list(dict.fromkeys(columns(path)))
     files, masks = find_files(root), find_files(root, MASK_SUFFIXES)
     pictures = match(dict.fromkeys(name for name, _ in rows), files)
@@ -138,7 +138,7 @@ class _Part:
 
     def __call__(self) -> Listing:
         items, problems = self.everything()
-        # Suffixes do not count: a picture stays in its split when it is saved in another format.
+        # Suffixes are left out, so that a picture keeps its split when its format changes.
         ordered = sorted(items, key=lambda item: (item.name, item.image))
         names = [stem(PurePosixPath(item.name).as_posix()) for item in ordered]
         count = -(-len(items) // VAL_PART)

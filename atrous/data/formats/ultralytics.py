@@ -1,8 +1,8 @@
 """Folders described by a dataset YAML: masks or outlines beside pictures, folder for folder.
 
-With masks_dir targets are mask files, in a folder of that name in the place of ``images``. Without
-it they are the outlines of ``labels``, smaller ones on top, as ultralytics trains them: a class
-"background" is added, after several classes or before a single one.
+With masks_dir, targets are mask files: the folder of that name takes the place of ``images``.
+Without masks_dir, targets are drawn from the outlines in ``labels``, smaller outlines on top. As
+in ultralytics, a class "background" is added, after several classes or before a single class.
 """
 
 import os
@@ -65,7 +65,7 @@ def _layout(content: DatasetYaml) -> Layout:
         return Layout(
             "dataset YAML, masks", content.path, found.table, reader, splits, content.root
         )
-    # ultralytics adds "background" after several classes, and before a single one.
+    # ultralytics adds "background" after several classes, but before a single class.
     single = len(content.names) == 1
     given = [*["background"] * single, *content.names, *["background"] * (not single)]
     names, index = shape_classes(given)

@@ -54,7 +54,7 @@ class VocReader(MaskReader):
 
 
 def recognise(path: Path) -> Layout | None:
-    """Returns the layout of a devkit: its year's folder, or the VOCdevkit one above it."""
+    """Returns the layout of a devkit, from the folder of its year or the VOCdevkit folder above."""
     for root in (path, *sorted(path.glob("VOC20*")), *sorted(path.glob("VOCdevkit/VOC20*"))):
         if (root / "JPEGImages").is_dir() and _mask_folders(root):
             lists = root / "ImageSets" / "Segmentation"
@@ -105,7 +105,7 @@ def _layout(root: Path, lists: Path) -> Layout:
     sbd = find_sbd(root)
     if sbd is not None and "trainaug" not in splits and "train" in splits:
         splits["trainaug"] = partial(trainaug, root, sbd)
-    if not splits.keys() & set(SPLITS):  # CVAT exports one list, called default
+    if not splits.keys() & set(SPLITS):  # CVAT exports a single list, called default
         everything = next(iter(splits.values()), partial(_everything, root, tuple(folders)))
         splits = {**divide(everything, root), **splits}
     found = find_class_file(root)
@@ -129,7 +129,7 @@ def _everything(root: Path, folders: Sequence[Path]) -> Listing:
 
 
 def _masks(folders: Sequence[Path]) -> Files:
-    """Returns the masks of several folders; the first folder that has one for a picture counts."""
+    """Returns the masks of several folders. The first folder with a mask of a picture counts."""
     masks: Files = {}
     for folder in folders:
         known = {Path(name).with_suffix("") for name in masks}
@@ -139,7 +139,7 @@ def _masks(folders: Sequence[Path]) -> Files:
 
 
 def find_sbd(root: Path) -> Path | None:
-    """Returns SBD's folder if it lies in a devkit, or beside one."""
+    """Returns SBD's folder, if it lies in a devkit or beside a devkit."""
     for parent in (root, root.parent, root.parent.parent):
         for name in _SBD_FOLDERS:
             if _is_sbd(parent / name):
@@ -148,15 +148,15 @@ def find_sbd(root: Path) -> Path | None:
 
 
 def trainaug(root: Path, sbd: Path, *, expected: int = TRAINAUG) -> Listing:
-    """Lists VOC train and all of SBD, without VOC val; VOC's own masks where there are both.
+    """Lists VOC train and all of SBD, without VOC val. VOC's own masks are preferred.
 
     Args:
-        root: A devkit's folder of one year.
+        root: The folder of a year in a devkit.
         sbd: SBD's folder, with cls/, train.txt and val.txt.
-        expected: How many samples there must be.
+        expected: The required number of samples.
 
     Raises:
-        AtrousError: There are not `expected` ones: a list is not the original, or is cut off.
+        AtrousError: The number differs: a list is not the original, or is cut off.
     """
     lists = root / "ImageSets" / "Segmentation"
     train, val = read_list(lists / "train.txt"), set(read_list(lists / "val.txt"))
@@ -189,8 +189,8 @@ def read_sbd(path: Path) -> Target:
         AtrousError: Not such a file.
     """
     try:
-        # MATLAB files are nested, compressed records. SciPy's reader of them is kept up and, unlike
-        # a pickle, runs nothing it reads.
+        # MATLAB files are nested, compressed records. SciPy maintains a reader for them and, unlike
+        # pickle, the reader runs no code from the file.
         from scipy import io
     except ModuleNotFoundError as error:
         raise missing_extra("reading SBD", error, "data") from None
@@ -200,7 +200,7 @@ def read_sbd(path: Path) -> Target:
         if classes.ndim == 2 and classes.dtype == np.uint8:
             return classes
         problem = f"GTcls.Segmentation is {classes.dtype} {classes.shape}"
-    except Exception as error:  # of a damaged file SciPy's reader raises anything
+    except Exception as error:  # for a damaged file, SciPy's reader raises exceptions of any type
         problem = f"{type(error).__name__}: {error}"
     raise AtrousError(
         "E-DATA-SBD",

@@ -1,7 +1,7 @@
-"""Targets from shapes: polygons and small masks, checked and painted one over the other.
+"""Targets from shapes: polygons and small masks, checked and painted in order.
 
-Polygons are filled by pycocotools, whatever format they come from: a pixel is inside where the
-number of outlines above it is odd (the even-odd rule, also for outlines that cross themselves).
+pycocotools fills the polygons of every format, by the even-odd rule: a pixel is inside where the
+number of edges above it is odd. The rule also holds for outlines that cross themselves.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from atrous.errors import AtrousError, ExitCode, missing_extra
 
 Points = NDArray[np.float64]  # (N, 2) x and y in pixels, from the picture's upper left corner
 
-_TOLERANCE = 0.01  # of a side, by which a point may lie outside of the picture
+_TOLERANCE = 0.01  # share of a side by which a point may lie outside of the picture
 _EDGES_AT_ONCE = 256  # compared with all others
 
 
@@ -29,9 +29,9 @@ class Region(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """One annotated object: the union of its outlines, or a region drawn elsewhere."""
+    """One annotated object: the union of its outlines, or a binary mask."""
 
-    value: int  # what it paints into the target
+    value: int  # written into the target
     outlines: tuple[Points, ...]
     region: Region | None = None
     where: str = ""  # names the shape in messages: "shape 3 'car'"
@@ -45,10 +45,10 @@ def paint(
     order: Literal["given", "area"],
     where: object,
 ) -> Target:
-    """Paints shapes into a target (H, W), in place: later ones, or smaller ones, lie on top.
+    """Paints shapes into a target (H, W), in place. Later or smaller shapes lie on top.
 
     Raises:
-        AtrousError: A shape that cannot be drawn; says which.
+        AtrousError: A shape cannot be drawn. The message names the shape.
     """
     size = (target.shape[0], target.shape[1])
     drawn = [(shape.value, _drawn(shape, size, where)) for shape in shapes]
@@ -77,7 +77,7 @@ def _drawn(shape: Shape, size: tuple[int, int], where: object) -> Region:
     else:
         region = fill(outlines, size) if outlines else Region(0, 0, np.zeros((0, 0), np.bool_))
     if shape.clip and not region.inside.size:
-        raise _bad_shape("lies outside of the picture, all of it", shape, where)
+        raise _bad_shape("lies entirely outside of the picture", shape, where)
     return region
 
 
@@ -146,7 +146,8 @@ def fill(outlines: Sequence[Points], size: tuple[int, int]) -> Region:
 def clipped(outline: Points, size: tuple[int, int]) -> Points:
     """Returns an outline cut at the borders of a picture (Sutherland and Hodgman, 1974).
 
-    pycocotools walks every pixel of an outline, also those far away from the picture.
+    pycocotools walks every pixel of an outline, also far away from the picture. Clipping first
+    bounds its time and memory.
 
     Args:
         outline: Its points (N, 2).
@@ -172,7 +173,7 @@ def clipped(outline: Points, size: tuple[int, int]) -> Points:
 
 
 def crosses_itself(outline: Points) -> bool:
-    """Whether two edges of a closed outline properly cross."""
+    """Returns whether two edges of a closed outline cross."""
     start, end = outline, np.roll(outline, -1, axis=0)
     for first in range(0, len(outline), _EDGES_AT_ONCE):
         one = slice(first, first + _EDGES_AT_ONCE)
@@ -180,7 +181,7 @@ def crosses_itself(outline: Points) -> bool:
         here *= _side(start[one, None], end[one, None], end[None])
         there = _side(start[None], end[None], start[one, None])
         there *= _side(start[None], end[None], end[one, None])
-        if ((here < 0) & (there < 0)).any():  # each has its ends on both sides of the other
+        if ((here < 0) & (there < 0)).any():  # each edge has its ends on both sides of the other
             return True
     return False
 

@@ -361,7 +361,7 @@ def test_D18_absent_class_is_a_warning_and_has_no_share(tmp_path: Path) -> None:
     diagnosis = diagnose(tmp_path)
     finding = find(diagnosis, "W-DATA-ABSENT")
     assert finding.what == "classes that do not occur in val: bottle"
-    assert "left out of its mean" in finding.fix
+    assert "mean IoU omits" in finding.fix
     assert diagnosis.shares("val")["bottle"] is None
     assert diagnosis.as_json()["splits"]["val"]["class_share"]["bottle"] is None
 

@@ -93,21 +93,21 @@ def test_region_is_painted_in_its_place() -> None:
 
 
 @pytest.mark.parametrize(
-    ("outline", "reason"),
+    "outline",
     [
-        ([(1, 1), (5, 5)], "has 2 points"),
-        ([(1, 1), (5, float("nan")), (3, 3)], "not a number"),
-        ([(1, 1), (5, float("inf")), (3, 3)], "not a number"),
-        ([(1, 1), (150, 5), (3, 3)], r"\(150, 5\), outside of the 100x50 picture"),
-        ([(1, 1), (5, 52), (3, 3)], "outside"),
-        ([(-2, 1), (5, 5), (3, 3)], "outside"),
+        [(1, 1), (5, 5)],
+        [(1, 1), (5, float("nan")), (3, 3)],
+        [(1, 1), (5, float("inf")), (3, 3)],
+        [(1, 1), (150, 5), (3, 3)],
+        [(1, 1), (5, 52), (3, 3)],
+        [(-2, 1), (5, 5), (3, 3)],
     ],
 )
 def test_D19_impossible_outline_names_file_and_shape(
-    outline: list[tuple[float, float]], reason: str
+    outline: list[tuple[float, float]],
 ) -> None:
     shape = Shape(1, (np.array(outline, np.float64),), where="shape 3 'car'")
-    with pytest.raises(AtrousError, match=reason) as caught:
+    with pytest.raises(AtrousError, match="E-SHAPE") as caught:
         paint([shape], np.zeros((50, 100), np.uint8), order="given", where=HERE)
     assert "shape 3 'car'" in caught.value.what
     assert caught.value.where == str(HERE)
@@ -122,7 +122,7 @@ def test_D19_points_just_outside_are_clipped() -> None:
 
 def test_D19_region_beyond_the_picture_is_refused() -> None:
     shape = Shape(1, (), Region(3, 3, np.ones((2, 2), np.bool_)), "mask 1")
-    with pytest.raises(AtrousError, match="mask 1 lies outside"):
+    with pytest.raises(AtrousError, match=r"mask 1.*E-SHAPE"):
         paint([shape], np.zeros((4, 4), np.uint8), order="given", where=HERE)
 
 
