@@ -79,7 +79,7 @@ def write_html(diagnosis: Diagnosis, samples: Mapping[str, Sequence[Tile]], path
     environment.filters |= {"shown": printable, "jpeg": _jpeg}
     survey = diagnosis.survey
     shares = {split: diagnosis.shares(split) for split in survey.splits}
-    page = environment.get_template("report.html").render(
+    page = environment.get_template("report.html.jinja").render(
         diagnosis=diagnosis,
         survey=survey,
         name=printable(survey.root.resolve().name),
