@@ -163,3 +163,12 @@ def test_pictures_are_not_needed_to_be_square(tmp_path: Path) -> None:
     save(tmp_path / "images/val/a.jpg", picture(size=(65, 400)))
     save(tmp_path / "masks/val/a.png", blocks(2, size=(65, 400)))
     assert run("check", tmp_path).exit_code == ExitCode.OK
+
+
+def test_names_name_masks_of_two_values(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        save(tmp_path / "images" / split / "a.jpg", picture(len(split)))
+        save(tmp_path / "masks" / split / "a.png", blocks(2) * np.uint8(255))
+    answer = json.loads(run("check", tmp_path, "--names", "road", "--json").stdout)
+    assert answer["classes"] == ["background", "road"]
+    assert answer["ok"] is True

@@ -6,6 +6,7 @@ from pathlib import Path
 from atrous.classes import CAMVID
 from atrous.data.formats.class_files import ClassFile, find_class_file
 from atrous.data.formats.layout import Layout
+from atrous.data.formats.mask_classes import classes_of_masks
 from atrous.data.formats.pairing import Listing, find_files, pair, pick_masks
 from atrous.data.formats.splits import columns
 from atrous.data.masks.colors import color_table
@@ -25,8 +26,11 @@ def recognise(path: Path) -> Layout | None:
     if not splits:
         return None
     void = len(CAMVID.classes)
-    found = find_class_file(path) or ClassFile(
-        CAMVID, {void: None}, color_table((*CAMVID.palette, (0, 0, 0)))
+    named = find_class_file(path)
+    found = (
+        classes_of_masks(named, splits)
+        if named
+        else ClassFile(CAMVID, {void: None}, color_table((*CAMVID.palette, (0, 0, 0))))
     )
     reader = MaskReader(len(found.table.classes), found.mapping, found.colors)
     return Layout("CamVid (SegNet)", path, found.table, reader, splits)

@@ -256,9 +256,14 @@ def find_pictures(
         conflicting: Names that another split gives to another picture. In a shared folder they
             are unclear: two splits would share one picture, with an annotation each.
     """
-    files = {folder: find_files(folder) for folder in dict.fromkeys((*own, *shared))}
+    own = list(dict.fromkeys(own))
+    files = {folder: find_files(folder) for folder in own}
+    for found in files.values():
+        if all(name in found for name in names):  # mostly so: the other folders are not walked
+            return Matched({name: found[name] for name in names}, frozenset())
+    files |= {folder: find_files(folder) for folder in shared if folder not in files}
     exact = {folder: sum(name in found for name in names) for folder, found in files.items()}
-    own = [folder for folder in dict.fromkeys(own) if exact[folder] == max(exact.values())]
+    own = [folder for folder in own if exact[folder] == max(exact.values())]
     ranked = [(exact[folder], match(names, files[folder])) for folder in own]
     if not any(matched.found for _, matched in ranked):
         for folder in dict.fromkeys(shared):

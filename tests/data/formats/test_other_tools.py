@@ -542,6 +542,23 @@ def test_C7_two_values_are_two_classes_in_any_kind_of_file(
     np.testing.assert_array_equal(dataset[0].target, blocks(2))
 
 
+@pytest.mark.parametrize(
+    "layout", ["{0}/a.jpg {0}annot/a.png", "JPEGImages/{0}.jpg SegmentationClass/{0}.png"]
+)
+def test_C7_two_values_are_two_classes_in_devkits_with_a_class_file(
+    tmp_path: Path, layout: str
+) -> None:
+    for number, split in enumerate(("train", "val")):
+        image, mask = layout.format(split).split()
+        save(tmp_path / image, picture(number))
+        save(tmp_path / mask, blocks(2, number) * np.uint8(255))
+        write(tmp_path / "ImageSets/Segmentation" / f"{split}.txt", split)
+    write(tmp_path / "classes.txt", "road\n")
+    dataset = open_dataset(tmp_path)
+    assert dataset.classes == ("background", "road")
+    np.testing.assert_array_equal(dataset[0].target, blocks(2, 1))
+
+
 def test_C7_unlabelled_stays_unlabelled_where_masks_hold_both_classes(tmp_path: Path) -> None:
     mask = np.where(blocks(3) == 2, 255, blocks(3)).astype(np.uint8)
     save(tmp_path / "images/val/a.jpg", picture())
