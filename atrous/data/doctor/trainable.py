@@ -2,6 +2,8 @@
 
 import random
 
+import numpy as np
+
 from atrous.data.dataset import Dataset
 from atrous.data.doctor.findings import one_class
 from atrous.errors import AtrousError
@@ -26,7 +28,7 @@ def check_trainable(dataset: Dataset, split: str = "train") -> None:
             target = dataset[index].target
         except AtrousError:
             continue  # training reports samples that cannot be read
-        seen.update(label for label in set(target.ravel().tolist()) if label < len(dataset.classes))
+        seen.update(k for k in np.unique(target).tolist() if k < len(dataset.classes))
         if len(seen) > 1:
             return
     raise one_class(split, dataset.classes[min(seen)] if seen else "").as_error()
