@@ -82,7 +82,7 @@ class Plain:
         with Image.open(item.image) as file, Image.open(item.annotation) as mask_file:
             image, mask = file.convert("RGB"), mask_file.copy()
         rng = sample_generator(SEED, draw.epoch, draw.sample)
-        size, top, left, *_ = choose_window(np.empty(image.size[::-1], bool), AUGMENTATION, rng)
+        size, top, left, *_ = choose_window(image.size[::-1], AUGMENTATION, rng)
         flip = rng.random() < 0.5
         step = _torchvision if self.with_torchvision else _pil
         return step(image, mask, size, top, left, flip)

@@ -49,3 +49,48 @@ def variable_value(name: str, shape: list[int]) -> Array:
         return draw.normal(0, 0.1, shape).astype(np.float32)
     fan_in = np.prod(shape[:3]) if leaf == "weights" else 9
     return (draw.normal(0, 1, shape) * np.sqrt(2 / fan_in)).astype(np.float32)
+
+
+def run_lengths(pixels: Array) -> list[int]:
+    """Counts runs of equal pixels, alternately off and on, beginning with off."""
+    counts, state = [0], False
+    for pixel in pixels.ravel().tolist():
+        if bool(pixel) != state:
+            counts.append(0)
+            state = bool(pixel)
+        counts[-1] += 1
+    return counts
+
+
+def packed(counts: list[int]) -> str:
+    """Packs run lengths as COCO does: see the format's description in `atrous.data.masks.rle`."""
+    text = ""
+    for i, count in enumerate(counts):
+        value = count - counts[i - 2] if i > 2 else count
+        while True:
+            group, value = value & 31, value >> 5
+            last = value == (-1 if group & 16 else 0)
+            text += chr(48 + (group if last else group | 32))
+            if last:
+                break
+    return text
+
+
+def is_inside(outline: Array, x: float, y: float) -> bool:
+    """Says whether a ray from a point crosses an odd number of edges of a polygon (N, 2)."""
+    inside = False
+    for (x1, y1), (x2, y2) in zip(outline, np.roll(outline, -1, axis=0), strict=True):
+        if (y1 > y) != (y2 > y) and x < x1 + (y - y1) * (x2 - x1) / (y2 - y1):
+            inside = not inside
+    return inside
+
+
+def distance_to_outline(outline: Array, x: float, y: float) -> float:
+    """Returns the distance of a point from the nearest edge of a polygon (N, 2)."""
+    distances = []
+    for start, end in zip(outline, np.roll(outline, -1, axis=0), strict=True):
+        along, point = end - start, np.array([x, y]) - start
+        length = float(along @ along)
+        share = min(max(float(point @ along) / length, 0), 1) if length else 0
+        distances.append(float(np.hypot(*(point - share * along))))
+    return min(distances)

@@ -1,4 +1,4 @@
-"""``atrous data``: look at a data set before training on it."""
+"""``atrous data``: checks and shows a data set before training."""
 
 import json
 import sys
@@ -19,7 +19,6 @@ from atrous.data.contact_sheet import (
 from atrous.data.dataset import Dataset, Sample
 from atrous.data.doctor.diagnosis import Diagnosis, examine
 from atrous.data.doctor.findings import Finding
-from atrous.data.doctor.history import compare
 from atrous.data.doctor.report import write_csv, write_html
 from atrous.data.doctor.survey import survey
 from atrous.data.formats.layout import Layout
@@ -35,7 +34,7 @@ _SHOWN = 3  # files of a finding named on the terminal
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def data() -> None:
-    """Look at labelled pictures before training on them."""
+    """Check and show labelled pictures before training."""
 
 
 @data.command()
@@ -44,50 +43,46 @@ def data() -> None:
     "--out", type=click.Path(file_okay=False, path_type=Path),
     help="Folder for data_report.html and data_report.csv; none is written without it.",
 )  # fmt: skip
-@click.option("--split", "splits", multiple=True, help="Only this split; may be repeated.")
+@click.option("--split", "splits", multiple=True, help="Check only this split; repeatable.")
+@click.option("--names", help="Names of the classes, with commas; `road` names 0/255 masks.")
 @click.option("--strict", is_flag=True, help="Treat warnings as errors.")
+@click.option("--allow-unlabelled", is_flag=True, help="Leave out pictures without annotation.")
+@click.option("--force", is_flag=True, help="Read JPEG masks, although their labels are not exact.")
 @click.option(
-    "--allow-unlabelled", is_flag=True, help="Go on without pictures that have no annotation."
+    "--workers", type=click.IntRange(1), help="Number of processes; by default one for each core."
 )
-@click.option("--force", is_flag=True, help="Read JPEG masks although their labels are not exact.")
-@click.option(
-    "--since", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="CSV",
-    help="An earlier data_report.csv: say what has changed.",
-)  # fmt: skip
-@click.option("--workers", type=click.IntRange(1), help="Processes; by default one a core.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def check(
     path: Path,
     out: Path | None,
     splits: tuple[str, ...],
+    names: str | None,
     strict: bool,
     allow_unlabelled: bool,
     force: bool,
-    since: Path | None,
     workers: int | None,
     as_json: bool,
 ) -> None:
-    r"""Checks a data set: would training on it go wrong?
+    r"""Checks a data set for everything that would make training go wrong.
 
     DATA is a devkit's or data set's folder (VOC, Cityscapes, ADE20K, COCO, CamVid, LabelMe, CVAT,
-    plain folders ...), a dataset YAML, or an annotation file. Every picture and annotation is
-    read, on all cores; nothing in DATA is changed. Exit code 4 if training would go wrong.
+    plain folders ...), a dataset YAML, or an annotation file. The command reads every picture and
+    annotation, on all cores, and changes nothing in DATA. Exit code 4 if training would go wrong.
 
     \b
     Examples:
       atrous data check VOCdevkit/VOC2012 --out report
       atrous data check mine.yaml --split train --split val --strict
-      atrous data check mine.yaml --since report/data_report.csv --json
+      atrous data check masks_of_roads --names road --json
     """
-    layout = recognise(path)
+    layout = recognise(path, names=names.split(",") if names else ())
     if force:
         layout = layout.allowing_lossy()
     _check_outside(out, layout.root)
     progress = _Progress()
     surveyed = survey(layout, splits, workers=workers, on_progress=progress.show)
     progress.finish()
-    changes = compare(since, surveyed) if since else ()
-    diagnosis = examine(surveyed, more=changes, allow_unlabelled=allow_unlabelled, strict=strict)
+    diagnosis = examine(surveyed, allow_unlabelled=allow_unlabelled, strict=strict)
     if out is not None:
         write_csv(diagnosis, out / "data_report.csv")
         write_html(diagnosis, _samples(layout, diagnosis), out / "data_report.html")
@@ -105,12 +100,12 @@ def _check_outside(out: Path | None, root: Path) -> None:
             "E-OUT-IN-DATA",
             "the report would be written into the data",
             where=out,
-            fix="choose a folder outside of it with --out",
+            fix="choose a folder outside of the data with --out",
         )
 
 
 class _Progress:
-    """Says how far a survey is, on stderr: in place on a terminal, else a line each tenth."""
+    """Shows progress on stderr: in place on a terminal, otherwise a line for each tenth."""
 
     def __init__(self) -> None:
         self.terminal = sys.stderr.isatty()
@@ -183,14 +178,18 @@ def _print_finding(finding: Finding) -> None:
 
 @data.command()
 @click.argument("path", type=DATA, metavar="DATA")
-@click.option("--split", default="val", show_default=True, help="Which split.")
+@click.option("--split", default="val", show_default=True, help="Split to show.")
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("data.png"),
     show_default=True, help="The picture to write.",
 )  # fmt: skip
-@click.option("--count", type=click.IntRange(1), default=8, show_default=True, help="Samples.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of samples.")
-@click.option("--augment", is_flag=True, help="Show what the paper's augmentation makes of them.")
+@click.option(
+    "--count", type=click.IntRange(1), default=8, show_default=True, help="Number of samples."
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed of the choice of samples."
+)
+@click.option("--augment", is_flag=True, help="Show views under the paper's augmentation.")
 @click.option(
     "--crop-size", type=click.IntRange(1), default=513, show_default=True,
     help="Side of the augmented crops.",
@@ -198,10 +197,10 @@ def _print_finding(finding: Finding) -> None:
 def show(
     path: Path, split: str, out: Path, count: int, seed: int, augment: bool, crop_size: int
 ) -> None:
-    r"""Draws a contact sheet: pictures and what their annotations say.
+    r"""Draws a contact sheet: pictures with their annotations over them.
 
-    Unlabelled pixels are darkened. With --augment, each row is a sample and what training would
-    see of it.
+    Unlabelled pixels are darkened. With --augment, each row shows a sample and augmented views of
+    it.
 
     \b
     Examples:
@@ -228,13 +227,13 @@ def _augmented_sheet(
     dataset: Dataset, indices: Sequence[int], crop_size: int, seed: int
 ) -> Image.Image:
     try:
-        from atrous.data.transforms import Augmentation, augmented, sample_generator
+        from atrous.data.transforms import Augmentation, sample_generator
     except ModuleNotFoundError as error:
         raise missing_extra("augmentation", error) from None
     augmentation = Augmentation(crop_size=(crop_size, crop_size))
 
     def view(index: int, number: int) -> Sample:
-        return augmented(dataset, index, augmentation, sample_generator(seed, number, index))
+        return augmentation(dataset, index, sample_generator(seed, number, index))
 
     rows = [view_tiles(dataset, index, _VIEWS, view) for index in indices]
     return sheet([tile for row in rows for tile in row], columns=1 + _VIEWS)

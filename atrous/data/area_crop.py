@@ -1,8 +1,8 @@
-"""How pictures of one class each are cropped: any part to train, the middle to evaluate.
+"""Crops of classified pictures: a random part for training, the middle for evaluation.
 
 The paper says only that pictures are 299x299. This is the convention of ImageNet training since
 GoogLeNet (arXiv:1409.4842, Sec. 6): a part of the picture of 8 to 100 % of its area and an aspect
-of 3:4 to 4:3, resized to the size the network takes whatever its aspect.
+of 3:4 to 4:3, resized to the network's input size without keeping the aspect.
 """
 
 import math
@@ -24,18 +24,18 @@ _ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class AreaCrop:
-    """Varies classified pictures: a crop of random area and aspect, perhaps mirrored.
+    """Varies classified pictures: crops a random area and aspect, and may mirror the crop.
 
-    A call gives sample `index` of a data set as one (height, width) crop with a target of one
-    value, (1, 1); all randomness comes from the generator, as in `transforms`.
+    A call returns sample `index` of a data set as a (height, width) crop, with its class as a
+    target of shape (1, 1). All randomness comes from the generator, as in `transforms`.
 
     Args:
         crop_size: (height, width) of every crop.
         flip: Probability of a left-right flip.
         photometric: Probability of each change of colour, as `transforms.Augmentation`.
-        area_range: Smallest and largest share of the picture's area, drawn evenly.
-        aspect_range: Smallest and largest width / height of what is cut out, drawn evenly by
-            logarithm.
+        area_range: Smallest and largest share of the picture's area, drawn uniformly.
+        aspect_range: Smallest and largest width / height of the crop; its logarithm is drawn
+            uniformly.
     """
 
     crop_size: tuple[int, int]
@@ -56,7 +56,7 @@ class AreaCrop:
         return Sample(np.ascontiguousarray(crop.permute(1, 2, 0).numpy()), target[:1, :1])
 
     def _draw(self, size: tuple[int, int], rng: Generator) -> tuple[float, float]:
-        """Draws height and width of a part of the picture; all of it if none drawn fits."""
+        """Draws height and width of a part of the picture; the whole picture after ten misses."""
         height, width = size
         for _ in range(_ATTEMPTS):
             area = rng.uniform(*self.area_range) * height * width

@@ -1,4 +1,4 @@
-"""Decoded samples kept in memory, once for all workers."""
+"""A cache of decoded samples in memory that all workers share."""
 
 import mmap
 import multiprocessing
@@ -18,12 +18,12 @@ _ABSENT = -1
 
 
 class CachedDataset:
-    """A `Dataset` that decodes every sample once, as far as a memory budget reaches.
+    """A `Dataset` that decodes every sample once, up to a memory budget.
 
-    Nothing is written to disk: the samples lie in anonymous memory that worker processes share if
-    they are forked from this one (on Linux). A worker started otherwise decodes for itself.
-    Memory is taken only as samples come in. Once the budget is used up, further samples are
-    decoded every time. Do not write to the arrays of a cached sample.
+    Nothing is written to disk. The samples lie in anonymous memory, which worker processes share if
+    they are forked from this process (on Linux). A spawned worker decodes its own samples. The
+    system allocates memory only as samples are stored. Once the budget is used up, further
+    samples are decoded every time. Do not write to the arrays of a cached sample.
 
     Args:
         dataset: Where the samples come from.
@@ -54,17 +54,17 @@ class CachedDataset:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The data set's."""
+        """As the data set's."""
         return self._dataset.classes
 
     @property
     def palette(self) -> tuple[Color, ...]:
-        """The data set's."""
+        """As the data set's."""
         return self._dataset.palette
 
     @property
     def names(self) -> Sequence[str]:
-        """The data set's."""
+        """As the data set's."""
         return self._dataset.names
 
     def __len__(self) -> int:
@@ -79,11 +79,11 @@ class CachedDataset:
         return self._view(offset, height, width)
 
     def fingerprint(self) -> str:
-        """The data set's."""
+        """As the data set's."""
         return self._dataset.fingerprint()
 
     def __reduce__(self) -> tuple[type, tuple[Dataset, int]]:
-        # Not by fork: shared memory and lock stay behind, and so does the saving.
+        # A spawned process cannot receive the shared memory and the lock: it gets an empty cache.
         return (CachedDataset, (self._dataset, 0))
 
     def _keep(self, index: int, sample: Sample) -> None:
@@ -97,7 +97,7 @@ class CachedDataset:
         view = self._view(offset, height, width)
         view.image[...] = sample.image
         view.target[...] = sample.target
-        with self._lock:  # others see the slot only once its contents are in place
+        with self._lock:  # set last: other processes read the pixels as soon as the slot is set
             self._slots[index, 1:] = height, width
             self._slots[index, 0] = offset
 

@@ -1,4 +1,4 @@
-"""Contact sheets: pictures, what their targets say, and what augmentation makes of them."""
+"""Contact sheets: pictures with their targets over them, and augmented views."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ def pick_samples(dataset: Dataset, count: int, seed: int) -> list[int]:
 
 
 def sample_tiles(dataset: Dataset, indices: Sequence[int]) -> list[Tile]:
-    """Returns two tiles a sample, the picture and its target over it; its error in its place."""
+    """Returns two tiles for each sample: the picture, and its target over it or its error."""
     tiles = []
     for index in indices:
         name = dataset.names[index]
@@ -110,7 +110,7 @@ def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) ->
 
 
 def _picture_alone(dataset: Dataset, index: int) -> Image.Image:
-    """Returns the picture of a sample whose target cannot be read, if that can be."""
+    """Returns the picture of a sample whose target cannot be read, or a blank tile."""
     if isinstance(dataset, FileDataset):
         with suppress(AtrousError):
             return fit(read_image(dataset.items[index].image))
@@ -126,13 +126,13 @@ def _blank(word: str = "") -> Image.Image:
 def view_tiles(
     dataset: Dataset, index: int, views: int, view: Callable[[int, int], Sample]
 ) -> list[Tile]:
-    """Returns a row of tiles: a sample's target over it, and the same of views of it.
+    """Returns a row of tiles: a sample with its target over it, and augmented views likewise.
 
     Args:
-        dataset: Where the sample is from.
-        index: Which one.
+        dataset: The data set of the sample.
+        index: Index of the sample.
         views: How many views.
-        view: Gives view number n of sample i; called with (i, n).
+        view: Called with (i, n); returns view number n of sample i.
     """
     tiles = [Tile(fit_overlay(dataset[index], dataset), dataset.names[index])]
     for number in range(views):

@@ -1,8 +1,8 @@
-"""What every source of labelled pictures is to the rest of the program: a `Dataset` of `Sample`s.
+"""The interface of labelled pictures: a `Dataset` of `Sample`s.
 
-A data set gives decoded pictures and target maps by index, whatever they are made from: pairs of
-files (`FileDataset`), polygons or run lengths drawn when read (`FileDataset` with such a reader),
-tar shards, or nothing but a seed (`atrous.data.scenes`).
+A data set returns decoded pictures and targets by index. Their source may be pairs of files
+(`FileDataset`), polygons or run lengths (`FileDataset` with a reader that draws them), tar shards,
+or a seed (`atrous.data.scenes`).
 """
 
 import hashlib
@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 
 from atrous.classes import IGNORE_INDEX, Color
 from atrous.errors import AtrousError, ExitCode
-from atrous.images.decode import read_image
+from atrous.images.decode import SUFFIXES, read_image
 
 Target = NDArray[np.uint8 | np.uint16]
 
-_PROBE = 1 << 16  # bytes hashed at either end of a file: all of it up to 128 KiB
+_PROBE = 1 << 16  # bytes hashed at either end of a file: the whole file up to 128 KiB
 
 
 class Sample(NamedTuple):
-    """A picture and its true map, of one size."""
+    """A picture and its target, of the same size."""
 
     image: NDArray[np.uint8]  # (H, W, 3) RGB
     target: Target  # (H, W) class indices; the largest value of the type means unlabelled
@@ -35,9 +35,9 @@ class Sample(NamedTuple):
 class Dataset(Protocol):
     """Labelled pictures by index, in a fixed order.
 
-    Implementations must be picklable (workers receive a copy), must not change the source, and
-    must give the same sample for the same index every time. A picture that cannot be read raises
-    `AtrousError` naming its file.
+    Implementations must be picklable, because workers receive a copy. They must not change the
+    files, and must return the same sample for the same index every time. For a picture that cannot
+    be read they raise `AtrousError` with the name of the file.
     """
 
     @property
@@ -50,7 +50,7 @@ class Dataset(Protocol):
 
     @property
     def names(self) -> Sequence[str]:
-        """One stable, unique name a sample, in index order."""
+        """A stable, unique name of each sample, in index order."""
 
     def __len__(self) -> int: ...
 
@@ -63,9 +63,10 @@ class Dataset(Protocol):
 class Item(NamedTuple):
     """One sample of a `FileDataset`, not yet read."""
 
-    name: str
+    name: str  # the picture's path relative to the data set, with suffix: unique
     image: Path
-    annotation: Path | None  # what the target is read from; None: the picture is unlabelled
+    annotation: Path | None  # the file the target is read from; None: the picture is unlabelled
+    key: str = ""  # the picture's name in an annotation file or a list
 
 
 ReadTarget = Callable[[Item, tuple[int, int]], Target]
@@ -73,13 +74,14 @@ ReadTarget = Callable[[Item, tuple[int, int]], Target]
 
 @dataclass(frozen=True)
 class FileDataset:
-    """Pictures in files, with targets a function reads from their annotations.
+    """Pictures in files, with targets that a function reads from annotation files.
 
     Args:
         items: Name, picture and annotation of each sample. Several items may share an annotation.
-        read_target: Gives the target (H, W) of an item, from the item and the picture's
-            (height, width). A module-level function or a dataclass with `__call__`: it is pickled.
-            Not called for items without an annotation; those are unlabelled everywhere.
+        read_target: Returns the target (H, W) of an item, from the item and the picture's
+            (height, width). It is pickled, so use a module-level function or a dataclass with
+            `__call__`. It is not called for items without an annotation: all their pixels are
+            unlabelled.
         classes: Names of the K classes in index order.
         palette: K colours in index order.
     """
@@ -119,9 +121,21 @@ class FileDataset:
         parts = [name.encode() for name in self.classes]
         digest_once = cache(file_digest)  # an annotation may serve many pictures
         for item in self.items:
-            parts += [os.fsencode(item.name), digest_once(item.image)]
+            # Version 0.1 named pictures without suffix: its runs must still recognise their data.
+            name = stem(item.key) if item.key else item.name
+            parts += [os.fsencode(name), digest_once(item.image)]
             parts.append(digest_once(item.annotation) if item.annotation else b"")
         return combined_digest(parts)
+
+
+def stem(name: str) -> str:
+    """Returns the path of a picture without its suffix.
+
+    >>> stem("street/0001.JPG"), stem("street/0001.v2")
+    ('street/0001', 'street/0001.v2')
+    """
+    key, suffix = os.path.splitext(name)  # noqa: PTH122
+    return key if suffix.lower() in SUFFIXES else name
 
 
 def target_dtype(num_classes: int) -> type[np.uint8] | type[np.uint16]:
@@ -135,15 +149,15 @@ def ignore_index(num_classes: int) -> int:
 
 
 def check_sample(sample: Sample, num_classes: int, *, picture: Path, annotation: Path) -> None:
-    """Raises `AtrousError` unless target and picture have one size and every value is a class."""
+    """Raises `AtrousError` unless target and picture have one size and all values are legal."""
     image, target = sample
     if target.shape != image.shape[:2]:
         raise AtrousError(
             "E-DATA-SIZE",
             f"the picture is {_size(image)} and its target {_size(target)} (height x width)",
             where=f"{picture}, {annotation}",
-            fix="if the two are swapped, the picture is turned by EXIF and the mask is not; "
-            "save the mask at the picture's size with nearest neighbour",
+            fix="if height and width are swapped, EXIF turns the picture and not the mask. "
+            "Otherwise resize the mask to the picture's size with nearest neighbour",
             exit_code=ExitCode.DATA,
         )
     invalid = (target >= num_classes) & (target != np.iinfo(target.dtype).max)
@@ -183,7 +197,7 @@ def file_digest(path: Path) -> bytes:
 
 
 def combined_digest(parts: Iterable[bytes]) -> str:
-    """Returns one SHA-256 in hexadecimal over parts of any length, unambiguously."""
+    """Returns the SHA-256 of a sequence of parts in hexadecimal; lengths are hashed, too."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, "little") + part)

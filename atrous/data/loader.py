@@ -1,7 +1,7 @@
 """From a data set to batches: decoding, augmentation and collation in worker processes.
 
-What a batch holds depends on data set, augmentation, seed and position alone, not on the number of
-workers or ranks. Workers draw nothing by themselves.
+The content of a batch depends on data set, augmentation, seed and position alone. The number of
+workers or ranks does not matter: workers draw no random numbers of their own.
 """
 
 import logging
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 MAX_BAD_SHARE = 0.01  # of the samples, with on_bad_sample="skip"
 
-_SUBSTITUTES = 10  # tried for one bad sample
+_SUBSTITUTES = 10  # other samples tried in place of a bad sample
 
 
 # From data set, index and generator to a sample; picklable.
@@ -33,7 +33,7 @@ Vary = Callable[[Dataset, int, np.random.Generator], Sample]
 
 
 class Batch(NamedTuple):
-    """What one training step of one rank takes."""
+    """The input of one training step on one rank."""
 
     images: Tensor  # (N, 3, H, W) uint8 RGB, channels last in memory
     targets: Tensor  # (N, H, W) uint8, or int32 above 255 classes: .long() it on the device;
@@ -47,20 +47,21 @@ class TrainingLoader:
     """Endless augmented batches of a data set.
 
     Args:
-        dataset: What to train on.
+        dataset: The training data.
         augmentation: How samples are varied: an `Augmentation`, or an `AreaCrop` of classified
             pictures. All samples it gives have one size.
         batch_size: Samples in a batch over all ranks.
         seed: Decides order and variation.
-        workers: Processes that prepare batches; 0 prepares them here.
+        workers: Number of processes that prepare batches; with 0, this process does.
         rank: This process among those that share each batch.
         world_size: How many processes share each batch.
-        on_bad_sample: ``error`` raises what reading a sample raised; ``skip`` takes another sample
-            in its place, lists it in `bad_samples`, and raises above one in a hundred.
+        on_bad_sample: ``error`` raises the error of a sample that cannot be read. ``skip`` takes
+            another sample instead, lists the bad sample in `bad_samples`, and raises if more than
+            one sample in a hundred is bad.
         cache_bytes: Memory for decoded samples, shared by the workers.
 
     Attributes:
-        bad_samples: Where reading failed, and why, of the samples met so far (``skip``).
+        bad_samples: File and reason of each bad sample so far (``skip``).
     """
 
     dataset: Dataset
@@ -96,7 +97,7 @@ class TrainingLoader:
                 world_size=self.world_size,
             )
 
-        next(order())  # what is wrong with the arguments is said here, not by a worker
+        next(order())  # raises errors of the arguments here, and not in a worker
         substitutes = _SUBSTITUTES if self.on_bad_sample == "skip" else 0
         loader = DataLoader(
             _AugmentingReader(self.dataset, self.augmentation, self.seed, substitutes),
@@ -106,7 +107,7 @@ class TrainingLoader:
         )
         for (_, position), prepared in zip(order(), _watched(loader), strict=False):
             self._register(prepared.failures)
-            if prepared.images is None:  # no substitute could be read either
+            if prepared.images is None:  # all substitutes were unreadable, too
                 raise prepared.failures[-1]
             images, targets = prepared.images.permute(0, 3, 1, 2), prepared.targets
             yield Batch(images, targets, prepared.names, position)
@@ -124,7 +125,7 @@ class TrainingLoader:
                 "E-DATA-BAD",
                 f"{len(self.bad_samples)} of {len(self.dataset)} samples cannot be read, "
                 f"more than {MAX_BAD_SHARE:.0%}: {shown}",
-                fix="run `atrous data check` on the data and repair or remove them",
+                fix="run `atrous data check` on the data, and repair or remove these files",
                 exit_code=ExitCode.DATA,
             )
 
@@ -159,7 +160,7 @@ class _Prepared(NamedTuple):
     images: Any
     targets: Any
     names: Any
-    failures: list[AtrousError]  # errors cross process boundaries as values, whole
+    failures: list[AtrousError]  # torch would lose the fields of an exception raised in a worker
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ class _AugmentingReader(torch.utils.data.Dataset[_Prepared]):
                 failures.append(error)
                 continue
             if target.dtype != np.uint8:
-                target = target.astype(np.int32)  # torch computes little with 16 unsigned bits
+                target = target.astype(np.int32)  # torch has few operations for uint16
             return _Prepared(
                 as_tensor(image),
                 as_tensor(target),
@@ -222,7 +223,8 @@ def _process_options(workers: int) -> dict[str, Any]:
         "num_workers": workers,
         "multiprocessing_context": CONTEXT if workers else None,
         "pin_memory": torch.cuda.is_available(),
-        "generator": torch.Generator(),  # else it draws from the global one, which training owns
+        # The default would draw from the global generator, which training uses.
+        "generator": torch.Generator(),
     }
 
 
@@ -235,6 +237,6 @@ def _watched(loader: DataLoader[Any]) -> Iterator[Any]:
         raise AtrousError(
             "E-DATA-WORKER",
             f"a data worker died: {str(error).splitlines()[0]}",
-            fix="it may have run out of memory or of /dev/shm: use fewer workers, or 0 to see why",
+            fix="memory or /dev/shm may have run out: use fewer workers, or 0 to see the error",
             exit_code=ExitCode.RESOURCES,
         ) from error

@@ -1,7 +1,8 @@
-"""From a path to a data set: which layout is it, and is it whole."""
+"""Opens a data set: recognises its layout and checks that no file is missing."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from atrous.data.dataset import Dataset
@@ -18,8 +19,11 @@ from atrous.data.formats import (
     ultralytics,
     voc,
 )
-from atrous.data.formats.layout import Layout, Problem
+from atrous.data.formats.layout import BACKGROUND, Layout, class_table
+from atrous.data.formats.mask_classes import UNNAMED
+from atrous.data.formats.pairing import Problem
 from atrous.data.formats.shards import ShardLayout
+from atrous.data.masks.targets import MaskReader
 from atrous.data.scenes.procedural import scenes_split
 from atrous.errors import AtrousError, ExitCode, printable
 
@@ -43,16 +47,20 @@ CONVENTIONS = {"ADE20K": (150, 151, 32)}
 _SHOWN = 10  # names in a message
 
 
-def recognise(path: str | Path, *, num_classes: int | None = None) -> Layout | ShardLayout:
-    """Returns what a folder or file of labelled pictures is.
+def recognise(
+    path: str | Path, *, num_classes: int | None = None, names: Sequence[str] = ()
+) -> Layout | ShardLayout:
+    """Recognises the layout of a folder or file of labelled pictures.
 
     Args:
         path: A devkit's or data set's folder, a dataset YAML, or an annotation file.
-        num_classes: The convention meant, where a data set has several: 150, 151 or 32 classes
-            of ADE20K.
+        num_classes: Number of classes, where a data set is used with several: 150, 151 or 32
+            classes of ADE20K.
+        names: Names of the classes, in place of the data set's own. Where the first class is
+            "background", it may be left out: ``["road"]`` names the foreground of 0/255 masks.
 
     Raises:
-        AtrousError: It is nothing that is known here, with what was looked for, or has another
+        AtrousError: Nothing is recognised, with what was looked for; or the data set has another
             number of classes.
     """
     root = Path(path)
@@ -68,10 +76,44 @@ def recognise(path: str | Path, *, num_classes: int | None = None) -> Layout | S
             "E-DATA-CLASSES",
             f"the data has {len(layout.table.classes)} classes, and {num_classes} were asked for",
             where=root,
-            fix="use a model of this data set's classes, or map the classes in a dataset YAML",
+            fix="use a model of these classes, or map the classes in a dataset YAML",
             exit_code=ExitCode.DATA,
         )
-    return layout
+    return named(layout, names) if names else layout
+
+
+def named(layout: Layout | ShardLayout, names: Sequence[str]) -> Layout | ShardLayout:
+    """Returns a data set with other names of its classes.
+
+    Args:
+        layout: A recognised data set.
+        names: One name for each class; or one less, if the first class is "background". Where no
+            file names the classes, there may be more names than values in the masks.
+
+    Raises:
+        AtrousError: Another number of names, or a name twice.
+    """
+    table, reader = layout.table, layout.read_target
+    known = len(table.classes)
+    names = [name.strip() for name in names]
+    if len(names) == known - 1 and table.classes[0] == BACKGROUND:
+        names = [BACKGROUND, *names]
+    nobody_named_them = table.name in UNNAMED and isinstance(reader, MaskReader)
+    if len(names) != known and not (nobody_named_them and len(names) > known):
+        raise AtrousError(
+            "E-DATA-CLASSES",
+            f"{len(names)} names for {known} classes: {', '.join(map(printable, table.classes))}",
+            where=layout.root,
+            fix="give one name for each class",
+            exit_code=ExitCode.DATA,
+        )
+    palette = table.palette if len(names) == known else ()
+    renamed = class_table("names", names, palette, where=layout.root)
+    if isinstance(layout, ShardLayout):
+        return replace(layout, table=renamed)
+    if isinstance(reader, MaskReader):
+        reader = replace(reader, num_classes=len(names))
+    return replace(layout, table=renamed, read_target=reader)
 
 
 def _first(root: Path) -> Layout | ShardLayout | None:
@@ -86,27 +128,29 @@ def open_dataset(
     split: str = "val",
     *,
     num_classes: int | None = None,
+    names: Sequence[str] = (),
     allow_unlabelled: bool = False,
     allow_lossy: bool = False,
 ) -> Dataset:
     """Opens a split of a data set of any known layout.
 
     Args:
-        path: A devkit's or data set's folder, a dataset YAML, an annotation file, or "scenes":
-            what `atrous train scenes` trains and validates on.
-        split: "train", "val", ... Data without splits has train and val by the names of its
-            samples, and all.
-        num_classes: As `recognise`.
-        allow_unlabelled: Leave out pictures without annotation and annotations without picture,
-            instead of refusing them.
+        path: A devkit's or data set's folder, a dataset YAML, an annotation file, or "scenes": the
+            data of `atrous train scenes`.
+        split: "train", "val", ... A data set without splits gets train and val by the names of its
+            pictures, and all.
+        num_classes: As for `recognise`.
+        names: As for `recognise`.
+        allow_unlabelled: Leave out pictures without annotation, and annotations without picture,
+            instead of raising an error.
         allow_lossy: Read JPEG masks although their labels cannot be trusted.
 
     Raises:
-        AtrousError: Not recognised, no such split, nothing in it, or files without a partner.
+        AtrousError: The layout is unknown, the split is missing or empty, or files have no partner.
     """
-    if str(path) == "scenes" and not Path(path).exists():
+    if str(path) == "scenes" and not Path(path).exists() and not names:
         return scenes_split(split)
-    layout = recognise(path, num_classes=num_classes)
+    layout = recognise(path, num_classes=num_classes, names=names)
     if allow_lossy:
         layout = layout.allowing_lossy()
     dataset, problems = layout.open(split)
@@ -116,14 +160,14 @@ def open_dataset(
             "E-DATA-EMPTY",
             f"the split {split!r} has no samples",
             where=path,
-            fix="check that its pictures and masks are where the layout has them",
+            fix="put pictures and annotations into the folders of this layout",
             exit_code=ExitCode.DATA,
         )
     return dataset
 
 
 def check_problems(problems: Sequence[Problem], root: Path, *, allow_unlabelled: bool) -> None:
-    """Raises `AtrousError` for files without a partner, or with two, with the first ten names."""
+    """Raises `AtrousError` for files without a partner, or with several; names the first ten."""
     if allow_unlabelled:
         problems = [p for p in problems if p.code == "E-DATA-TWICE"]
     if not problems:
@@ -132,12 +176,15 @@ def check_problems(problems: Sequence[Problem], root: Path, *, allow_unlabelled:
     kinds = ", ".join(f"{what}: {counts[code]}" for code, what in _PROBLEMS.items() if counts[code])
     names = "\n".join(f"    {printable(p.where)}: {printable(p.what)}" for p in problems[:_SHOWN])
     more = f"\n    and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    unclear = counts["E-DATA-TWICE"] > 0
     raise AtrousError(
-        "E-DATA-PAIRS",
+        "E-DATA-TWICE" if unclear else "E-DATA-PAIRS",
         f"{kinds}\n{names}{more}",
         where=root,
-        fix="complete or remove them (atrous data check lists all); in Python, "
-        "allow_unlabelled=True goes on with the others",
+        fix="rename the files so that each annotation belongs to one picture"
+        if unclear
+        else "add the missing files or remove these (atrous data check lists all); in Python, "
+        "allow_unlabelled=True leaves these out",
         exit_code=ExitCode.DATA,
     )
 
@@ -145,7 +192,7 @@ def check_problems(problems: Sequence[Problem], root: Path, *, allow_unlabelled:
 _PROBLEMS = {
     "E-DATA-UNLABELLED": "pictures without annotation",
     "E-DATA-NO-PICTURE": "annotations without picture",
-    "E-DATA-TWICE": "names that occur twice",
+    "E-DATA-TWICE": "unclear names",
 }
 
 
@@ -158,14 +205,14 @@ def _unrecognised(root: Path) -> AtrousError:
         if len(names) > _SHOWN:
             what += f" and {len(names) - _SHOWN} more"
     else:
-        what = "not a data set's file"
+        what = "not a file of a known data set"
     if image_folder.looks_like_image_folder(root):
-        what += "; it is a folder of classified pictures (atrous train imagenet_xception65)"
+        what += "; the folder holds classified pictures (atrous train imagenet_xception65)"
     return AtrousError(
         "E-DATA-LAYOUT",
         f"{what}. Looked for:\n{looked_for}",
         where=root,
-        fix="give the folder that holds one of these, or describe yours in a dataset YAML "
-        "(docs/data.md)",
+        fix="give the folder that holds one of these layouts, or describe your folders in a "
+        "dataset YAML (docs/data.md)",
         exit_code=ExitCode.DATA,
     )

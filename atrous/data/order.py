@@ -1,8 +1,8 @@
-"""Which sample comes when: pure functions, so that training can stop and go on anywhere.
+"""The order of samples, as pure functions: training can stop and continue at any position.
 
-Training reads one endless stream: every epoch is the data set in an order drawn from (seed,
-epoch), and epochs follow one another without a gap, so that every batch is full. A batch is a
-stretch of the stream whatever the number of ranks; each rank takes its own part of it.
+Training reads an endless stream. Each epoch is the data set in an order drawn from (seed, epoch).
+Epochs follow one another without a gap, so that every batch is full. A batch is a stretch of the
+stream, for any number of ranks; each rank takes its own part of the batch.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from atrous.errors import AtrousError
 
 
 class Position(NamedTuple):
-    """A place in the training stream: how many samples of an epoch have been used, by all ranks."""
+    """A position in the training stream: the samples of an epoch that all ranks have used."""
 
     epoch: int = 0
     cursor: int = 0
@@ -25,7 +25,7 @@ START = Position()
 
 
 class Draw(NamedTuple):
-    """A sample as it occurs in one epoch."""
+    """A sample in an epoch."""
 
     epoch: int
     sample: int
@@ -50,9 +50,9 @@ def training_order(
 
     Args:
         num_samples: Size of the data set.
-        seed: Decides the order of every epoch.
+        seed: Determines the order of every epoch.
         batch_size: Samples in a batch over all ranks.
-        start: Where to begin; the position after the last batch when going on.
+        start: Where to begin; to continue, the position after the last batch.
         rank: This process, 0 .. world_size-1.
         world_size: Number of processes that share each batch.
 
@@ -60,7 +60,7 @@ def training_order(
         AtrousError: The data set is empty, or the batch cannot be shared evenly.
     """
     if num_samples == 0:
-        raise AtrousError("E-DATA-EMPTY", "there is no sample to train on")
+        raise AtrousError("E-DATA-EMPTY", "the data set has no samples")
     if batch_size < 1 or batch_size % world_size:
         raise AtrousError(
             "E-BATCH-SIZE",
@@ -82,9 +82,9 @@ def training_order(
 
 
 def evaluation_order(num_samples: int, *, rank: int = 0, world_size: int = 1) -> range:
-    """Returns the indices one process evaluates.
+    """Returns the indices that a process evaluates.
 
-    Every sample belongs to exactly one process: none is repeated to even the shares out, none is
-    left out, so shares differ by one where the processes do not divide the samples.
+    Every sample belongs to exactly one process. No sample is repeated or left out to make the
+    shares equal, so shares may differ by one.
     """
     return range(rank, num_samples, world_size)

@@ -1,7 +1,7 @@
 """Windows of resized pictures, computed without resizing the rest.
 
-Picture and target are resized as the authors' code does it: corner pixels stay corner pixels
-(``align_corners=True``), bilinear without antialiasing for the picture, nearest for the target.
+Picture and target are resized as in the authors' code. Corner pixels stay corner pixels
+(``align_corners=True``). Pictures are bilinear without antialiasing, targets nearest neighbour.
 """
 
 from typing import NamedTuple
@@ -30,7 +30,7 @@ def resized_image(image: NDArray[np.uint8], window: Window) -> Tensor:
 
     Equals resizing the whole picture with ``torch.nn.functional.interpolate`` as uint8 and then
     cutting, bit for bit (with torch's vectorised kernel); differs from resizing in floating point
-    by at most one level, since rows and columns are each rounded to 8 bits.
+    by at most one level: rows and columns are each rounded to 8 bits.
 
     Returns:
         (3, height, width) uint8, channels last in memory.
@@ -39,7 +39,7 @@ def resized_image(image: NDArray[np.uint8], window: Window) -> Tensor:
     source = as_tensor(image).permute(2, 0, 1)[None]  # (1, 3, H, W)
     rows = source.shape[2]
     # Each pass of a separable resize needs the whole axis it resizes, to keep its grid, but of the
-    # other axis only the window. Rows the window does not need hold whatever was in memory.
+    # other axis only the window. Rows outside of the window stay uninitialised and unused.
     first, last = _rows_needed(window, rows)
     wide = _bilinear(source[:, :, first:last], (last - first, size[1]))
     tall = torch.empty((1, rows, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
@@ -61,7 +61,7 @@ def nearest_index(start: int, count: int, source: int, resized: int) -> NDArray[
     """Returns the source positions of resized positions start .. start+count-1.
 
     Position i of a resized axis lies at i (source - 1) / (resized - 1); the nearest source pixel
-    is taken, the later one at ties. In integers: no rounding can differ between machines.
+    is taken, the later pixel at ties. The arithmetic is in integers, so all machines agree.
 
     >>> nearest_index(0, 6, source=3, resized=6).tolist()
     [0, 0, 1, 1, 2, 2]
@@ -72,7 +72,7 @@ def nearest_index(start: int, count: int, source: int, resized: int) -> NDArray[
 
 
 def as_tensor(array: NDArray[np.generic]) -> Tensor:
-    """Returns the array as a tensor; copies only what torch cannot share (read-only, reversed)."""
+    """Returns the array as a tensor; copies only read-only and reversed arrays."""
     return torch.from_numpy(np.require(array, requirements=("C", "W")))
 
 
@@ -80,7 +80,9 @@ def _rows_needed(window: Window, source: int) -> tuple[int, int]:
     step = max(window.size[0] - 1, 1)
     first = window.top * (source - 1) // step
     last = (window.top + window.height - 1) * (source - 1) // step + 1
-    return max(first - 1, 0), min(last + 2, source)  # one to spare for the kernel's rounding
+    return max(first - 1, 0), min(
+        last + 2, source
+    )  # an extra row on either side for the kernel's rounding
 
 
 def _bilinear(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -207,7 +207,7 @@ def test_scenes_are_data_by_name(monkeypatch):
 def test_worst_picture_of_a_missed_class_is_in_the_report(devkit, tmp_path):
     run(evaluate, "blind", "--data", devkit, "--report", tmp_path)
     page = (tmp_path / "report.html").read_text()
-    assert re.search(r"IoU 0\.00 % &middot; 2008_00000", page)
+    assert re.search(r"IoU 0\.00 % &middot; JPEGImages/2008_00000", page)
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,11 @@ def test_views_of_a_sample_stand_beside_it(tmp_path: Path) -> None:
         return Sample(image[:, :: (-1) ** number], target[:, :: (-1) ** number])
 
     tiles = view_tiles(dataset, 0, 2, view)
-    assert [tile.caption for tile in tiles] == ["picture1", "view 1, 72 x 96", "view 2, 72 x 96"]
+    assert [tile.caption for tile in tiles] == [
+        "images/val/picture1.jpg",
+        "view 1, 72 x 96",
+        "view 2, 72 x 96",
+    ]
     plain, same, flipped = (np.asarray(tile.image) for tile in tiles)
     np.testing.assert_array_equal(plain, same)
     assert not np.array_equal(plain, flipped)

@@ -23,13 +23,13 @@ def test_unrecognised_folder_says_what_was_looked_for_and_found(tmp_path: Path) 
 
 
 def test_missing_path_is_said_to_be_missing(tmp_path: Path) -> None:
-    with pytest.raises(AtrousError, match="no such file or folder"):
+    with pytest.raises(AtrousError, match="E-FILE-MISSING"):
         open_dataset(tmp_path / "nowhere")
 
 
 def test_unknown_split_suggests_the_nearest(tmp_path: Path) -> None:
     voc(tmp_path, {"train": 1, "val": 1})
-    with pytest.raises(AtrousError, match="unknown split 'vall'") as caught:
+    with pytest.raises(AtrousError, match=r"'vall'.*E-UNKNOWN-NAME") as caught:
         open_dataset(tmp_path, "vall")
     assert "'val'" in caught.value.fix
     assert len(open_dataset(tmp_path, "validation")) == 1
@@ -54,20 +54,20 @@ def test_D12_files_without_a_partner_are_counted_and_named(tmp_path: Path) -> No
 def test_D12_two_pictures_of_one_stem_are_refused(tmp_path: Path) -> None:
     folders(tmp_path)
     save(tmp_path / "images/val/picture1.png", picture())
-    with pytest.raises(AtrousError, match="same name but for suffix"):
+    with pytest.raises(AtrousError, match="E-DATA-TWICE"):
         open_dataset(tmp_path, allow_unlabelled=True)
 
 
 def test_D12_names_that_differ_in_case_are_hinted_at(tmp_path: Path) -> None:
     folders(tmp_path)
     (tmp_path / "masks/val/picture1.png").rename(tmp_path / "masks/val/Picture1.png")
-    with pytest.raises(AtrousError, match=r"Picture1\.png differs in upper and lower case"):
+    with pytest.raises(AtrousError, match=r"(?s)Picture1\.png.*E-DATA-PAIRS"):
         open_dataset(tmp_path)
 
 
 def test_D18_empty_split_is_an_error(tmp_path: Path) -> None:
     voc(tmp_path, {"train": 1, "val": 0})
-    with pytest.raises(AtrousError, match="'val' has no samples") as caught:
+    with pytest.raises(AtrousError, match=r"'val'.*E-DATA-EMPTY") as caught:
         open_dataset(tmp_path)
     assert caught.value.exit_code == ExitCode.DATA
 
@@ -75,7 +75,7 @@ def test_D18_empty_split_is_an_error(tmp_path: Path) -> None:
 def test_D13_sizes_that_differ_name_both_files(tmp_path: Path) -> None:
     folders(tmp_path)
     save(tmp_path / "masks/val/picture1.png", blocks(3, size=(10, 20)))
-    with pytest.raises(AtrousError, match="72x96 and its target 10x20") as caught:
+    with pytest.raises(AtrousError, match=r"72x96.*10x20.*E-DATA-SIZE") as caught:
         open_dataset(tmp_path)[0]
     assert "picture1.jpg" in caught.value.where
     assert "picture1.png" in caught.value.where
@@ -88,7 +88,7 @@ def test_D05_raw_mask_of_a_turned_picture_is_refused_with_a_hint(tmp_path: Path)
     exif = Image.Exif()
     exif[274] = 6
     save(tmp_path / "images/val/picture1.jpg", picture(), exif=exif)
-    with pytest.raises(AtrousError, match="96x72 and its target 72x96") as caught:
+    with pytest.raises(AtrousError, match=r"96x72.*72x96.*E-DATA-SIZE") as caught:
         open_dataset(tmp_path)[0]
     assert "EXIF" in caught.value.fix
     save(tmp_path / "masks/val/picture1.png", blocks(3, size=(96, 72)))
@@ -118,7 +118,9 @@ def test_D20_odd_names_work(tmp_path: Path, name: str) -> None:
     save(tmp_path / "images/val" / f"{name}.jpg", picture(7))
     save(tmp_path / "masks/val" / f"{name}.png", labels)
     dataset = open_dataset(tmp_path)
-    np.testing.assert_array_equal(dataset[list(dataset.names).index(name)].target, labels)
+    np.testing.assert_array_equal(
+        dataset[dataset.names.index(f"images/val/{name}.jpg")].target, labels
+    )
     assert len(dataset.fingerprint()) == 64
 
 
@@ -195,6 +197,6 @@ def test_missing_package_is_named_with_the_command(
     import sys
 
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(AtrousError, match=module) as caught:
+    with pytest.raises(AtrousError, match=rf"{module}.*E-MISSING-EXTRA") as caught:
         open_dataset(write(tmp_path / name, text))
     assert "pip install 'atrous[data]'" in caught.value.fix

@@ -1,7 +1,7 @@
-"""Judges what a survey of a data set found: is it ready to train on, and what to set."""
+"""Judges a survey of a data set: is the data ready to train on, and which settings fit it."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,7 +34,7 @@ _ORDER = ("error", "warning", "note")
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found, and what follows from it."""
+    """The findings of a survey, and the settings that follow from it."""
 
     survey: Survey
     findings: tuple[Finding, ...]  # errors first
@@ -58,7 +58,7 @@ class Diagnosis:
         return sum(finding.level == level for finding in self.findings)
 
     def as_json(self) -> dict[str, Any]:
-        """Returns all of it for a program, shares in 0..1."""
+        """Returns the diagnosis as JSON values, with shares in 0..1."""
         survey, classes = self.survey, self.survey.table.classes
         return {
             "data": str(survey.root),
@@ -76,6 +76,12 @@ class Diagnosis:
             "findings": [vars(finding) for finding in self.findings],
             "proposals": {"class_weights": self.class_weights, "crop_size": self.crop_size},
         }
+
+    def refuse(self) -> None:
+        """Raises the first finding that is an error, if there is any."""
+        for finding in self.findings:
+            if finding.level == "error":
+                raise finding.as_error()
 
     def shares(self, split: str) -> dict[str, float | None]:
         """Returns each class's share of a split's labelled pixels; None if it does not occur."""
@@ -96,19 +102,18 @@ class Diagnosis:
 def examine(
     survey: Survey,
     *,
-    more: Sequence[Finding] = (),
     allow_unlabelled: bool = False,
     strict: bool = False,
 ) -> Diagnosis:
-    """Judges what a survey found.
+    """Judges a survey.
 
     Args:
-        survey: What the data set holds.
-        more: Findings made elsewhere.
-        allow_unlabelled: Pictures without annotation, and the reverse, are only warnings.
-        strict: Warnings are errors.
+        survey: The measured data set.
+        allow_unlabelled: Whether pictures without annotation, and annotations without picture, are
+            only warnings.
+        strict: Whether warnings are errors.
     """
-    findings = [*more, *(finding for check in _CHECKS for finding in check(survey))]
+    findings = [finding for check in _CHECKS for finding in check(survey)]
     if allow_unlabelled:
         findings = [replace(f, level="warning") if f.code in _EXCUSED else f for f in findings]
     if strict:

@@ -1,4 +1,4 @@
-"""Pictures that are in a data set twice: the same file, or nearly the same picture."""
+"""Pictures that a data set holds twice: as the same file, or as nearly the same picture."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from atrous.data.doctor.measure import THUMBNAIL, Measurement
 
-# Grey levels by which two thumbnails may differ on average, and be of one picture. Copies scaled by
+# Thumbnails whose mean difference in grey levels is lower show the same picture. Copies scaled by
 # 0.6 and saved again at quality 50 differ by 2.1 at most, the pictures of CamVid's and VOC's train
 # and val by 12.6 at least (benchmarks/near_duplicates.py).
 _NEAR = 6.0
-_FLAT = 4.0  # standard deviation below which a thumbnail shows nothing to compare
-_BANDS = 8  # of 16 bits of the signature; equal ones are compared
+_FLAT = 4.0  # grey levels of standard deviation below which a thumbnail is too flat to compare
+_BANDS = 8  # the signature has eight parts of 16 bits; pictures with an equal part are compared
 
 
 class Pair(NamedTuple):
@@ -37,7 +37,7 @@ def same_files(measurements: Sequence[Measurement], among: Iterable[int]) -> lis
 def shared_files(
     measurements: Sequence[Measurement], one: Iterable[int], other: Iterable[int]
 ) -> list[Pair]:
-    """Returns a pair for each picture file of one split that is also in another."""
+    """Returns a pair of samples for each picture file that two splits share."""
     known = {measurements[i].digest: i for i in one if measurements[i].digest}
     return [Pair(known[digest], i) for i in other if (digest := measurements[i].digest) in known]
 
@@ -45,7 +45,7 @@ def shared_files(
 def near_pairs(
     measurements: Sequence[Measurement], one: Sequence[int], other: Sequence[int]
 ) -> Iterator[Pair]:
-    """Yields pairs across two splits that look alike and are not the same file."""
+    """Yields pairs of samples of two splits that look alike without being the same file."""
     ours, theirs = _thumbnails(measurements, one), _thumbnails(measurements, other)
     buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
     for row, signature in enumerate(_signatures(ours.pixels)):
@@ -75,14 +75,14 @@ def _thumbnails(measurements: Sequence[Measurement], among: Sequence[int]) -> _T
 
 
 def _signatures(pixels: NDArray[np.int16]) -> NDArray[np.uint16]:
-    """Returns 128 bits a picture, in bands: whether brightness grows from column to column."""
+    """Returns 128 bits for each picture: does brightness grow from one column to the next."""
     grid = pixels.reshape(-1, THUMBNAIL, THUMBNAIL // 2, 2)
     bits = (grid[..., 1] > grid[..., 0]).reshape(len(pixels), 16 * _BANDS)
     return np.packbits(bits, axis=1).view(np.uint16).reshape(len(pixels), _BANDS)
 
 
 def split_pairs(splits: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yields pairs of splits that must not share pictures: one to train on, one to hold out."""
+    """Yields pairs of a training split and a held-out split, which must not share pictures."""
     for one, other in combinations(splits, 2):
-        if one[:3] != other[:3]:  # train, trainaug and train_coarse may share what they like
+        if one[:3] != other[:3]:  # train, trainaug and train_coarse may share pictures
             yield (one, other) if one.startswith("train") else (other, one)

@@ -1,26 +1,28 @@
-"""Checks of a data set's files: are they there, can they be read, are they there twice."""
+"""Checks of a data set's files: missing, unreadable and repeated files."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from atrous.data.doctor.duplicates import near_pairs, same_files, shared_files, split_pairs
-from atrous.data.doctor.findings import Finding
+from atrous.data.doctor.findings import Finding, Level
 from atrous.data.doctor.survey import Survey
 
 _TINY = 64  # pixels of the shorter side
 _HUGE = 25_000_000  # pixels
-_CHECKSUMS = ("PNG",)  # formats that have them
+_CHECKSUMS = ("PNG",)  # formats whose files have checksums
 
 
 def check_splits(survey: Survey) -> Iterator[Finding]:
-    """Finds splits that cannot be listed or have nothing in them."""
+    """Finds splits that cannot be listed or have no samples."""
     for split, failure in survey.failures.items():
         what = f"the split {split!r} cannot be read: {failure.what}"
-        yield Finding("error", failure.code, what, failure.fix, (failure.where,))
+        # Training needs no test pictures.
+        level: Level = "warning" if split.startswith("test") else "error"
+        yield Finding(level, failure.code, what, failure.fix, (failure.where,))
     for split, indices in survey.splits.items():
         if not indices:
             what = f"the split {split!r} has no samples"
-            fix = "put its pictures and annotations where the layout has them"
+            fix = "put pictures and annotations into the folders of this layout"
             yield Finding("error", "E-DATA-EMPTY", what, fix)
 
 
@@ -32,37 +34,37 @@ _PARTNERS = {
 
 
 def check_pairs(survey: Survey) -> Iterator[Finding]:
-    """Finds pictures and annotations without a partner, or with two."""
+    """Finds pictures and annotations without a partner, or with several."""
     for split, problems in survey.problems.items():
         for code, what in _PARTNERS.items():
             where = tuple(f"{p.where}: {p.what}" for p in problems if p.code == code)
             if where:
-                fix = "complete or remove them; --allow-unlabelled goes on without them"
+                fix = "add the missing files or remove these; --allow-unlabelled leaves these out"
                 yield Finding("error", code, what.format(count=len(where), split=split), fix, where)
 
 
 def check_readable(survey: Survey) -> Iterator[Finding]:
-    """Finds samples that reading refuses, with the reason."""
+    """Finds samples that cannot be read, with the reason."""
     by_code = defaultdict(list)
     for measurement in survey.measurements:
         for trouble in measurement.troubles:
             by_code[trouble.code].append(trouble)
-    by_code.pop("E-MASK-COLOR", None)  # judged together, by their colours
+    by_code.pop("E-MASK-COLOR", None)  # `labels.check_colors` judges all of these together
     for code, troubles in by_code.items():
         where = tuple(f"{trouble.where}: {trouble.what}" for trouble in troubles)
-        what = f"samples nothing can be learnt from: {len(troubles)} ({troubles[0].what})"
+        what = f"samples that cannot be read: {len(troubles)} ({troubles[0].what})"
         yield Finding("error", code, what, troubles[0].fix, where)
 
 
 def check_duplicates(survey: Survey) -> Iterator[Finding]:
-    """Finds pictures that are in a split twice, or in two splits that must not share any."""
+    """Finds pictures that a split holds twice, or that two splits share and must not share."""
     measurements = survey.measurements
     for split, indices in survey.splits.items():
         groups = same_files(measurements, dict.fromkeys(indices))
         if groups:
             where = tuple(" = ".join(measurements[i].picture for i in group) for group in groups)
             what = f"pictures that are in {split} more than once: {len(groups)}"
-            yield Finding("warning", "W-DATA-DUPLICATE", what, "keep one of each", where)
+            yield Finding("warning", "W-DATA-DUPLICATE", what, "keep one copy of each", where)
     for one, other in split_pairs(survey.splits):
         pairs = [
             shared_files(measurements, survey.splits[one], survey.splits[other]),
@@ -77,7 +79,9 @@ def check_duplicates(survey: Survey) -> Iterator[Finding]:
                 )
                 count = len({pair.second for pair in found})
                 what = f"pictures of {other} that are in {one} too ({how}): {count}"
-                fix = f"scores on {other} will be too high: take the pictures out of one of the two"
+                fix = (
+                    f"scores on {other} will be too high: remove the pictures from {one} or {other}"
+                )
                 yield Finding("warning", code, what, fix, where)
 
 
@@ -85,22 +89,22 @@ _LEAKS = ("W-DATA-LEAK", "W-DATA-NEAR-LEAK")
 
 
 def check_sizes(survey: Survey) -> Iterator[Finding]:
-    """Finds pictures too small to learn from, or too large to train on whole."""
+    """Finds pictures that are too small to learn from, or large enough to slow training down."""
     sized = [(m.picture, m.size) for m in survey.measurements if m.size]
     tiny = tuple(f"{path}: {h}x{w}" for path, (h, w) in sized if min(h, w) < _TINY)
     huge = tuple(f"{path}: {h}x{w}" for path, (h, w) in sized if h * w > _HUGE)
     if tiny:
         what = f"pictures less than {_TINY} pixels high or wide: {len(tiny)}"
-        fix = "at an output stride of 16 that leaves four features or fewer; leave them out"
+        fix = "at output stride 16 they shrink to four features a side; leave these pictures out"
         yield Finding("warning", "W-DATA-TINY", what, fix, tiny)
     if huge:
         what = f"pictures of more than {_HUGE // 1_000_000} million pixels: {len(huge)}"
-        fix = "cut them into tiles: each is decoded whole for every crop"
+        fix = "cut them into tiles: every crop decodes the whole picture"
         yield Finding("warning", "W-DATA-HUGE", what, fix, huge)
 
 
 def check_formats(survey: Survey) -> Iterator[Finding]:
-    """Notes which files nothing protects from flipped bits, and which EXIF turns."""
+    """Notes files without checksums and pictures that EXIF turns."""
     formats = Counter(m.format for m in survey.measurements if m.format)
     formats += Counter(m.mask.split()[0] for m in survey.measurements if m.mask)
     unprotected = {name: count for name, count in formats.items() if name not in _CHECKSUMS}

@@ -1,8 +1,8 @@
-"""Progressive JPEG made quick to check.
+"""A quick check of progressive JPEG files.
 
-A progressive file holds a coarse picture first and refines it in further scans; decoding them all
-takes four times as long as a baseline file of the same picture. Without the refinements' data the
-decoder still reads every header and table, and the coarse picture but for its last bit.
+A progressive file holds a coarse picture first and refines it in further scans. Decoding all scans
+takes four times as long as decoding a baseline file of the same picture. Without the data of the
+refinements, the decoder still reads every header and table, and nearly all of the coarse picture.
 """
 
 import re
@@ -15,8 +15,8 @@ _PROGRESSIVE = 0xC2
 def without_refinements(data: bytes) -> bytes | None:
     """Returns a progressive JPEG with the data of its first scan only.
 
-    None if it is something else, or if its segments and scans do not follow one another up to the
-    end marker: then only decoding all of it can tell whether it can be read.
+    Returns None for other files, and if the segments and scans do not follow one another up to the
+    end marker: then only a full decoding can tell whether the file is whole.
     """
     parts, position, scans, progressive = [data[:2]], 2, 0, False
     while data[position : position + 1] == b"\xff" and len(data) >= position + 4:
@@ -24,7 +24,7 @@ def without_refinements(data: bytes) -> bytes | None:
         if marker == _END:
             break
         if marker <= 0x01 or 0xD0 <= marker <= _START or marker == 0xFF:
-            return None  # nothing a regular file has here
+            return None  # a regular file has no such marker here
         stop = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
         parts.append(data[position:stop])
         progressive |= marker == _PROGRESSIVE

@@ -1,22 +1,23 @@
-"""Checks of a data set's labels: are they classes, the right ones, and enough of them."""
+"""Checks of a data set's labels: illegal values, misread values, missing classes."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 
 from atrous.classes import Color
 from atrous.data.dataset import ignore_index
-from atrous.data.doctor.findings import Finding
+from atrous.data.doctor.findings import Finding, one_class
 from atrous.data.doctor.proposals import known_palette, mapping_yaml, readings
 from atrous.data.doctor.survey import Survey
 
 _MOST_VOID = 0.5  # share of a split's pixels that may be unlabelled
 _MOST_BLENDED = 0.1  # share of a mask's edges; the worst mask of CamVid has .036, of VOC .006
-_RARE_COLOR = 0.001  # share of the pixels below which a colour is no class but a blend of two
+_RARE_COLOR = 0.001  # share of the pixels below which a colour is taken for a blend of two
 _RAW_LAYOUTS = ("Cityscapes", "ADE20K")  # their masks never hold 255
 
 
 def class_counts(survey: Survey, split: str) -> Counter[int]:
-    """Returns pixels of each value in the targets of a split, unlabelled ones among them."""
+    """Returns the number of pixels of each value in the targets of a split, with unlabelled."""
     counts: Counter[int] = Counter()
     for measurement in survey.of(split):
         counts.update(measurement.counts)
@@ -24,7 +25,7 @@ def class_counts(survey: Survey, split: str) -> Counter[int]:
 
 
 def check_colors(survey: Survey) -> Iterator[Finding]:
-    """Finds masks in colours that no table explains, and a published table that would."""
+    """Finds masks in unknown colours, and the published table that has these colours."""
     masks = [m for m in survey.measurements if m.unknown_colors]
     if not masks:
         return
@@ -48,14 +49,14 @@ def _naming(colors: Collection[Color]) -> tuple[str, list[str]]:
     """Returns how to name colours, and lines of YAML that do."""
     table = known_palette(colors)
     if table:
-        fix = f"these look like the colours of {table.name}: put them into a dataset YAML"
+        fix = f"these look like the colours of {table.name}: list the colours in a dataset YAML"
         return fix, [f"  {n}: {list(c)}" for n, c in zip(table.classes, table.palette, strict=True)]
     fix = "give each colour's class in a dataset YAML, labelmap.txt or class_dict.csv"
     return fix, [f"  name_{i}: {list(color)}" for i, color in enumerate(sorted(colors)[:30])]
 
 
 def check_values(survey: Survey) -> Iterator[Finding]:
-    """Finds values that are no classes, and what they probably mean."""
+    """Finds values that are no classes, and proposes a meaning."""
     num_classes, pixels, where = len(survey.table.classes), Counter[int](), []
     legal = {*range(num_classes), ignore_index(num_classes)}
     for measurement in survey.measurements:
@@ -78,7 +79,7 @@ def _counted(values: Mapping[int, int]) -> str:
 def _with_reading(survey: Survey, code: str, what: str, where: tuple[str, ...] = ()) -> Finding:
     found = [] if survey.mapping else readings(_values(survey), len(survey.table.classes))
     if not found:
-        fix = "map them in label_mapping of a dataset YAML, or list the missing classes"
+        fix = "map these values in label_mapping of a dataset YAML, or add the missing classes"
         return Finding("error", code, what, fix, where)
     fix = "; or ".join(reading.because for reading in found)
     proposal = "\n# or\n".join(mapping_yaml(reading.mapping) for reading in found)
@@ -93,30 +94,28 @@ def _values(survey: Survey) -> Counter[int]:
 
 
 def check_meaning(survey: Survey) -> Iterator[Finding]:
-    """Finds values that are legal and yet not what they are taken for."""
+    """Finds legal values that probably mean something else, and splits of a single class."""
     values = _values(survey)
     if survey.kind in _RAW_LAYOUTS and survey.mapping and 255 in values:
         what = (
-            f"the masks hold 255, which {survey.kind}'s own never do: they look mapped already, "
-            "and are mapped a second time"
+            f"the masks hold 255, which {survey.kind} never uses: they seem to be mapped already, "
+            "and would be mapped a second time"
         )
         fix = "describe the folders in a dataset YAML without label_mapping"
         yield Finding("error", "E-DATA-MAPPED-TWICE", what, fix)
-    labelled = {v for v in values if v != ignore_index(len(survey.table.classes))}
-    if not survey.mapping and labelled == {0} and len(survey.table.classes) <= 2:
-        what = "the masks hold one class only, 0" + ", and 255 for unlabelled" * (255 in values)
-        yield _with_reading(survey, "E-DATA-ONE-CLASS", what)
-        return
-    for split in survey.splits:
-        present = class_counts(survey, split).keys() & set(range(len(survey.table.classes)))
-        if split.startswith("train") and len(present) == 1:
-            name = survey.table.classes[min(present)]
-            what = f"{split} holds one class only, {name!r}: the loss will be constant"
-            yield Finding("error", "E-DATA-ONE-CLASS", what, "check how the masks were exported")
+    training = [s for s in survey.splits if s.startswith("train")] or list(survey.splits)
+    for split in training:
+        classes = survey.table.classes
+        present = sorted(class_counts(survey, split).keys() & set(range(len(classes))))
+        if len(present) < 2 and survey.splits[split]:
+            finding = one_class(split, classes[present[0]] if present else "")
+            found = [] if survey.mapping else readings(values, len(classes))
+            proposal = "\n# or\n".join(mapping_yaml(reading.mapping) for reading in found)
+            yield replace(finding, proposal=proposal)
 
 
 def check_palettes(survey: Survey) -> Iterator[Finding]:
-    """Finds palette masks in which one index has several colours: indices that are no classes."""
+    """Finds palette masks in which an index has several colours: its indices mean no classes."""
     colors: dict[int, Counter[Color]] = defaultdict(Counter)
     for measurement in survey.measurements:
         for value, color in measurement.colors.items():
@@ -129,7 +128,7 @@ def check_palettes(survey: Survey) -> Iterator[Finding]:
         )
         what = f"indices that have different colours in different masks: {len(unclear)}"
         fix = (
-            "each mask was saved with a palette of its own, so that its indices mean nothing: "
+            "each mask was saved with its own palette, so an index means another class in each: "
             "export the masks again in colour or with one palette"
         )
         yield Finding("error", "E-MASK-PALETTES", what, fix, where)
@@ -143,25 +142,31 @@ def check_edges(survey: Survey) -> Iterator[Finding]:
         if m.blended > _MOST_BLENDED * m.edges and m.blended > 20
     )
     if where:
-        what = f"masks with blended edges, values between those on either side: {len(where)}"
-        fix = "they were resized or smoothed like photographs; resize masks with nearest neighbour"
+        what = f"masks with blended edges, which pass through values in between: {len(where)}"
+        fix = "these masks were resized or smoothed like photographs; resize with nearest neighbour"
         yield Finding("error", "E-MASK-BLENDED", what, fix, where)
 
 
 def check_void(survey: Survey) -> Iterator[Finding]:
-    """Finds splits and pictures of which little or nothing is labelled."""
+    """Finds splits and pictures with few or no labelled pixels."""
     ignore = ignore_index(len(survey.table.classes))
     for split in survey.splits:
         counts = class_counts(survey, split)
         share = counts[ignore] / max(counts.total(), 1)
         if share > _MOST_VOID:
             what = f"{share:.0%} of the pixels of {split} are unlabelled"
-            fix = "check that unlabelled is what 255 means here"
+            fix = "check whether 255 means unlabelled in these masks"
             yield Finding("warning", "W-DATA-VOID", what, fix)
     empty = tuple(m.annotation for m in survey.measurements if set(m.counts) == {ignore})
     if empty:
-        what = f"pictures without a labelled pixel, which teach nothing: {len(empty)}"
-        yield Finding("warning", "W-DATA-ALL-VOID", what, "leave them out", empty)
+        what = f"pictures without a labelled pixel: {len(empty)}"
+        yield Finding(
+            "warning",
+            "W-DATA-ALL-VOID",
+            what,
+            "leave these pictures out: training learns nothing from them",
+            empty,
+        )
 
 
 def check_classes(survey: Survey) -> Iterator[Finding]:
@@ -172,17 +177,17 @@ def check_classes(survey: Survey) -> Iterator[Finding]:
         if absent and indices and len(absent) < len(survey.table.classes):
             what = f"classes that do not occur in {split}: {', '.join(absent)}"
             fix = (
-                "add pictures of them, or take them off the list of classes: nothing learns them"
+                "add pictures of these classes, or remove these classes: training cannot learn them"
                 if split.startswith("train")
-                else "add pictures of them: without, they have no IoU and are left out of its mean"
+                else "add pictures of these classes: the mean IoU omits classes without pictures"
             )
             yield Finding("warning", "W-DATA-ABSENT", what, fix)
 
 
 def check_outlines(survey: Survey) -> Iterator[Finding]:
-    """Finds outlines that cross themselves, whose inside is a matter of convention."""
+    """Finds outlines that cross themselves: tools disagree on what is inside of them."""
     where = tuple(shape for m in survey.measurements for shape in m.crossings)
     if where:
-        what = f"outlines that cross themselves, filled by the even-odd rule: {len(where)}"
-        fix = "correct them in the annotation tool if that is not what was meant"
+        what = f"outlines that cross themselves: {len(where)}"
+        fix = "they are filled by the even-odd rule; correct the outlines if another area is meant"
         yield Finding("warning", "W-SHAPE-CROSSING", what, fix, where)

@@ -1,8 +1,8 @@
-"""What can be known of one picture and its annotation without a network: `measure`.
+"""Measures one picture and its annotation: `measure`.
 
-Everything a training step would stumble on is tried here, as it would be read there (but for
-progressive JPEGs, see `atrous.data.doctor.jpeg`); and what cannot be judged from one picture alone
-(values, colours, a fingerprint of the content) is carried home for the checks.
+The files are read as training reads them, so that every error of training is found (progressive
+JPEGs are read faster, see `atrous.data.doctor.jpeg`). Values, colours and a fingerprint of the
+content go into the measurement: the checks judge them over all pictures.
 """
 
 import hashlib
@@ -30,12 +30,12 @@ THUMBNAIL = 16  # pixels a side, of the grey copy near duplicates are found by
 _PNG = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION = 274  # of EXIF
 _MOST_COLORS = 512  # kept of a mask in unknown colours
-_SHRINK = 8  # JPEG is decoded at this fraction: all of it is read, most of the arithmetic saved
+_SHRINK = 8  # JPEG is decoded at this fraction: the whole file is read, with far less arithmetic
 
 
 @dataclass
 class Measurement:
-    """One sample, as the doctor sees it."""
+    """The measurements of one sample."""
 
     name: str
     picture: str
@@ -58,7 +58,7 @@ class Measurement:
 
 
 def measure(sample: Item | Pair, read_target: ReadTarget) -> Measurement:
-    """Reads a sample as training would, and returns all there is to know; never raises."""
+    """Reads a sample as training would, and returns its measurements. Errors are among them."""
     annotation = sample.annotation if isinstance(sample, Item) else sample.mask.where
     picture = sample.image if isinstance(sample, Item) else sample.image.where
     result = Measurement(sample.name, str(picture), str(annotation))
@@ -98,9 +98,9 @@ def _look_at_picture(sample: Item | Pair, read_target: ReadTarget, result: Measu
 
 
 def _thumbnail(image: Image.Image, size: tuple[int, int]) -> bytes:
-    """Returns a small grey copy of a picture of size (width, height), which may be shrunk."""
+    """Returns a small grey copy of a picture that was decoded at `size` or smaller."""
     shrunk = max(1, round(size[0] / image.width))
-    box = (0, 0, size[0] / shrunk, size[1] / shrunk)  # without the padding of the last blocks
+    box = (0, 0, size[0] / shrunk, size[1] / shrunk)  # the decoder pads the last blocks
     if image.width != -(-size[0] // shrunk):  # turned by EXIF
         box = (0, 0, image.width, image.height)
     side = (THUMBNAIL, THUMBNAIL)
@@ -112,7 +112,7 @@ def _stream(path: Path) -> BytesIO:
     try:
         stream = BytesIO(path.read_bytes())
     except OSError as error:
-        with open_image(path):  # says what is wrong, if it is anything common
+        with open_image(path):  # raises a more exact error for common causes
             raise AtrousError("E-FILE-READ", str(error.strerror), where=path) from None
     if not stream.getbuffer().nbytes:
         with open_image(path):
@@ -125,7 +125,7 @@ def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except (ValueError, SyntaxError, TypeError, KeyError, OverflowError):
-        return 1  # a broken EXIF block is passed over when reading, too
+        return 1  # `atrous.images.decode` ignores a broken EXIF block, too
     return value if value in range(1, 9) else 1
 
 
@@ -168,7 +168,9 @@ def _of_mask(sample: Item | Pair, reader: MaskReader, result: Measurement) -> tu
             result.unknown_colors = _colors_of(stream)
         raise
     _note_mask(mask, result)
-    values = np.array([list(result.values)], dtype=mask.labels.dtype)  # one of each is enough
+    values = np.array(
+        [list(result.values)], dtype=mask.labels.dtype
+    )  # mapping one pixel of each value is enough
     indices = reader.target(mask._replace(labels=values), result.annotation)
     for index, pixels in zip(indices[0].tolist(), result.values.values(), strict=True):
         result.counts[index] = result.counts.get(index, 0) + pixels
@@ -208,7 +210,7 @@ def _totals(values: Target, lengths: NDArray[np.int64]) -> dict[int, int]:
 
 def _other_size(target: tuple[int, ...], result: Measurement) -> AtrousError:
     (height, width), (rows, columns) = result.size or (0, 0), target
-    hint = "save the mask at the picture's size, with nearest neighbour"
+    hint = "resize the mask to the picture's size with nearest neighbour"
     if (rows, columns) == (width, height):
         hint = "EXIF turns the picture and not the mask: save the picture upright, or turn the mask"
     return AtrousError(

@@ -1,4 +1,4 @@
-"""What to set, from what a data set holds: class weights, a crop size, a label mapping."""
+"""Settings that fit a data set: class weights, a crop size, a label mapping."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
@@ -47,7 +47,7 @@ def crop_size(sizes: Sequence[tuple[int, int]]) -> int:
 
 
 class Reading(NamedTuple):
-    """A way to read values that are no classes, or that look like something else."""
+    """A possible meaning of the values in masks."""
 
     mapping: LabelMapping
     because: str
@@ -56,14 +56,14 @@ class Reading(NamedTuple):
 def readings(values: Mapping[int, int], num_classes: int) -> list[Reading]:
     """Returns the likely meanings of the values (-> pixels) that masks hold, best first.
 
-    Empty if they look like the class indices they should be.
+    Empty if the values look like class indices.
     """
     ignore = ignore_index(num_classes)
     present = {value for value, pixels in values.items() if pixels and value != ignore}
     kinds = (_raw_cityscapes, _from_one, _void_is_last, _spread)
     found = [reading for kind in kinds if (reading := kind(present, num_classes)) is not None]
-    if present == {0} and values.get(ignore) and num_classes <= 2:
-        found.append(Reading({0: 0, ignore: 1}, f"0 and {ignore} only: off and on"))
+    if present == {0} and values.get(ignore):
+        found.append(Reading({0: 0, ignore: 1}, f"0 and {ignore} only: background and foreground"))
     return found
 
 
@@ -81,13 +81,13 @@ def _from_one(present: set[int], num_classes: int) -> Reading | None:
     mapping: dict[int, int | None] = {0: None} | {i + 1: i for i in range(num_classes)}
     if 0 not in present or num_classes == len(ADE20K.classes):
         return Reading(mapping, "the classes are counted from 1")
-    return Reading(mapping, "the classes are counted from 1, if 0 is what nobody labelled")
+    return Reading(mapping, "the classes are counted from 1, if 0 means unlabelled")
 
 
 def _void_is_last(present: set[int], num_classes: int) -> Reading | None:
     if not {0, num_classes} <= present or max(present) > num_classes:
         return None
-    because = f"{num_classes} comes after the last class: right if it is what nobody labelled"
+    because = f"{num_classes} comes after the last class: right if it means unlabelled"
     return Reading({num_classes: None}, because)
 
 
@@ -95,14 +95,16 @@ def _spread(present: set[int], num_classes: int) -> Reading | None:
     if len(present) != num_classes or max(present) <= num_classes:
         return None
     mapping = {value: index for index, value in enumerate(sorted(present))}
-    return Reading(mapping, "as many values as classes: right if they are in the classes' order")
+    return Reading(mapping, "as many values as classes: right if both are in the same order")
 
 
 def known_palette(colors: Collection[Color]) -> ClassTable | None:
     """Returns the published table whose colours these are, void aside; None if there is none."""
     for table in _PALETTES:
         others = [color for color in colors if color not in table.palette]
-        if len(others) <= 1 < len(colors):  # one more may be its void
+        if (
+            len(others) <= 1 < len(colors)
+        ):  # the masks may hold one more colour for unlabelled pixels
             return table
     return None
 

@@ -12,26 +12,27 @@ from pathlib import Path
 from atrous.classes import ClassTable, Color
 from atrous.data.dataset import FileDataset, Item, ReadTarget
 from atrous.data.doctor.measure import Measurement, measure
-from atrous.data.formats.layout import Layout, Problem
+from atrous.data.formats.layout import Layout
+from atrous.data.formats.pairing import Problem
 from atrous.data.formats.shards import Pair, ShardLayout
 from atrous.data.masks.targets import MaskReader
 from atrous.errors import AtrousError, ExitCode
 
 _CHUNK = 16  # samples a worker takes at a time
-_UNIONS = ("trainval", "all")  # splits made of others; surveyed only when asked for
+_UNIONS = ("trainval", "all")  # unions of other splits; surveyed only if named
 
 Sample = Item | Pair
 
 
 @dataclass
 class Survey:
-    """What a data set holds, before judgement.
+    """The measurements of a data set.
 
     Args:
         kind: The layout it was recognised as.
         root: Its folder or file.
         table: Its classes.
-        measurements: Its samples; one that is in several splits is there once.
+        measurements: Its samples. A sample of several splits is measured once.
         splits: Name -> indices into `measurements`.
         problems: Split -> files without a partner.
         failures: Split -> why it could not be listed.
@@ -61,12 +62,13 @@ def survey(
     workers: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Survey:
-    """Measures the samples of some splits, or of all that are not made of others.
+    """Measures the samples of some splits, or of all splits but the unions.
 
     Args:
-        layout: What to survey.
+        layout: The data set.
         splits: Names; empty for all.
-        workers: Processes; by default one for each core this process may use. 1: this one.
+        workers: Number of processes; by default one for each core this process may use. With 1,
+            this process measures.
         on_progress: Called with samples done and in all.
 
     Raises:
@@ -94,7 +96,7 @@ def survey(
 
 
 def _number(sample: Sample, known: dict[tuple[str, str], tuple[int, Sample]]) -> int:
-    """Returns the place of a sample among the unique ones."""
+    """Returns the number of a sample; a sample seen before keeps its number."""
     paths = (sample.image, sample.annotation) if isinstance(sample, Item) else sample[1:]
     key = (str(paths[0]), str(paths[1]) + sample.name)
     return known.setdefault(key, (len(known), sample))[0]
@@ -130,7 +132,7 @@ def _chunks(
     if workers == 1 or len(starts) < 2:
         yield from map(_measure_chunk, starts)
         return
-    # Forking starts at once and copies nothing, but is safe only without other threads.
+    # Forking is fast and shares memory, but is safe only in a process with one thread.
     can_fork = "fork" in multiprocessing.get_all_start_methods() and threading.active_count() == 1
     context = multiprocessing.get_context("fork" if can_fork else "spawn")
     with ProcessPoolExecutor(
@@ -145,7 +147,7 @@ def _chunks(
         except BrokenProcessPool:
             raise AtrousError(
                 "E-DATA-WORKER",
-                "a process that read pictures was killed, most likely for its memory",
+                "a process that read pictures was killed, probably because memory ran out",
                 fix="try --workers 1, and look for a picture of extreme size",
                 exit_code=ExitCode.RESOURCES,
             ) from None
@@ -157,7 +159,7 @@ _held: tuple[Sequence[Sample], ReadTarget] | None = None
 
 
 def _hold(samples: Sequence[Sample], read_target: ReadTarget) -> None:
-    """Keeps what every chunk needs in the process that measures."""
+    """Stores the samples in this process, so that a task needs only a number."""
     global _held
     _held = samples, read_target
 

@@ -1,8 +1,8 @@
-"""ADE20K, the scene parsing benchmark: 150 classes from 1, and 0 for everything else.
+"""ADE20K, the scene parsing benchmark: 150 classes counted from 1, and 0 for other pixels.
 
 Zhou et al., Scene Parsing through ADE20K Dataset. Two conventions are in use. Most code trains the
-150 classes, with 0 unlabelled. The authors of DeepLab train 151, with class 0 unlabelled too, so
-that indices are what the masks say. MLCommons' mobile model has the first 31 classes, after 0.
+150 classes, with 0 unlabelled. The authors of DeepLab train 151 classes: indices equal the values
+in the masks, and 0 is unlabelled, too. MLCommons' mobile model has class 0 and the first 31.
 """
 
 from dataclasses import replace
@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from atrous.classes import ADE20K, ADE20K_31, ADE20K_151
-from atrous.data.formats.layout import Layout, Listing, find_files, pair
+from atrous.data.formats.layout import Layout
+from atrous.data.formats.pairing import Listing, find_files, pair
 from atrous.data.masks.files import SUFFIXES
 from atrous.data.masks.targets import MaskReader
 
@@ -39,7 +40,7 @@ def _listed(pictures: Path, masks: Path) -> Listing:
 
 
 def with_classes(layout: Layout, num_classes: int) -> Layout | None:
-    """Returns the layout in the convention of that many classes, if there is one."""
+    """Returns the layout with 150, 151 or 32 classes; None for another number."""
     if num_classes == len(ADE20K_151.classes):
         return replace(layout, table=ADE20K_151, read_target=MaskReader(num_classes, {0: None}))
     if num_classes == len(ADE20K_31.classes):

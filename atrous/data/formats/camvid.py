@@ -1,11 +1,14 @@
-"""CamVid as SegNet's tutorial lays it out: a folder of pictures and one of masks for each split."""
+"""CamVid as in SegNet's tutorial: a folder of pictures and a folder of masks for each split."""
 
 from functools import partial
 from pathlib import Path
 
 from atrous.classes import CAMVID
 from atrous.data.formats.class_files import ClassFile, find_class_file
-from atrous.data.formats.layout import Layout, Listing, find_files, pair, pick, read_list
+from atrous.data.formats.layout import Layout
+from atrous.data.formats.mask_classes import classes_of_masks
+from atrous.data.formats.pairing import Listing, find_files, pair, pick_masks
+from atrous.data.formats.splits import columns
 from atrous.data.masks.colors import color_table
 from atrous.data.masks.files import SUFFIXES
 from atrous.data.masks.targets import MaskReader
@@ -23,8 +26,11 @@ def recognise(path: Path) -> Layout | None:
     if not splits:
         return None
     void = len(CAMVID.classes)
-    found = find_class_file(path) or ClassFile(
-        CAMVID, {void: None}, color_table((*CAMVID.palette, (0, 0, 0)))
+    named = find_class_file(path)
+    found = (
+        classes_of_masks(named, splits)
+        if named
+        else ClassFile(CAMVID, {void: None}, color_table((*CAMVID.palette, (0, 0, 0))))
     )
     reader = MaskReader(len(found.table.classes), found.mapping, found.colors)
     return Layout("CamVid (SegNet)", path, found.table, reader, splits)
@@ -34,7 +40,5 @@ def _listed(names: Path, pictures: Path, masks: Path) -> Listing:
     images, annotations = find_files(pictures), find_files(masks, SUFFIXES)
     if not names.is_file():
         return pair(images, annotations)
-    lines = read_list(names)
-    if not any(line in images.files for line in lines):  # SegNet's: paths of picture and mask
-        lines = [Path(line.split()[0]).stem for line in lines]
-    return pick(lines, images, annotations, names)
+    # SegNet's lists name picture and mask by paths of the authors' machine.
+    return pick_masks([picture for picture, _ in columns(names)], images, annotations, names)

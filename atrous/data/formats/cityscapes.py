@@ -1,4 +1,4 @@
-"""Cityscapes: raw ids in its masks to train ids, and back for submissions.
+"""Cityscapes: from raw ids in its masks to train ids, and back for submissions.
 
 Cordts et al., The Cityscapes Dataset for Semantic Urban Scene Understanding (arXiv:1604.01685).
 """
@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.classes import CITYSCAPES, CITYSCAPES_LABELS
-from atrous.data.formats.layout import Layout, Listing, find_files, pair
+from atrous.data.formats.layout import Layout
+from atrous.data.formats.pairing import Listing, find_files, pair
 from atrous.data.masks.files import SUFFIXES
 from atrous.data.masks.targets import MaskReader
 
@@ -25,7 +26,7 @@ MAPPING: dict[int, int | None] = dict.fromkeys(range(_RAW_IDS)) | {
 
 
 def recognise(path: Path) -> Layout | None:
-    """Returns the layout of Cityscapes: fine splits by their names, coarse ones as NAME_coarse."""
+    """Returns the layout of Cityscapes. Fine splits keep their names; coarse are NAME_coarse."""
     pictures = path / "leftImg8bit"
     if not pictures.is_dir():
         return None
@@ -53,14 +54,17 @@ def _has(folder: Path, ending: str) -> bool:
 
 def _listed(pictures: Path, masks: Path, ending: str) -> Listing:
     return pair(
-        find_files(pictures, ending="_leftImg8bit"), find_files(masks, SUFFIXES, ending=ending)
+        find_files(pictures),
+        find_files(masks, SUFFIXES),
+        picture_ending="_leftImg8bit",
+        mask_ending=ending,
     )
 
 
 def submission(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Returns predicted train ids (H, W) as the raw ids the benchmark's server expects.
 
-    What is no train id, unlabelled among it, becomes raw id 0.
+    Unlabelled pixels, and values that are no train ids, become raw id 0.
     """
     table = np.zeros(256, dtype=np.uint8)
     for label in CITYSCAPES_LABELS:

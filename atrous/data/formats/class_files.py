@@ -1,4 +1,4 @@
-"""Files beside the masks that say what the classes and their colours are."""
+"""Files beside the masks that name the classes and their colours."""
 
 import csv
 import json
@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from atrous.classes import ClassTable, Color
-from atrous.data.formats.layout import class_table, read_list
+from atrous.data.formats.layout import BACKGROUND, class_table, is_void
+from atrous.data.formats.pairing import read_list
 from atrous.data.masks.colors import ColorTable, color_table
 from atrous.errors import AtrousError, ExitCode
 
@@ -17,13 +18,16 @@ NAMES = (
     "class_dict.csv",
     "_classes.csv",
     "classes.txt",
-    "labels.txt",
+    "class_names.txt",  # labelme2voc
+    "labels.txt",  # PaddleSeg
+    "label_names.txt",
+    "codes.txt",  # fastai
 )
 
 
 @dataclass(frozen=True)
 class ClassFile:
-    """Classes, and how masks say them."""
+    """Classes, and how masks store the classes."""
 
     table: ClassTable
     mapping: Mapping[int, int | None] = field(default_factory=dict)  # value in masks -> index
@@ -33,14 +37,15 @@ class ClassFile:
 def find_class_file(*folders: Path) -> ClassFile | None:
     """Reads the first class file of some folders, in the order of `NAMES`."""
     for folder in folders:
+        files = {path.name.lower(): path for path in folder.glob("*.*") if path.is_file()}
         for name in NAMES:
-            if (folder / name).is_file():
-                return read_class_file(folder / name)
+            if name in files:
+                return read_class_file(files[name])
     return None
 
 
 def read_class_file(path: Path) -> ClassFile:
-    """Reads a class file; its name says of which kind it is.
+    """Reads a class file. The name of the file tells its form.
 
     ``classes.json``: ``{"classes": [...], "palette": [[r, g, b], ...], "void": value or list}``,
     the palette with or without a colour for void. ``labelmap.txt`` (CVAT): ``name:r,g,b::`` a line.
@@ -51,22 +56,22 @@ def read_class_file(path: Path) -> ClassFile:
         AtrousError: It cannot be read, or a name occurs twice.
     """
     try:
-        return _READERS.get(path.name, _names)(path)
+        return _READERS.get(path.name.lower(), _names)(path)
     except AtrousError:
         raise
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise AtrousError(
             "E-DATA-CLASSES",
-            f"not a class file of this name's form: {error}",
+            f"the file does not have the form that its name stands for: {error}",
             where=path,
-            fix="docs/data.md shows each form",
+            fix="see the forms in docs/data.md",
             exit_code=ExitCode.DATA,
         ) from None
 
 
 def _json(path: Path) -> ClassFile:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    names = [str(name) for name in content["classes"]]
+    content = json.loads(path.read_text(encoding="utf-8-sig"))
+    names = [_plain(str(name)) for name in content["classes"]]
     palette = [_color(entry) for entry in content.get("palette", ())]
     void = content.get("void", [])
     mapping = dict.fromkeys([_value(v) for v in (void if isinstance(void, list) else [void])])
@@ -86,15 +91,17 @@ def _class_dict(path: Path) -> ClassFile:
     return _of_colors([(row[0].strip(), _color(row[1:4])) for row in rows if row], path)
 
 
-_VOID = frozenset(("void", "unlabelled", "unlabeled", "ignore", "__ignore__"))
+def _plain(name: str) -> str:
+    """Returns a class's name; LabelMe's "_background_" is written as everywhere else."""
+    return BACKGROUND if name == "_background_" else name
 
 
 def _of_colors(rows: Sequence[tuple[str, Color]], path: Path) -> ClassFile:
-    """Returns classes in the order of rows, those that mean unlabelled after the others."""
-    classes = [row for row in rows if row[0].lower() not in _VOID]
-    void = [row for row in rows if row[0].lower() in _VOID]
+    """Returns the classes in the order of rows; names that mean unlabelled get the last values."""
+    classes = [row for row in rows if not is_void(row[0])]
+    void = [row for row in rows if is_void(row[0])]
     table = class_table(
-        path.name, [name for name, _ in classes], [c for _, c in classes], where=path
+        path.name, [_plain(name) for name, _ in classes], [c for _, c in classes], where=path
     )
     mapping = dict.fromkeys(range(len(classes), len(rows)))
     return ClassFile(table, mapping, color_table(color for _, color in (*classes, *void)))
@@ -106,16 +113,16 @@ def _values(path: Path) -> ClassFile:
     mapping: dict[int, int | None] = {}
     names: list[str] = []
     for value, name in sorted(rows):
-        if name.lower() in _VOID:
+        if is_void(name):
             mapping[value] = None
         else:
             mapping[value] = len(names)
-            names.append(name)
+            names.append(_plain(name))
     return ClassFile(class_table(path.name, names, where=path), mapping)
 
 
 def _names(path: Path) -> ClassFile:
-    names = [line for line in read_list(path) if line.lower() not in _VOID]
+    names = [_plain(line) for line in read_list(path) if not is_void(line)]
     return ClassFile(class_table(path.name, names, where=path))
 
 

@@ -1,5 +1,6 @@
-"""What COCO's JSON files say: classes, pictures, outlines, run lengths and panoptic segments."""
+"""COCO's JSON files: classes, pictures, outlines, run lengths and panoptic segments."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,10 @@ import numpy as np
 from atrous.classes import ClassTable, Color, pascal_palette
 from atrous.data.dataset import Item, Target, ignore_index, target_dtype
 from atrous.data.formats.documents import invalid, once_per_file, read_field, read_json
-from atrous.data.formats.layout import class_table, key_of
+from atrous.data.formats.layout import class_table, shape_classes
 from atrous.data.masks.rle import decode_coco
 from atrous.data.masks.shapes import Region, Shape
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, ExitCode
 from atrous.images.decode import open_image
 
 
@@ -22,13 +23,34 @@ class CocoFile:
     """The content of a file, by picture."""
 
     categories: tuple[dict[str, Any], ...]  # in the order of their ids
-    pictures: Mapping[str, tuple[int, int, int]]  # name without suffix -> id, height, width
+    pictures: Mapping[str, tuple[int, int, int]]  # file name -> id, height, width
     annotations: Mapping[int, Sequence[Any]]  # picture id -> its annotations
+    segments: Mapping[str, str]  # file name of a picture -> of its panoptic PNG
+    homeless: tuple[tuple[object, int], ...]  # id of an annotation, id of the missing image
 
     def of_picture(self, name: str, where: object) -> tuple[Sequence[Any], tuple[int, int]]:
         """Returns a picture's annotations and (height, width)."""
         id_, height, width = read_field(self.pictures, name, tuple, where, "images")
         return self.annotations.get(id_, ()), (height, width)
+
+    def differing(self, other: "CocoFile") -> set[str]:
+        """Returns the names that another file annotates differently."""
+
+        def drawn(file: CocoFile, name: str) -> list[Any]:
+            entries = file.annotations.get(file.pictures[name][0], ())
+            return [entry.get("segmentation") for entry in entries]
+
+        shared = self.pictures.keys() & other.pictures.keys()
+        return {name for name in shared if drawn(self, name) != drawn(other, name)}
+
+    @property
+    def used(self) -> set[object]:
+        """Ids of the categories that annotations refer to."""
+        entries = [entry for of_one in self.annotations.values() for entry in of_one]
+        segments = [entry.get("segments_info") for entry in entries]
+        infos = [info for of_one in segments if isinstance(of_one, list) for info in of_one]
+        ids = (entry.get("category_id") for entry in (*entries, *infos) if isinstance(entry, dict))
+        return {id_ for id_ in ids if isinstance(id_, int)}
 
 
 @once_per_file
@@ -36,46 +58,114 @@ def read_coco(path: Path) -> CocoFile:
     """Reads a COCO file.
 
     Raises:
-        AtrousError: It cannot be read, or lacks what a COCO file has.
+        AtrousError: The file cannot be read, lacks a field, or uses an id or a file name twice.
     """
     document = read_json(path)
-    pictures = {}
+    pictures: dict[str, tuple[int, int, int]] = {}
     for entry in read_field(document, "images", list, path, "the file"):
         name = read_field(entry, "file_name", str, path, "an image")
         id_, height, width = (
             read_field(entry, key, int, path, f"image {name}") for key in ("id", "height", "width")
         )
-        pictures[key_of(name)] = (id_, height, width)
+        if name in pictures:
+            raise _twice(f"the image {name}", path)
+        pictures[name] = (id_, height, width)
+    names = {id_: name for name, (id_, _, _) in pictures.items()}
+    _check_ids([id_ for id_, _, _ in pictures.values()], "image", path)
     annotations: dict[int, list[Any]] = {}
+    segments: dict[str, str] = {}
+    homeless, ids = [], []
     for entry in read_field(document, "annotations", list, path, "the file"):
         image_id = read_field(entry, "image_id", int, path, "an annotation")
+        if not isinstance(entry, dict):
+            raise invalid("an annotation is not an object", path)
+        ids.append(entry.get("id"))
+        if image_id not in names:
+            homeless.append((entry.get("id"), image_id))
+        elif "segments_info" in entry:
+            if names[image_id] in segments:
+                raise _twice(f"the segments of {names[image_id]}", path)
+            segments[names[image_id]] = read_field(entry, "file_name", str, path, "an annotation")
         annotations.setdefault(image_id, []).append(entry)
+    _check_ids([id_ for id_ in ids if isinstance(id_, int)], "annotation", path)
     categories = read_field(document, "categories", list, path, "the file")
-    by_id = sorted(categories, key=lambda c: read_field(c, "id", int, path, "a category"))
-    return CocoFile(tuple(by_id), pictures, annotations)
+    named = [(read_field(c, "id", int, path, "a category"), c) for c in categories]
+    by_id = [category | {"id": id_} for id_, category in sorted(named, key=lambda pair: pair[0])]
+    _check_ids([category["id"] for category in by_id], "category", path)
+    return CocoFile(tuple(by_id), pictures, annotations, segments, tuple(homeless))
+
+
+def _check_ids(ids: Sequence[int], kind: str, path: Path) -> None:
+    repeated = [id_ for id_, count in Counter(ids).items() if count > 1]
+    if repeated:
+        more = f" and {len(repeated) - 1} more" if len(repeated) > 1 else ""
+        raise _twice(f"the {kind} id {repeated[0]}{more}", path)
+
+
+def _twice(what: str, path: Path) -> AtrousError:
+    return AtrousError(
+        "E-DATA-TWICE",
+        f"{what} occurs twice, so that it is unclear which annotation belongs to which picture",
+        where=path,
+        fix="give every entry an id of its own, as tools that merge COCO files do",
+        exit_code=ExitCode.DATA,
+    )
 
 
 def classes_of(
-    coco: CocoFile, where: Path, *, background: bool
-) -> tuple[ClassTable, dict[int, int]]:
-    """Returns a file's classes in the order of category ids, and category id -> class index.
+    documents: Sequence[Path], *, background: bool
+) -> tuple[ClassTable, dict[Path, dict[int, int]]]:
+    """Returns the classes of several files, and for each file category id -> class index.
+
+    Classes are in the order of the first file's category ids. Other files may number the same
+    names otherwise, and add names.
 
     Args:
-        coco: The file's content.
-        where: The file.
+        documents: The files.
         background: Whether a class for everything else comes first, if there is none.
+
+    Raises:
+        AtrousError: A file cannot be read, or two of its categories have the same name.
     """
-    names = {c["id"]: read_field(c, "name", str, where, "a category") for c in coco.categories}
-    classes = list(names.values())
-    if background and "background" not in classes:
-        classes.insert(0, "background")
+    files = {document: read_coco(document) for document in documents}
+    used = {
+        (category["id"], str(category.get("name")))
+        for file in files.values()
+        for category in file.categories
+        if category["id"] in file.used
+    }
+    names: dict[Path, dict[int, str]] = {}
+    colors: dict[str, Color] = {}
+    for document, file in files.items():
+        names[document] = {}
+        for category in file.categories:
+            name = read_field(category, "name", str, document, "a category")
+            if (category["id"], name) not in used and _is_root(category, file.categories):
+                continue
+            names[document][category["id"]] = name
+            if category.get("color"):
+                colors[name] = read_field(category, "color", _color, document, "a category")
+        class_table("coco", list(names[document].values()), where=document)  # no name twice
+    labels = list(dict.fromkeys(name for of_one in names.values() for name in of_one.values()))
+    classes, values = shape_classes(labels, background=background)
     palette = list(pascal_palette(len(classes)))
-    for category in coco.categories:
-        if category.get("color"):
-            place = classes.index(names[category["id"]])
-            palette[place] = read_field(category, "color", _color, where, "a category")
-    table = class_table("coco", classes, palette, where=where)
-    return table, {id_: classes.index(name) for id_, name in names.items()}
+    for label, color in colors.items():
+        if values[label] < len(classes):
+            palette[values[label]] = color
+    table = class_table("coco", classes, palette, where=documents[0])
+    return table, {
+        document: {id_: values[name] for id_, name in of_one.items()}
+        for document, of_one in names.items()
+    }
+
+
+def _is_root(category: Mapping[str, Any], categories: Sequence[Mapping[str, Any]]) -> bool:
+    """Returns whether a category only groups others, like Roboflow's first category."""
+    return category.get("supercategory") in (None, "", "none") and any(
+        other.get("supercategory") == category.get("name")
+        for other in categories
+        if other is not category
+    )
 
 
 def _color(value: Any) -> Color:
@@ -90,25 +180,28 @@ class CocoShapes:
     """Reads a picture's outlines and run lengths.
 
     Args:
-        index: Category id -> class index.
+        index: For each file, category id -> class index.
     """
 
-    index: Mapping[int, int]
+    index: Mapping[Path, Mapping[int, int]]
 
     def __call__(self, item: Item, size: tuple[int, int]) -> list[Shape]:
         """Returns the shapes of an item whose picture has (height, width)."""
         where = item.annotation
         assert where is not None
-        annotations, stated = read_coco(where).of_picture(item.name, where)
+        annotations, stated = read_coco(where).of_picture(item.key, where)
         if stated != size:
-            raise invalid(f"{item.name} is {stated} there and {size} itself (height, width)", where)
+            raise invalid(f"{item.key} is {stated} there and {size} itself (height, width)", where)
         return [self._shape(entry, size, where) for entry in annotations]
 
     def _shape(self, entry: Any, size: tuple[int, int], where: Path) -> Shape:
         name = f"annotation {entry.get('id') if isinstance(entry, dict) else entry!r}"
         category = read_field(entry, "category_id", int, where, name)
-        value = read_field(self.index, category, int, where, f"{name}, categories")
+        value = read_field(self.index[where], category, int, where, f"{name}, categories")
         segmentation = read_field(entry, "segmentation", lambda s: s, where, name)
+        if segmentation == []:
+            fix = "draw its outline, or remove such annotations from the file"
+            raise invalid(f"{name} is a box or a point without an outline", where, fix)
         if isinstance(segmentation, dict):
             try:
                 return Shape(value, (), Region(0, 0, decode_coco(segmentation, size)), name)
@@ -127,12 +220,12 @@ class PanopticReader:
 
     Args:
         documents: Folder of PNGs -> the JSON file that describes them.
-        index: Category id -> class index.
+        index: For each file, category id -> class index.
         num_classes: Number of classes K.
     """
 
     documents: Mapping[Path, Path]
-    index: Mapping[int, int]
+    index: Mapping[Path, Mapping[int, int]]
     num_classes: int
 
     def __call__(self, item: Item, size: tuple[int, int]) -> Target:
@@ -155,11 +248,12 @@ class PanopticReader:
     def _values(self, item: Item, where: Path) -> dict[int, int]:
         """Returns segment id -> class index; 0 is unlabelled."""
         document = next(self.documents[p] for p in where.parents if p in self.documents)
-        entries, _ = read_coco(document).of_picture(item.name, document)
+        entries, _ = read_coco(document).of_picture(item.key, document)
         values = {0: ignore_index(self.num_classes)}
         for entry in entries:
-            for segment in read_field(entry, "segments_info", list, document, item.name):
-                id_ = read_field(segment, "id", int, document, item.name)
-                category = read_field(segment, "category_id", int, document, item.name)
-                values[id_] = read_field(self.index, category, int, document, "categories")
+            for segment in read_field(entry, "segments_info", list, document, item.key):
+                id_ = read_field(segment, "id", int, document, item.key)
+                category = read_field(segment, "category_id", int, document, item.key)
+                index = self.index[document]
+                values[id_] = read_field(index, category, int, document, "categories")
         return values

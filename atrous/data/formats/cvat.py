@@ -1,6 +1,7 @@
-"""CVAT's own format for pictures: one XML file of outlines, masks, boxes and ellipses."""
+"""CVAT's format for images: an XML file of outlines, masks, boxes and ellipses."""
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,24 +12,18 @@ import numpy as np
 from atrous.classes import Color
 from atrous.data.dataset import Item
 from atrous.data.formats.documents import invalid, once_per_file, read_field, read_xml
-from atrous.data.formats.layout import (
-    Found,
-    Layout,
-    Listing,
-    class_table,
-    find_files,
-    key_of,
-    pick,
-    split_by_name,
-    split_name,
-)
+from atrous.data.formats.layout import Layout, class_table, shape_classes
+from atrous.data.formats.pairing import Listing, find_pictures, pick_described, split_name
+from atrous.data.formats.splits import divide
 from atrous.data.masks.rle import decode_runs
 from atrous.data.masks.shapes import Points, Region, Shape
 from atrous.data.masks.targets import ShapeReader
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, ExitCode
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
+
+_COVERS_NOTHING = ("tag", "attribute", "points", "polyline", "skeleton")
 
 LOOKS_FOR = "CVAT for images 1.1: annotations.xml, or such a file itself, beside images/"
 
@@ -37,38 +32,40 @@ _ELLIPSE_CORNERS = 64
 
 @dataclass(frozen=True)
 class _Picture:
-    size: tuple[int, int]  # height, width
+    name: str
     subset: str
+    size: tuple[int, int]  # height, width
     elements: tuple["Element", ...]  # its shapes, lowest first
 
 
 @dataclass(frozen=True)
 class _CvatFile:
     labels: tuple[tuple[str, Color | None], ...]
-    pictures: Mapping[str, _Picture]  # by name without suffix
+    pictures: Mapping[str, _Picture]  # by subset and name
 
 
 def recognise(path: Path) -> Layout | None:
-    """Returns the layout of an XML file or the folder it is in; background is class 0."""
+    """Returns the layout of an XML file, or of the folder with the file. Background is class 0."""
     document = path / "annotations.xml" if path.is_dir() else path
-    if document.suffix != ".xml" or not document.is_file():
+    if document.suffix.lower() != ".xml" or not document.is_file():
         return None
     content = _read(document)
-    labels = [label for label in content.labels if label[0] != "background"]
-    names = ["background", *(name for name, _ in labels)]
-    colors = [(0, 0, 0), *(color for _, color in labels)]
-    palette = [c for c in colors if c is not None]
+    colors = {"background": (0, 0, 0), **dict(content.labels)}
+    names, index = shape_classes(["background", *(name for name, _ in content.labels)])
+    palette = [color for name in names if (color := colors.get(name)) is not None]
     table = class_table(
         "cvat", names, palette if len(palette) == len(names) else (), where=document
     )
-    index = {name: i for i, name in enumerate(names)}
     reader = ShapeReader(CvatShapes(index), len(names), 0, "given")
     subsets = sorted({picture.subset for picture in content.pictures.values()})
-    splits: dict[str, Callable[[], Listing]] = {
-        split_name(subset): partial(_listed, document, subset) for subset in subsets
-    }
-    if len(splits) == 1:
-        splits = split_by_name(next(iter(splits.values())))
+    if len(subsets) < 2 and split_name("".join(subsets)) in ("", "default"):
+        splits = divide(partial(_listed, document, "".join(subsets)), document.parent)
+    else:
+        common = Counter(map(split_name, subsets))
+        splits = {
+            split_name(s) if common[split_name(s)] == 1 else s: partial(_listed, document, s)
+            for s in subsets
+        }
     return Layout("CVAT for images", document.parent, table, reader, splits)
 
 
@@ -77,20 +74,30 @@ def _read(path: Path) -> _CvatFile:
     root = read_xml(path)
     if root.tag != "annotations" or root.find("track") is not None:
         raise invalid(
-            "not CVAT's format for images",
+            "not a file in CVAT's format for images",
             path,
-            "export the task as «CVAT for images 1.1»; the format for video keeps tracks",
+            "export the task as «CVAT for images 1.1»; the format for video holds tracks",
         )
     labels = tuple(
         (label.findtext("name", ""), _color(label.findtext("color", "")))
         for label in root.iterfind("meta//labels/label")
+        if label.find("parent") is None  # CVAT lists the points of a skeleton as labels, too
     )
-    pictures = {}
+    pictures: dict[str, _Picture] = {}
     for image in root.iterfind("image"):
-        name = key_of(_text(image, "name", path))
+        name, subset = _text(image, "name", path), image.get("subset", "")
         size = (_integer(image, "height", path), _integer(image, "width", path))
         ordered = sorted(image, key=lambda e: int(e.get("z_order", "0") or 0))
-        pictures[name] = _Picture(size, image.get("subset", ""), tuple(ordered))
+        key = f"{subset}/{name}" if subset else name
+        if key in pictures:
+            raise AtrousError(
+                "E-DATA-TWICE",
+                f"the image {name} of subset {subset!r} is listed twice",
+                where=path,
+                fix="export each task on its own, or rename one of the two pictures",
+                exit_code=ExitCode.DATA,
+            )
+        pictures[key] = _Picture(name, subset, size, tuple(ordered))
     return _CvatFile(labels, pictures)
 
 
@@ -103,21 +110,29 @@ def _color(text: str) -> Color | None:
 
 
 def _listed(document: Path, subset: str) -> Listing:
+    """Lists the pictures of a subset: in its own folder, or else where all pictures are."""
     pictures = _read(document).pictures
-    names = [name for name, picture in pictures.items() if picture.subset == subset]
-    folder = document.parent
-    candidates = [folder / "images" / subset, folder / "images", folder / subset, folder]
-    found = [find_files(candidate) for candidate in candidates if candidate.is_dir()]
-    best = max(found, key=lambda f: len(f.files.keys() & set(names)), default=Found({}, ()))
-    return pick(names, best, Found(dict.fromkeys(names, document), ()), document)
+    keys = {picture.name: key for key, picture in pictures.items() if picture.subset == subset}
+    others = {picture.name for picture in pictures.values() if picture.subset != subset}
+    root = document.parent
+    own = [f for f in (root / "images" / subset, root / subset) if subset and f.is_dir()]
+    shared = [folder for folder in (root / "images", root) if folder.is_dir()]
+    split = split_name(subset)
+    matched = find_pictures(keys, own, shared, split=split, others=others, conflicting=others)
+    listing = pick_described(keys, matched, document)
+    items = (item._replace(name=keys[item.name]) for item in listing.items)
+    return Listing(tuple(items), listing.problems)
 
 
 @dataclass(frozen=True)
 class CvatShapes:
-    """Reads a picture's shapes; tags, points and lines cover nothing and are passed over.
+    """Reads a picture's shapes.
+
+    Tags, points, lines and skeletons cover no pixels and are skipped. A cuboid covers
+    pixels, but its corners do not tell which, so it is refused.
 
     Args:
-        index: Label -> class index.
+        index: Label -> value in the target.
     """
 
     index: Mapping[str, int]
@@ -126,23 +141,28 @@ class CvatShapes:
         """Returns the shapes of an item whose picture has (height, width)."""
         where = item.annotation
         assert where is not None
-        picture = _read(where).pictures[item.name]
+        picture = _read(where).pictures[item.key]
         if picture.size != size:
             raise invalid(
-                f"{item.name} is {picture.size} there and {size} itself (height, width)", where
+                f"{item.key} is {picture.size} there and {size} itself (height, width)", where
             )
         return [
-            self._shape(element, f"image {item.name}, shape {i} ({element.tag})", where)
+            self._shape(element, f"image {item.key}, shape {i} ({element.tag})", where)
             for i, element in enumerate(picture.elements)
-            if element.tag in _OUTLINES or element.tag == "mask"
+            if element.tag not in _COVERS_NOTHING
         ]
 
     def _shape(self, element: "Element", name: str, where: Path) -> Shape:
         value = read_field(self.index, element.get("label"), int, where, name)
         if element.tag == "mask":
             return Shape(value, (), _mask(element, name, where), name)
+        if element.tag not in _OUTLINES:
+            fix = "draw a polygon or a mask instead"
+            raise invalid(f"{name} has no outline of the pixels it covers", where, fix)
         try:
-            return Shape(value, (_OUTLINES[element.tag](element.attrib),), where=name)
+            outline = _OUTLINES[element.tag](element.attrib)
+            # CVAT keeps polygons within the picture; turned boxes and ellipses may leave it.
+            return Shape(value, (outline,), where=name, clip=element.tag != "polygon")
         except (KeyError, ValueError):
             raise invalid(f"{name}: its numbers cannot be read", where) from None
 

@@ -1,10 +1,11 @@
-"""The dataset YAML ultralytics documents for semantic segmentation: its keys, read and checked.
+"""The dataset YAML of ultralytics for semantic segmentation: its keys, read and checked.
 
-path, train, val, test, names, nc, masks_dir and label_mapping are theirs; colors is ours. A script
-under ``download`` is never run.
+ultralytics documents path, train, val, test, names, nc, masks_dir and label_mapping. colors is an
+extension. A script under ``download`` is never run.
 """
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -19,6 +20,7 @@ from atrous.errors import AtrousError, ExitCode, missing_extra, printable
 _SPLITS = ("train", "val", "test")
 _KEYS = ("path", *_SPLITS, "names", "nc", "masks_dir", "label_mapping", "colors")
 _IGNORE = "ignore_label"
+_NULL = ("", "~", "null", "Null", "NULL")
 
 log = logging.getLogger(__name__)
 
@@ -29,15 +31,39 @@ class DatasetYaml:
 
     path: Path
     root: Path
-    splits: Mapping[str, tuple[Path, ...]]  # folders and lists of pictures
+    splits: Mapping[str, tuple[str, ...]]  # folders and lists of pictures, as written
     names: tuple[str, ...]
     masks_dir: str | None
     mapping: Mapping[int, int | None]  # value in masks -> class index
     colors: ColorTable  # colour in masks -> value
 
+    def sources(self, split: str) -> tuple[Path, ...]:
+        """Returns the folders and lists of a split.
+
+        Raises:
+            AtrousError: A folder or list is missing. Only who asks for a split needs its files.
+        """
+        found = []
+        for entry in self.splits[split]:
+            source = self.root / entry
+            if not source.exists() and entry.startswith("../"):
+                source = self.root / entry[3:]  # as Roboflow writes it and ultralytics reads it
+            if not source.exists():
+                what = f"{split}: {entry!r} is not in {self.root}"
+                raise _invalid(what, self.path, "correct the path")
+            found.append(source)
+        return tuple(found)
+
+    def is_present(self, split: str) -> bool:
+        """Says whether the folders and lists of a split are there."""
+        try:
+            return bool(self.sources(split))
+        except AtrousError:
+            return False
+
     @property
     def palette(self) -> tuple[Color, ...]:
-        """The classes' colours, if each has one."""
+        """The classes' colours; empty unless every class has a colour."""
         by_index = {self.mapping.get(value, value): color for color, value in self.colors}
         colors = [by_index.get(index) for index in range(len(self.names))]
         return tuple(color for color in colors if color) if all(colors) else ()
@@ -47,7 +73,7 @@ def read_dataset_yaml(path: Path) -> DatasetYaml:
     """Reads and checks a dataset YAML.
 
     Raises:
-        AtrousError: Not YAML, a misspelt key, or one whose value does not fit the others.
+        AtrousError: Not YAML, a misspelt key, or a value that contradicts another.
     """
     content = _load(path)
     for key in content:
@@ -58,7 +84,7 @@ def read_dataset_yaml(path: Path) -> DatasetYaml:
             log.info("%s: the key %r means nothing here", path, key)
     names = _names(content, path)
     root = _root(content, path)
-    masks_dir = content.get("masks_dir")
+    masks_dir = _given(content, "masks_dir")
     if masks_dir is not None and (not isinstance(masks_dir, str) or "\0" in masks_dir):
         raise _invalid(f"masks_dir {masks_dir!r} is no folder's name", path)
     if masks_dir is None and (root / "masks").is_dir():
@@ -66,7 +92,7 @@ def read_dataset_yaml(path: Path) -> DatasetYaml:
     return DatasetYaml(
         path=path,
         root=root,
-        splits={s: _sources(content[s], s, root, path) for s in _SPLITS if content.get(s)},
+        splits={s: _entries(content[s]) for s in _SPLITS if _given(content, s)},
         names=names,
         masks_dir=masks_dir,
         mapping=_mapping(content, len(names), path),
@@ -82,13 +108,19 @@ def _load(path: Path) -> dict[Any, Any]:
 
     try:
         with path.open("rb") as file:
-            loader = yaml.SafeLoader(file)
+            # Every value stays the text it is: YAML 1.1 would read a class "no" as false.
+            loader = yaml.BaseLoader(file)
             node = loader.get_single_node()
             content = loader.construct_document(node) if node else None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise _invalid(f"not a YAML file: {error}", path) from None
     if not isinstance(content, dict):
         raise _invalid("not a mapping of keys", path)
+    if b"!!python" in path.read_bytes():
+        raise _invalid(
+            "it holds tags of Python objects; a dataset YAML needs only text, lists and mappings",
+            path,
+        )
     for mapping in (node, *(value for _, value in node.value)):
         if isinstance(mapping, yaml.MappingNode):
             _check_unique([key.value for key, _ in mapping.value], path)
@@ -96,68 +128,73 @@ def _load(path: Path) -> dict[Any, Any]:
 
 
 def _check_unique(keys: list[Any], path: Path) -> None:
-    """Refuses a key that occurs twice, of which YAML would silently keep the last."""
+    """Refuses a key that occurs twice: YAML would silently keep the last value."""
     for key in keys:
         if keys.count(key) > 1:
-            raise _invalid(f"the key {key!r} occurs twice", path, "keep one of the two")
+            raise _invalid(f"the key {key!r} occurs twice", path, "remove one of the two entries")
 
 
 def _names(content: Mapping[Any, Any], path: Path) -> tuple[str, ...]:
     names = content.get("names")
     if isinstance(names, dict):
-        if sorted(names, key=str) != sorted(range(len(names)), key=str):
-            missing = sorted(set(range(len(names))) - names.keys())
+        by_id = {_integer(key): name for key, name in names.items()}
+        missing = [index for index in range(len(names)) if index not in by_id]
+        if missing:
             raise _invalid(
-                f"names has {len(names)} classes, and none of id {missing}",
+                f"names has {len(names)} classes, but none with id {missing}",
                 path,
-                "number the classes from 0 without gaps; label_mapping maps other ids to them",
+                "number the classes from 0 without gaps; label_mapping maps other ids to classes",
             )
-        names = [names[index] for index in range(len(names))]
+        names = [by_id[index] for index in range(len(names))]
     if not isinstance(names, list) or not names:
-        raise _invalid("names is missing, or neither a list nor a mapping of id to name", path)
-    count = content.get("nc", len(names))
-    if count != len(names):
+        raise _invalid("names must be a list, or a mapping of id to name", path)
+    if not all(isinstance(name, str) for name in names):
+        raise _invalid("names holds something other than names", path)
+    count = content.get("nc", str(len(names)))
+    if _integer(count) != len(names):
         raise _invalid(
             f"nc is {count}, and names has {len(names)} classes", path, "drop nc, or correct names"
         )
-    named = tuple(str(name) for name in names)
-    twice = sorted({name for name in named if named.count(name) > 1})
+    twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise _invalid(f"class names that occur twice: {', '.join(map(printable, twice))}", path)
-    return named
+    return tuple(names)
+
+
+def _integer(text: Any) -> int | None:
+    return int(text) if isinstance(text, str) and re.fullmatch(r"[-+]?\d{1,9}", text) else None
+
+
+def _given(content: Mapping[Any, Any], key: str) -> Any:
+    """Returns the value of a key; None if the key is absent or null."""
+    value = content.get(key)
+    return None if isinstance(value, str) and value in _NULL else value
 
 
 def _root(content: Mapping[Any, Any], path: Path) -> Path:
-    """Returns the folder paths are relative to; its own path is relative to the YAML file's."""
-    given = Path(str(content.get("path") or "."))
+    """Returns the folder that paths are relative to. It is itself relative to the YAML file."""
+    given = Path(str(_given(content, "path") or ".").replace("\\", "/"))
     for root in (path.parent / given, given):
         if root.is_dir():
             return root
     raise _invalid(f"path {str(given)!r} is not a folder", path, "give it relative to this file")
 
 
-def _sources(value: Any, split: str, root: Path, path: Path) -> tuple[Path, ...]:
-    sources = []
-    for entry in value if isinstance(value, list) else [value]:
-        source = root / str(entry)
-        if not source.exists() and str(entry).startswith("../"):
-            source = root / str(entry)[3:]  # as Roboflow writes it and ultralytics reads it
-        if not source.exists():
-            raise _invalid(f"{split}: {str(entry)!r} is not in {root}", path, "correct the path")
-        sources.append(source)
-    return tuple(sources)
+def _entries(value: Any) -> tuple[str, ...]:
+    entries = value if isinstance(value, list) else [value]
+    return tuple(str(entry).replace("\\", "/") for entry in entries)
 
 
 def _mapping(content: Mapping[Any, Any], num_classes: int, path: Path) -> dict[int, int | None]:
-    given = content.get("label_mapping") or {}
+    given = _given(content, "label_mapping") or {}
     if not isinstance(given, dict):
         raise _invalid("label_mapping is not a mapping of value to class", path)
     mapping: dict[int, int | None] = {}
-    for value, index in given.items():
-        if index in (None, _IGNORE, IGNORE_INDEX, ignore_index(num_classes)):
-            index = None
-        if type(value) is not int or not (index is None or type(index) is int):
-            raise _invalid(f"label_mapping: {value!r}: {index!r} is not of numbers", path)
+    unlabelled = (*_NULL, _IGNORE, str(IGNORE_INDEX), str(ignore_index(num_classes)))
+    for key, name in given.items():
+        value, index = _integer(key), None if name in unlabelled else _integer(name)
+        if value is None or (index is None and name not in unlabelled):
+            raise _invalid(f"label_mapping: {key!r}: {name!r} is not of numbers", path)
         if value > 65535 or not (index is None or 0 <= index < num_classes):
             raise _invalid(
                 f"label_mapping: {value}: {index}, and names has {num_classes} classes",
@@ -170,16 +207,16 @@ def _mapping(content: Mapping[Any, Any], num_classes: int, path: Path) -> dict[i
 
 
 def _colors(content: Mapping[Any, Any], names: tuple[str, ...], path: Path) -> ColorTable:
-    given = content.get("colors") or {}
+    given = _given(content, "colors") or {}
     if not isinstance(given, (list, dict)):
         raise _invalid("colors is neither a list nor a mapping of class to colour", path)
     pairs = enumerate(given) if isinstance(given, list) else given.items()
-    values: dict[Any, int] = {name: value for value, name in enumerate(names)}
+    values: dict[object, int] = {name: value for value, name in enumerate(names)}
     values[_IGNORE] = ignore_index(len(names))
     table = []
     for key, color in pairs:
         try:
-            red, green, blue = (int(channel) for channel in color)
+            red, green, blue = (int(channel) for channel in list(color) if isinstance(color, list))
             value = int(values.get(key, key))
         except (TypeError, ValueError):
             raise _invalid(f"colors: {key!r}: {color!r} is no class and colour", path) from None

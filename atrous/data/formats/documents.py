@@ -1,8 +1,9 @@
-"""JSON and XML annotation files: refused with the reason, and indexed once a process."""
+"""JSON and XML annotation files: read safely, and once for each process."""
 
 import json
 from collections.abc import Callable
 from functools import lru_cache, wraps
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,17 +16,21 @@ T = TypeVar("T")
 
 
 def invalid(what: str, where: object, fix: str = "export the annotations again") -> AtrousError:
-    """Returns the error for an annotation file that is not what it should be."""
+    """Returns the error for an annotation file that cannot be used."""
     return AtrousError("E-DATA-ANNOTATION", what, where=where, fix=fix, exit_code=ExitCode.DATA)
 
 
-def once_per_file(parse: Callable[[Path], T]) -> Callable[[Path], T]:
-    """Keeps what `parse` made of the last few files for as long as they are unchanged.
+def once_per_file(parse: Callable[[Path], T], *, files: int = 8) -> Callable[[Path], T]:
+    """Keeps the results of `parse` for the last few files, as long as the files are unchanged.
 
-    One file may annotate a whole split, and a reader comes back to it for every picture.
+    A file may annotate a whole split, and a reader needs it for every picture.
+
+    Args:
+        parse: Reads a file.
+        files: How many results are kept.
     """
 
-    @lru_cache(maxsize=8)
+    @lru_cache(maxsize=files)
     def parsed(path: Path, modified: int, size: int) -> T:
         return parse(path)
 
@@ -44,7 +49,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON file that holds an object.
 
     Raises:
-        AtrousError: It cannot be read, is not JSON, or not an object.
+        AtrousError: The file cannot be read, is not JSON, or is not an object.
     """
     try:
         content = json.loads(path.read_bytes())
@@ -55,14 +60,26 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def holds_keys(path: Path, *keys: str) -> bool:
+    """Returns whether a JSON file holds all of some keys, without parsing the file.
+
+    The whole file is searched: an encoded picture or a million annotations may precede a key.
+    """
+    try:
+        with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+            return all(content.find(f'"{key}"'.encode()) >= 0 for key in keys)
+    except (OSError, ValueError):  # ValueError: an empty file
+        return False
+
+
 def read_xml(path: Path) -> "Element":
     """Reads an XML file, without entities and external references.
 
     Raises:
-        AtrousError: It cannot be read, is not XML, or has a document type that defines entities.
+        AtrousError: The file cannot be read, is not XML, or defines entities.
     """
     try:
-        # The standard parser expands entities within entities; this one refuses them.
+        # The standard parser expands nested entities without limit; defusedxml refuses entities.
         from defusedxml import DefusedXmlException, ElementTree
     except ModuleNotFoundError as error:
         raise missing_extra("reading XML", error, "data") from None
@@ -77,9 +94,9 @@ def read_field(content: Any, key: Any, kind: Callable[[Any], T], where: object, 
     """Returns ``kind(content[key])``; `what` names the content in messages.
 
     Raises:
-        AtrousError: It is absent, or not of that kind.
+        AtrousError: The key is absent, or the value is of another kind.
     """
     try:
         return kind(content[key])
     except (KeyError, TypeError, ValueError, IndexError, OverflowError):
-        raise invalid(f"{what}: {key!r} is missing or not what it should be", where) from None
+        raise invalid(f"{what}: {key!r} is missing or of the wrong kind", where) from None

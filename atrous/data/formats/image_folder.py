@@ -1,6 +1,6 @@
-"""Pictures of one class each, a folder a class: train/CLASS/..., val/CLASS/... (ImageNet's layout).
+"""Classified pictures, with a folder for each class: train/CLASS/..., val/CLASS/...
 
-What a classifier is trained on; the layout torchvision calls ImageFolder.
+ImageNet's layout. torchvision calls it ImageFolder.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from atrous.classes import Color, pascal_palette
 from atrous.data.dataset import Sample, combined_digest, target_dtype
-from atrous.data.formats.layout import split_name, walk
+from atrous.data.formats.pairing import split_name, walk
 from atrous.errors import AtrousError, ExitCode, printable
 from atrous.images.decode import SUFFIXES, read_image
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Pictures whose class is the folder they are in: all pixels of one have that class.
+    """Pictures whose folder is their class. All pixels of a picture have this class.
 
     Args:
         root: Folder of a split.
@@ -65,7 +65,7 @@ class ImageFolder:
         return Sample(image, np.full(image.shape[:2], self.labels[index], dtype))
 
     def fingerprint(self) -> str:
-        """Hashes names and sizes of the files: reading a million of them would take hours."""
+        """Hashes names and sizes of the files. Reading a million files would take hours."""
         digest = hashlib.sha256()
         for name in self.names:
             digest.update(f"{name} {(self.root / name).stat().st_size}\n".encode(errors="replace"))
@@ -77,15 +77,15 @@ class ImageFolder:
 def open_image_folder(path: str | Path, split: str = "val") -> ImageFolder:
     """Opens a split of a folder of classified pictures.
 
-    Files that are no pictures by their suffix, and hidden ones, are left out.
+    Hidden files, and files without the suffix of a picture, are left out.
 
     Args:
         path: The folder that holds train/ and val/.
         split: The folder in it, in any usual spelling ("val", "valid", "validation").
 
     Raises:
-        AtrousError: No such folder or split, no folders of classes in it, pictures outside of
-            them, or a class without pictures.
+        AtrousError: The folder or the split is missing, the split has no folders of classes or
+            pictures outside of these folders, or a class has no pictures.
     """
     root = Path(path)
     if not root.is_dir():
@@ -119,7 +119,7 @@ def open_image_folder(path: str | Path, split: str = "val") -> ImageFolder:
 
 
 def looks_like_image_folder(path: Path) -> bool:
-    """Says whether a folder has a split with folders of pictures."""
+    """Returns whether a folder has a training split with folders of pictures."""
     try:
         return bool(open_image_folder(path, "train").names)
     except AtrousError:

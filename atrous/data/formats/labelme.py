@@ -3,27 +3,34 @@
 import base64
 import binascii
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from atrous.data.dataset import Item, ignore_index
+from atrous.data.dataset import Item
 from atrous.data.formats.class_files import find_class_file
-from atrous.data.formats.documents import invalid, read_field, read_json
-from atrous.data.formats.layout import (
-    Found,
-    Layout,
+from atrous.data.formats.documents import (
+    holds_keys,
+    invalid,
+    once_per_file,
+    read_field,
+    read_json,
+)
+from atrous.data.formats.layout import Layout, class_table, shape_classes
+from atrous.data.formats.pairing import (
+    Files,
     Listing,
-    class_table,
+    Problem,
     find_files,
     pair,
-    split_by_name,
+    relative,
     split_name,
 )
+from atrous.data.formats.splits import Splits, divide
 from atrous.data.masks.shapes import Points, Region, Shape
 from atrous.data.masks.targets import ShapeReader
 from atrous.errors import unknown_name
@@ -31,61 +38,79 @@ from atrous.images.decode import open_image
 
 LOOKS_FOR = "LabelMe: a JSON file with shapes beside each picture, in one folder or one a split"
 
-_BACKGROUND, _IGNORE = "_background_", "__ignore__"
-_SPLITS = ("train", "training", "val", "valid", "validation", "test")
+_VOID = "__ignore__"
+_SPLITS = ("train", "val", "test")
 _CIRCLE_CORNERS = 64
+_COVERS_NOTHING = ("point", "points", "line", "linestrip")
 
 
 def recognise(path: Path) -> Layout | None:
     """Returns the layout of a folder of LabelMe files; background is class 0, others by name."""
-    if not path.is_dir() or not _is_labelme(path):
+    if not path.is_dir():
+        return None
+    files = find_files(path, (".json",))
+    if not any(holds_keys(file, "shapes") for file in list(files.values())[:3]):
         return None
     found = find_class_file(path)
-    names = list(found.table.classes) if found else _labels_in(path)
-    others = [name for name in names if name not in (_BACKGROUND, "background", _IGNORE)]
-    table = class_table("labelme", ["background", *others], where=path)
-    index = {name: i for i, name in enumerate(table.classes)}
-    index |= {_BACKGROUND: 0, _IGNORE: ignore_index(len(table.classes))}
-    splits: dict[str, Callable[[], Listing]] = {
-        split_name(name): partial(_listed, path / name)
-        for name in _SPLITS
-        if (path / name).is_dir()
+    labels = found.table.classes if found else _labels(files)
+    names, index = shape_classes(["background", *labels, "_background_", _VOID])
+    table = class_table("labelme", names, where=path)
+    splits: Splits = {
+        split_name(folder.name): partial(_listed, folder)
+        for folder in sorted(path.glob("*/"))
+        if split_name(folder.name) in _SPLITS
     }
-    splits = splits or split_by_name(partial(_listed, path))
+    splits = splits or divide(partial(_listed, path), path)
     reader = ShapeReader(LabelMeShapes(index), len(table.classes), 0, "given")
     return Layout("LabelMe", path, table, reader, splits)
 
 
-def _is_labelme(path: Path) -> bool:
-    for file in list(find_files(path, (".json",)).files.values())[:3]:
-        with file.open("rb") as stream:
-            if b'"shapes"' in stream.read(1 << 16):
-                return True
-    return False
+class _Summary(NamedTuple):
+    """The part of a file that is needed to list it."""
+
+    picture: str  # path relative to the file, as the annotator's system writes it
+    labels: frozenset[str]  # of shapes that cover pixels
 
 
-def _labels_in(path: Path) -> list[str]:
-    labels = set()
-    for file in find_files(path, (".json",)).files.values():
-        shapes = read_field(read_json(file), "shapes", list, file, "the file")
-        labels |= {read_field(s, "label", str, file, f"shape {i}") for i, s in enumerate(shapes)}
-    return sorted(labels)
+@partial(once_per_file, files=1 << 20)  # summaries are small
+def _read(path: Path) -> _Summary:
+    document = read_json(path)
+    shapes = read_field(document, "shapes", list, path, "the file")
+    labels = {read_field(s, "label", str, path, f"shape {i}") for i, s in enumerate(shapes)
+              if not (isinstance(s, dict) and _kind(s) in _COVERS_NOTHING)}  # fmt: skip
+    return _Summary(str(document.get("imagePath") or ""), frozenset(labels))
+
+
+def _labels(files: Files) -> list[str]:
+    return sorted(set().union(*(_read(file).labels for file in files.values())))
 
 
 def _listed(folder: Path) -> Listing:
-    """Pairs JSON files and pictures by name, or else by the path a JSON file gives."""
+    """Pairs files and pictures: by the path a file gives, or else by name.
+
+    The path decides, because ``a.json`` may belong to ``a.png`` and not to ``a.jpg``.
+    """
     pictures, files = find_files(folder), find_files(folder, (".json",))
-    named = dict(pictures.files)
-    lost = {key: path for key, path in files.files.items() if key not in named}
-    keys = {path.resolve(): key for key, path in named.items()} if lost else {}
-    for key, path in lost.items():
-        name = PureWindowsPath(str(read_json(path).get("imagePath", ""))).as_posix()
-        picture = path.parent / name
-        if picture.is_file():
-            picture = picture.resolve()
-            named.pop(keys.get(picture, ""), None)
-            named[key] = picture
-    return pair(Found(named, pictures.problems), files)
+    real = {path.resolve(): name for name, path in pictures.items()}
+    named: dict[str, list[Path]] = {}
+    rest: Files = {}
+    for key, file in files.items():
+        path = (file.parent / PureWindowsPath(_read(file).picture).as_posix()).resolve()
+        if path.is_file():
+            named.setdefault(real.get(path, str(path)), []).append(file)
+        else:
+            rest[key] = file
+    items, problems = [], []
+    for name, of_picture in named.items():
+        picture = pictures.pop(name, Path(name))
+        if len(of_picture) > 1:
+            what = f"several files are of it: {', '.join(file.name for file in of_picture)}"
+            problems.append(Problem("E-DATA-TWICE", what, picture))
+        else:
+            key = relative(of_picture[0], folder).removesuffix(".json")
+            items.append(Item(key, picture, of_picture[0]))
+    by_name = pair(pictures, rest)
+    return Listing(tuple(sorted((*items, *by_name.items))), (*problems, *by_name.problems))
 
 
 @dataclass(frozen=True)
@@ -93,7 +118,7 @@ class LabelMeShapes:
     """Reads the shapes of a picture's file.
 
     Args:
-        index: Label -> class index.
+        index: Label -> value in the target.
     """
 
     index: Mapping[str, int]
@@ -107,7 +132,11 @@ class LabelMeShapes:
         if stated != size:
             raise invalid(f"drawn on {stated}, the picture is {size} (height, width)", where)
         entries = read_field(document, "shapes", list, where, "the file")
-        return [self._shape(entry, f"shape {i}", where) for i, entry in enumerate(entries)]
+        return [
+            self._shape(entry, f"shape {i}", where)
+            for i, entry in enumerate(entries)
+            if not (isinstance(entry, dict) and _kind(entry) in _COVERS_NOTHING)
+        ]
 
     def _shape(self, entry: Any, name: str, where: Path) -> Shape:
         label = read_field(entry, "label", str, where, name)
@@ -116,12 +145,19 @@ class LabelMeShapes:
             raise invalid(f"{name}: {error.what}", where, error.fix)
         name = f"{name} {label!r}"
         points = read_field(entry, "points", _points, where, name)
-        kind = str(entry.get("shape_type", "polygon"))
+        kind = _kind(entry)
         if kind == "mask":
-            return Shape(self.index[label], (), _mask(entry, points, name, where), name)
+            region = _mask(entry, points, name, where)
+            return Shape(self.index[label], (), region, name, clip=True)
         if kind not in _OUTLINES:
-            raise invalid(f"{name} is a {kind}, which covers no pixels", where, "delete the shape")
-        return Shape(self.index[label], (_OUTLINES[kind](points),), where=name)
+            fix = "draw the shape as a polygon, so that it is clear which pixels it covers"
+            raise invalid(f"{name} is of the unknown kind {kind!r}", where, fix)
+        return Shape(self.index[label], (_OUTLINES[kind](points),), where=name, clip=True)
+
+
+def _kind(entry: Mapping[str, Any]) -> str:
+    """Returns the kind of a shape: old versions of LabelMe write none for polygons."""
+    return str(entry.get("shape_type") or "polygon")
 
 
 def _points(values: Any) -> Points:
@@ -144,7 +180,12 @@ def _polygon(points: Points) -> Points:
     return points
 
 
-_OUTLINES = {"polygon": _polygon, "rectangle": _rectangle, "circle": _circle}
+_OUTLINES = {
+    "polygon": _polygon,
+    "rectangle": _rectangle,
+    "oriented_rectangle": _polygon,
+    "circle": _circle,
+}
 
 
 def _mask(entry: Any, points: Points, name: str, where: Path) -> Region:

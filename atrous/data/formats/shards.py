@@ -1,8 +1,8 @@
-"""WebDataset: pictures and masks in tar files, read in place.
+"""WebDataset: pictures and masks in tar files that are not unpacked.
 
-Files of one name up to the first dot belong together: ``0001.jpg`` and ``0001.mask.png``. A tar
-file's directory is walked once, when the set is opened; a sample is then two reads at known places,
-so that the shards may lie on any mounted store and nothing is unpacked.
+Files of the same name up to the first dot belong together: ``0001.jpg`` and ``0001.mask.png``. Each
+tar file is walked once, when the set is opened, to find where its members begin. A sample is then
+two reads, so that the shards may lie on any mounted store.
 """
 
 import re
@@ -19,7 +19,8 @@ import numpy as np
 from atrous.classes import ClassTable, Color
 from atrous.data.dataset import Sample, check_sample, combined_digest, file_digest
 from atrous.data.formats.class_files import ClassFile, find_class_file
-from atrous.data.formats.layout import Problem, find_split, split_name
+from atrous.data.formats.layout import find_split
+from atrous.data.formats.pairing import Problem, relative, split_name
 from atrous.data.masks.targets import MaskReader
 from atrous.errors import AtrousError, ExitCode
 from atrous.images.decode import SUFFIXES, read_image
@@ -68,11 +69,12 @@ class ShardDataset:
     read_mask: MaskReader
     classes: tuple[str, ...]
     palette: tuple[Color, ...]
+    root: Path = Path()
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The samples' names."""
-        return tuple(pair.name for pair in self.pairs)
+        """Each picture's path in its tar file, after the tar file's own path."""
+        return tuple(f"{relative(p.image.shard, self.root)}/{p.image.name}" for p in self.pairs)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -126,7 +128,8 @@ class ShardLayout:
             pairs += found
             problems += missing
         classes, palette = self.table.classes, self.table.palette
-        return ShardDataset(tuple(pairs), self.read_target, classes, palette), tuple(problems)
+        dataset = ShardDataset(tuple(pairs), self.read_target, classes, palette, self.root)
+        return dataset, tuple(problems)
 
     def allowing_lossy(self) -> "ShardLayout":
         """Returns the layout that reads JPEG masks although their labels cannot be trusted."""
@@ -144,9 +147,9 @@ def recognise(path: Path) -> ShardLayout | None:
     if found is None:
         raise AtrousError(
             "E-DATA-CLASSES",
-            "tar shards do not say what their classes are",
+            "tar shards need a class file",
             where=root,
-            fix="put classes.txt (a name a line) or classes.json beside them",
+            fix="put classes.txt (one name on each line) or classes.json beside the shards",
             exit_code=ExitCode.DATA,
         )
     splits: dict[str, tuple[Path, ...]] = {}
@@ -173,7 +176,8 @@ def _pairs(shard: Path) -> tuple[list[Pair], list[Problem]]:
         if len(masks) == len(pictures) == 1:
             pairs.append(Pair(f"{shard.stem}/{name}", pictures[0], masks[0]))
         else:
-            code = "E-DATA-UNLABELLED" if len(pictures) == 1 else "E-DATA-NO-PICTURE"
+            code = "E-DATA-TWICE" if len(pictures) > 1 or len(masks) > 1 else "E-DATA-UNLABELLED"
+            code = code if pictures else "E-DATA-NO-PICTURE"
             what = f"{name} has {len(pictures)} pictures and {len(masks)} masks"
             problems.append(Problem(code, what, shard))
     return pairs, problems
@@ -192,7 +196,7 @@ def _members(shard: Path) -> list[Member]:
             "E-DATA-SHARD",
             f"not a whole, uncompressed tar file: {error}",
             where=shard,
-            fix="make it again; compression gains nothing on pictures",
+            fix="write the file again without compression: pictures are compressed already",
             exit_code=ExitCode.DATA,
         ) from None
 
@@ -202,7 +206,7 @@ def _suffix(name: str) -> str:
 
 
 def _is_mask(member: Member, sample: Sequence[Member]) -> bool:
-    """Whether a member is called a mask, or is the PNG beside a photograph."""
+    """Returns whether a member has the name of a mask, or is the PNG beside a photograph."""
     extension = PurePosixPath(member.name).name.partition(".")[2].lower()
     called = [_MASK.search(PurePosixPath(m.name).name.partition(".")[2].lower()) for m in sample]
     if any(called):

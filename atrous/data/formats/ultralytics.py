@@ -1,8 +1,8 @@
 """Folders described by a dataset YAML: masks or outlines beside pictures, folder for folder.
 
-With masks_dir targets are mask files, in a folder of that name in the place of ``images``. Without
-it they are the outlines of ``labels``, smaller ones on top, as ultralytics trains them: a class
-"background" is added, after several classes or before a single one.
+With masks_dir, targets are mask files: the folder of that name takes the place of ``images``.
+Without masks_dir, targets are drawn from the outlines in ``labels``, smaller outlines on top. As
+in ultralytics, a class "background" is added, after several classes or before a single class.
 """
 
 import os
@@ -13,18 +13,23 @@ from pathlib import Path
 
 import numpy as np
 
-from atrous.data.dataset import Item
+from atrous.data.dataset import Item, stem
+from atrous.data.formats.class_files import ClassFile
 from atrous.data.formats.dataset_yaml import DatasetYaml, read_dataset_yaml
 from atrous.data.formats.documents import invalid
-from atrous.data.formats.layout import (
-    Found,
-    Layout,
+from atrous.data.formats.layout import Layout, class_table, shape_classes
+from atrous.data.formats.mask_classes import classes_of_masks
+from atrous.data.formats.pairing import (
+    Files,
     Listing,
-    class_table,
     find_files,
+    match,
+    missing,
     pair,
     read_list,
+    relative,
 )
+from atrous.data.formats.splits import Splits
 from atrous.data.masks.files import SUFFIXES
 from atrous.data.masks.shapes import Shape
 from atrous.data.masks.targets import MaskReader, ShapeReader
@@ -47,39 +52,46 @@ def recognise(path: Path) -> Layout | None:
 
 def _layout(content: DatasetYaml) -> Layout:
     masks = content.masks_dir
-    listed = partial(_listed, content.root, masks or "labels", SUFFIXES if masks else _OUTLINES)
+    listed = partial(_listed, content, masks or "labels", SUFFIXES if masks else _OUTLINES)
     splits: dict[str, Callable[[], Listing]] = {
-        split: partial(listed, sources) for split, sources in content.splits.items()
+        split: partial(listed, split) for split in content.splits
     }
     if masks:
         table = class_table("yaml", content.names, content.palette, where=content.path)
-        reader = MaskReader(len(table.classes), content.mapping, content.colors)
-        return Layout("dataset YAML, masks", content.path, table, reader, splits)
+        found = ClassFile(table, content.mapping, content.colors)
+        if len(content.names) <= 2 and not content.mapping:
+            found = classes_of_masks(found, _present(content, splits))
+        reader = MaskReader(len(found.table.classes), found.mapping, found.colors)
+        return Layout(
+            "dataset YAML, masks", content.path, found.table, reader, splits, content.root
+        )
+    # ultralytics adds "background" after several classes, but before a single class.
     single = len(content.names) == 1
-    names = ("background", *content.names) if single else (*content.names, "background")
+    given = [*["background"] * single, *content.names, *["background"] * (not single)]
+    names, index = shape_classes(given)
+    values = tuple(index[name] for name in content.names)
+    shapes = ShapeReader(YoloShapes(values), len(names), index["background"], "area")
     table = class_table("yaml", names, where=content.path)
-    shapes = YoloShapes(len(content.names), first=int(single))
-    background = names.index("background")
-    reader_of_shapes = ShapeReader(shapes, len(names), background, "area")
-    return Layout("dataset YAML, outlines", content.path, table, reader_of_shapes, splits)
+    return Layout("dataset YAML, outlines", content.path, table, shapes, splits, content.root)
 
 
-def _listed(root: Path, folder: str, suffixes: Sequence[str], sources: Sequence[Path]) -> Listing:
-    listings = [
-        _of_list(source, root, folder, suffixes)
-        if source.is_file()
-        else _of_folder(source, root, folder, suffixes)
-        for source in sources
-    ]
-    top = f"{root}{os.sep}"
-    items = (item for listing in listings for item in listing.items)
-    named = (  # by path: several sources may have pictures of one name
-        item._replace(name=os.path.splitext(str(item.image).removeprefix(top))[0])  # noqa: PTH122
-        for item in items
+def _present(content: DatasetYaml, splits: Splits) -> Splits:
+    """Returns the splits whose folders are there."""
+    return {name: listed for name, listed in splits.items() if content.is_present(name)}
+
+
+def _listed(content: DatasetYaml, folder: str, suffixes: Sequence[str], split: str) -> Listing:
+    root, listings = content.root, []
+    for source in content.sources(split):
+        read = _of_list if source.is_file() else _of_folder
+        listings.append(read(source, root, folder, suffixes))
+    items = (  # named by path: several sources may have pictures of one name
+        item._replace(name=stem(relative(item.image, root)))
+        for listing in listings
+        for item in listing.items
     )
-    return Listing(
-        tuple(named), tuple(problem for listing in listings for problem in listing.problems)
-    )
+    problems = (problem for listing in listings for problem in listing.problems)
+    return Listing(tuple(items), tuple(problems))
 
 
 def _of_folder(source: Path, root: Path, folder: str, suffixes: Sequence[str]) -> Listing:
@@ -87,19 +99,28 @@ def _of_folder(source: Path, root: Path, folder: str, suffixes: Sequence[str]) -
 
 
 def _of_list(source: Path, root: Path, folder: str, suffixes: Sequence[str]) -> Listing:
-    """Pairs the pictures a text file lists, relative to it or to the data set."""
-    pictures: dict[str, Path] = {}
-    annotations: dict[str, Path] = {}
-    for line in read_list(source):
-        beside = source.parent / line
-        path = beside if beside.exists() else root / line
-        key = path.with_suffix("").as_posix()
-        pictures[key] = path
+    """Pairs the pictures a text file lists, relative to the file or to the data set."""
+    names = list(dict.fromkeys(read_list(source)))
+    found = {name: path for name in names if (path := _existing(name, source.parent, root))}
+    others = match([name for name in names if name not in found], find_files(root))
+    matched = others._replace(found=found | others.found)
+    paths = dict.fromkeys(matched.found[name] for name in names if name in matched.found)
+    pictures = {relative(path, root): path for path in paths}
+    annotations: Files = {}
+    for path in paths:
         twin = _twin(path.parent, root, folder)
-        found = (twin / f"{path.stem}{suffix}" for suffix in suffixes)
-        if annotation := next(filter(Path.is_file, found), None):
-            annotations[key] = annotation
-    return pair(Found(pictures, ()), Found(annotations, ()))
+        for suffix in suffixes:
+            for file in (twin / f"{path.stem}{suffix}", twin / f"{path.name}{suffix}"):
+                if file.is_file():
+                    name = f"{path.name if file.stem == path.name else path.stem}{suffix}"
+                    annotations[relative(path.parent / name, root)] = file
+    listing = pair(pictures, annotations, report_unused=False)
+    return Listing(listing.items, (*listing.problems, *missing(names, matched, source)))
+
+
+def _existing(name: str, *folders: Path) -> Path | None:
+    paths = (Path(os.path.normpath(folder / name)) for folder in folders)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _twin(source: Path, root: Path, folder: str) -> Path:
@@ -118,12 +139,10 @@ class YoloShapes:
     """Reads ``class x1 y1 x2 y2 ...`` lines, with x and y as shares of width and height.
 
     Args:
-        num_names: Number of classes the files know, 0 to num_names - 1.
-        first: Class index of their class 0.
+        values: Value in the target of each class that the files know, from 0.
     """
 
-    num_names: int
-    first: int = 0
+    values: tuple[int, ...]
 
     def __call__(self, item: Item, size: tuple[int, int]) -> list[Shape]:
         """Returns the shapes of an item whose picture has (height, width)."""
@@ -141,12 +160,12 @@ class YoloShapes:
             values = np.array(line.split(), dtype=np.float64)
         except ValueError:
             raise invalid(f"{name} holds something other than numbers", where) from None
-        if values[0] not in range(self.num_names):
-            known = f"names has {self.num_names} classes"
+        if values[0] not in range(len(self.values)):
+            known = f"names has {len(self.values)} classes"
             raise invalid(f"{name}: class {values[0]:g}, and {known}", where, "correct names or it")
         if len(values) == 5:
             raise invalid(f"{name} is a box (x, y, width, height), not an outline", where)
         if len(values) % 2 == 0:
             raise invalid(f"{name} has an x without a y", where)
         outline = values[1:].reshape(-1, 2) * (size[1], size[0])
-        return Shape(self.first + int(values[0]), (outline,), where=name)
+        return Shape(self.values[int(values[0])], (outline,), where=name)

@@ -14,24 +14,28 @@ import numpy as np
 from atrous.classes import VOC, Color
 from atrous.data.dataset import Item, Target
 from atrous.data.formats.class_files import ClassFile, find_class_file
-from atrous.data.formats.layout import (
-    Found,
-    Layout,
+from atrous.data.formats.layout import Layout
+from atrous.data.formats.mask_classes import classes_of_masks
+from atrous.data.formats.pairing import (
+    SPLITS,
+    Files,
     Listing,
     find_files,
-    pick,
+    pair,
+    pick_masks,
     read_list,
-    split_by_name,
     split_name,
 )
+from atrous.data.formats.splits import divide, listed_pairs, names_masks
 from atrous.data.masks.colors import color_table
 from atrous.data.masks.files import SUFFIXES
 from atrous.data.masks.targets import MaskReader
 from atrous.errors import AtrousError, ExitCode, missing_extra
 
-LOOKS_FOR = "VOC: JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/*.txt"
+LOOKS_FOR = "VOC: JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/*.txt or a class file"
 LOOKS_FOR_SBD = "SBD: img/, cls/*.mat, train.txt and val.txt"
 
+_ANNOTATIONS = (*SUFFIXES, ".mat")
 TRAINAUG = 10_582  # VOC train and SBD, without VOC val
 _VOID: Color = (224, 224, 192)  # unlabelled, in masks stored in colour
 _SBD_FOLDERS = ("SBD", "sbd", "benchmark_RELEASE/dataset", "SBD/dataset", "sbd/dataset")
@@ -50,11 +54,12 @@ class VocReader(MaskReader):
 
 
 def recognise(path: Path) -> Layout | None:
-    """Returns the layout of a devkit: its year's folder, or the VOCdevkit one above it."""
+    """Returns the layout of a devkit, from the folder of its year or the VOCdevkit folder above."""
     for root in (path, *sorted(path.glob("VOC20*")), *sorted(path.glob("VOCdevkit/VOC20*"))):
-        lists = root / "ImageSets" / "Segmentation"
-        if (root / "JPEGImages").is_dir() and lists.is_dir() and _mask_folders(root):
-            return _layout(root, lists)
+        if (root / "JPEGImages").is_dir() and _mask_folders(root):
+            lists = root / "ImageSets" / "Segmentation"
+            if lists.is_dir() or find_class_file(root):  # labelme2voc writes no lists
+                return _layout(root, lists)
     return None
 
 
@@ -63,11 +68,16 @@ def recognise_sbd(path: Path) -> Layout | None:
     for root in (path, path / "dataset", path / "benchmark_RELEASE" / "dataset"):
         if _is_sbd(root) and (root / "img").is_dir():
             splits = {
-                split: partial(_listed, root / f"{split}.txt", root / "img", (root / "cls",))
+                split: partial(_listed_sbd, root / f"{split}.txt", root)
                 for split in ("train", "val")
             }
             return Layout("SBD", root, VOC, VocReader(len(VOC.classes)), splits)
     return None
+
+
+def _listed_sbd(names: Path, root: Path) -> Listing:
+    masks = find_files(root / "cls", _ANNOTATIONS)
+    return pick_masks(read_list(names), find_files(root / "img"), masks, names)
 
 
 def _is_sbd(root: Path) -> bool:
@@ -75,40 +85,61 @@ def _is_sbd(root: Path) -> bool:
 
 
 def _mask_folders(root: Path) -> list[Path]:
-    folders = (root / "SegmentationClass", root / "SegmentationClassAug")
-    return [folder for folder in folders if folder.is_dir()]
+    # LabelMe's older converter puts arrays into SegmentationClass and masks beside it.
+    names = ("SegmentationClass", "SegmentationClassPNG", "SegmentationClassAug")
+    return [root / name for name in names if any(map(_is_mask, (root / name).glob("*")))]
+
+
+def _is_mask(path: Path) -> bool:
+    return path.suffix.lower() in _ANNOTATIONS
 
 
 def _layout(root: Path, lists: Path) -> Layout:
-    found = find_class_file(root) or ClassFile(
-        VOC, {len(VOC.classes): None}, color_table((*VOC.palette, _VOID))
-    )
-    reader = VocReader(len(found.table.classes), found.mapping, found.colors)
+    folders = _mask_folders(root)
     splits: dict[str, Callable[[], Listing]] = {}
     for path in sorted(lists.glob("*.txt")):
         split = split_name(path.stem)
-        folders = _mask_folders(root)
-        if split == "trainaug":
-            folders = folders[::-1]  # SegmentationClassAug has them all
-        splits[split] = partial(_listed, path, root / "JPEGImages", tuple(folders))
+        # SegmentationClassAug has the masks of all of trainaug.
+        order = folders[::-1] if split == "trainaug" else folders
+        splits[split] = partial(_listed, path, root, tuple(order), split)
     sbd = find_sbd(root)
-    if sbd is not None and "trainaug" not in splits:
+    if sbd is not None and "trainaug" not in splits and "train" in splits:
         splits["trainaug"] = partial(trainaug, root, sbd)
-    if len(splits) == 1 and "val" not in splits:  # CVAT exports one list, called default
-        splits = split_by_name(next(iter(splits.values())))
+    if not splits.keys() & set(SPLITS):  # CVAT exports a single list, called default
+        everything = next(iter(splits.values()), partial(_everything, root, tuple(folders)))
+        splits = {**divide(everything, root), **splits}
+    found = find_class_file(root)
+    if found is None:
+        void = color_table((*VOC.palette, _VOID))
+        found = ClassFile(VOC, {len(VOC.classes): None}, void)
+    else:
+        found = classes_of_masks(found, splits)
+    reader = VocReader(len(found.table.classes), found.mapping, found.colors)
     return Layout("PASCAL VOC devkit", root, found.table, reader, splits)
 
 
-def _listed(names: Path, pictures: Path, annotations: Sequence[Path]) -> Listing:
-    found = [find_files(folder, (*SUFFIXES, ".mat")) for folder in annotations]
-    masks: dict[str, Path] = {}
-    for folder in reversed(found):
-        masks |= folder.files
-    return pick(read_list(names), find_files(pictures), Found(masks, ()), names)
+def _listed(names: Path, root: Path, folders: Sequence[Path], split: str) -> Listing:
+    if names_masks(names):
+        return listed_pairs(names, root, split)
+    return pick_masks(read_list(names), find_files(root / "JPEGImages"), _masks(folders), names)
+
+
+def _everything(root: Path, folders: Sequence[Path]) -> Listing:
+    return pair(find_files(root / "JPEGImages"), _masks(folders))
+
+
+def _masks(folders: Sequence[Path]) -> Files:
+    """Returns the masks of several folders. The first folder with a mask of a picture counts."""
+    masks: Files = {}
+    for folder in folders:
+        known = {Path(name).with_suffix("") for name in masks}
+        found = find_files(folder, _ANNOTATIONS).items()
+        masks |= {name: p for name, p in found if Path(name).with_suffix("") not in known}
+    return masks
 
 
 def find_sbd(root: Path) -> Path | None:
-    """Returns SBD's folder if it lies in a devkit, or beside one."""
+    """Returns SBD's folder, if it lies in a devkit or beside a devkit."""
     for parent in (root, root.parent, root.parent.parent):
         for name in _SBD_FOLDERS:
             if _is_sbd(parent / name):
@@ -117,15 +148,15 @@ def find_sbd(root: Path) -> Path | None:
 
 
 def trainaug(root: Path, sbd: Path, *, expected: int = TRAINAUG) -> Listing:
-    """Lists VOC train and all of SBD, without VOC val; VOC's own masks where there are both.
+    """Lists VOC train and all of SBD, without VOC val. VOC's own masks are preferred.
 
     Args:
-        root: A devkit's folder of one year.
+        root: The folder of a year in a devkit.
         sbd: SBD's folder, with cls/, train.txt and val.txt.
-        expected: How many samples there must be.
+        expected: The required number of samples.
 
     Raises:
-        AtrousError: There are not `expected` ones: a list is not the original, or is cut off.
+        AtrousError: The number differs: a list is not the original, or is cut off.
     """
     lists = root / "ImageSets" / "Segmentation"
     train, val = read_list(lists / "train.txt"), set(read_list(lists / "val.txt"))
@@ -141,12 +172,14 @@ def trainaug(root: Path, sbd: Path, *, expected: int = TRAINAUG) -> Listing:
             "write the list you want to ImageSets/Segmentation/trainaug.txt",
             exit_code=ExitCode.DATA,
         )
-    masks = dict(find_files(sbd / "cls", (".mat",)).files)
-    ours = find_files(root / "SegmentationClass", SUFFIXES).files
-    masks |= {name: ours[name] for name in train if name in ours}
-    pictures = dict(find_files(sbd / "img").files) if (sbd / "img").is_dir() else {}
-    pictures |= find_files(root / "JPEGImages").files
-    return pick(names, Found(pictures, ()), Found(masks, ()), lists)
+    known = set(train)
+    ours = find_files(root / "SegmentationClass", SUFFIXES)
+    ours = {name: path for name, path in ours.items() if path.stem in known}
+    drawn = {path.stem for path in ours.values()}
+    theirs_drawn = find_files(sbd / "cls", (".mat",))
+    masks = ours | {name: p for name, p in theirs_drawn.items() if p.stem not in drawn}
+    pictures = find_files(sbd / "img") | find_files(root / "JPEGImages")
+    return pick_masks(names, pictures, masks, lists)
 
 
 def read_sbd(path: Path) -> Target:
@@ -156,8 +189,8 @@ def read_sbd(path: Path) -> Target:
         AtrousError: Not such a file.
     """
     try:
-        # MATLAB files are nested, compressed records. SciPy's reader of them is kept up and, unlike
-        # a pickle, runs nothing it reads.
+        # MATLAB files are nested, compressed records. SciPy maintains a reader for them and, unlike
+        # pickle, the reader runs no code from the file.
         from scipy import io
     except ModuleNotFoundError as error:
         raise missing_extra("reading SBD", error, "data") from None
@@ -167,7 +200,7 @@ def read_sbd(path: Path) -> Target:
         if classes.ndim == 2 and classes.dtype == np.uint8:
             return classes
         problem = f"GTcls.Segmentation is {classes.dtype} {classes.shape}"
-    except Exception as error:  # of a damaged file SciPy's reader raises anything
+    except Exception as error:  # for a damaged file, SciPy's reader raises exceptions of any type
         problem = f"{type(error).__name__}: {error}"
     raise AtrousError(
         "E-DATA-SBD",

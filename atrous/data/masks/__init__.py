@@ -1,1 +1,1 @@
-"""Masks: from what people store (indices, colours, run lengths, shapes) to class indices."""
+"""Masks: from stored indices, colours, run lengths and shapes to class indices."""

@@ -33,19 +33,19 @@ def labels_of_colors(
     if not colors:
         if np.array_equal(red, green) and np.array_equal(red, blue):
             return np.ascontiguousarray(red)
-        raise _unknown_colors("a colour mask, and no colour table", pixels, where)
+        raise _unknown_colors("a colour mask without a colour table", pixels, where)
     keys = (red.astype(np.uint32) << 16) | (green.astype(np.uint32) << 8) | blue
     labels = _lookup(colors)[keys]
     unknown = labels == 0
     if unknown.any():
-        raise _unknown_colors("colours the colour table lacks", pixels[unknown], where)
+        raise _unknown_colors("colours that the colour table lacks", pixels[unknown], where)
     labels -= 1
     return labels.astype(np.uint8) if labels.max(initial=0) <= 255 else labels
 
 
 @lru_cache(maxsize=4)
 def _lookup(colors: ColorTable) -> NDArray[np.uint16]:
-    # One entry for each of 2**24 colours, label + 1; the system allocates only the pages touched.
+    # An entry for each of 2**24 colours: label + 1, or 0. The system allocates only touched pages.
     table = np.zeros(1 << 24, dtype=np.uint16)
     for (red, green, blue), label in colors:
         table[red << 16 | green << 8 | blue] = label + 1

@@ -1,8 +1,8 @@
-"""Mask files: from the ways people store class indices in pictures to an array of them.
+"""Reads mask files: pictures whose pixels are class indices.
 
-A mask is a picture whose pixels are classes, so nothing may be interpolated, scaled or dithered on
-the way. Palette pictures give their indices, grey ones their values, colour ones go through a
-colour table; whatever cannot be read without guessing is refused.
+Nothing may be interpolated, scaled or dithered. Palette pictures give their indices, grey pictures
+their values, and colour pictures are looked up in a colour table. Files whose meaning would have to
+be guessed are refused.
 """
 
 from collections.abc import Callable
@@ -18,9 +18,9 @@ from atrous.data.masks.colors import ColorTable, labels_of_colors
 from atrous.errors import AtrousError, ExitCode
 from atrous.images.decode import open_image, upright
 
-Labels = NDArray[np.uint8 | np.uint16]  # (H, W), as the file says, before any mapping
+Labels = NDArray[np.uint8 | np.uint16]  # (H, W), as stored in the file, before any mapping
 
-# In the order they are looked for. JPEG is among them so that it is found and refused.
+# In order of preference. JPEG is listed so that JPEG masks are found and refused.
 SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jpg", ".jpeg")
 
 _AS_GREY = "save class indices as palette, 8-bit or 16-bit grey PNG"
@@ -29,7 +29,7 @@ _WHITE_IS_ZERO = 0
 
 
 class Mask(NamedTuple):
-    """What a mask file holds."""
+    """The content of a mask file."""
 
     labels: Labels
     format: str  # "PNG", as Pillow names it
@@ -42,10 +42,11 @@ def read_mask(
 ) -> Mask:
     """Reads a mask file.
 
-    Palette pictures give their indices, whatever their colours; grey ones their values, whatever
-    their bits, unscaled; bilevel ones 0 and 1. Colour pictures go through the colour table, or
-    give their grey value where all channels agree and there is no table. EXIF orientation is
-    applied. Checksums of PNG chunks are verified: a damaged file is an error, not other labels.
+    Palette pictures give their indices; the colours do not matter. Grey pictures give their values,
+    unscaled, for any number of bits. Bilevel pictures give 0 and 1. Colour pictures are looked up
+    in the colour table; without a table they give their grey value, if all channels agree. EXIF
+    orientation is applied. Checksums of PNG chunks are verified, so that a damaged file is an
+    error and not another label.
 
     Args:
         source: A path or a binary stream.
@@ -53,8 +54,8 @@ def read_mask(
         allow_lossy: Read JPEG masks although their labels cannot be trusted.
 
     Raises:
-        AtrousError: Unreadable, lossy, animated, transparent, in colours the table lacks, or of a
-            kind that holds no indices.
+        AtrousError: The file is unreadable, lossy, animated, transparent, in unknown colours, or of
+            a kind that holds no indices.
     """
     where = source if isinstance(source, Path) else getattr(source, "name", "<stream>")
     with open_image(source, checksums=True) as image:
@@ -62,13 +63,13 @@ def read_mask(
         if not allow_lossy and _is_lossy(image, head):
             raise AtrousError(
                 "E-MASK-LOSSY",
-                f"a mask saved as {image.format}: lossy compression invents labels along edges",
+                f"a mask saved as {image.format}: lossy compression corrupts labels along edges",
                 where=where,
-                fix="export the masks again as PNG; --force reads them as they are",
+                fix="export the masks again as PNG; --force reads these files nevertheless",
                 exit_code=ExitCode.DATA,
             )
         if getattr(image, "is_animated", False):
-            raise _refused(where, "has several frames", "save one picture a mask")
+            raise _refused(where, "has several frames", "save each mask as a single picture")
         divisor = _grey_scale(image, head, where)
         labels = _LABELS.get(image.mode, _no_indices)(upright(image), colors, where)
         if divisor > 1:
@@ -93,7 +94,7 @@ def _is_lossy(image: Image.Image, head: bytes) -> bool:
 
 
 def _grey_scale(image: Image.Image, head: bytes, where: object) -> int:
-    """Returns what Pillow multiplied grey values of few bits with; refuses other rescaling."""
+    """Returns the factor by which Pillow scaled grey values of few bits; refuses other scaling."""
     if image.format == "PNG":
         bits, color_type = head[24], head[25]
         if bits == 16 and color_type != 0:
@@ -152,8 +153,8 @@ def _check_opaque(alpha: NDArray[np.uint8], where: object) -> None:
     if alpha.min(initial=255) < 255:
         raise _refused(
             where,
-            "has transparent pixels, whose class is anyone's guess",
-            "save it without transparency, unlabelled pixels as 255",
+            "has transparent pixels, whose class is unknown",
+            "save the mask without transparency, with unlabelled pixels as 255",
         )
 
 

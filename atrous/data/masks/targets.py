@@ -1,4 +1,4 @@
-"""Targets from mask files and from shapes: whatever was annotated becomes class indices."""
+"""Targets: class indices from mask files or from shapes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,8 +22,8 @@ class MaskReader:
 
     Args:
         num_classes: Number of classes K; decides the type of targets and the value of unlabelled.
-        mapping: Value in the file -> class index, or None for unlabelled. Values it does not list
-            stay what they are.
+        mapping: Value in the file -> class index, or None for unlabelled. Other values do not
+            change.
         colors: Colour table for masks stored in colour.
         allow_lossy: Read JPEG masks although their labels cannot be trusted.
     """
@@ -34,20 +34,20 @@ class MaskReader:
     allow_lossy: bool = False
 
     def __call__(self, item: Item, size: tuple[int, int]) -> Target:
-        """Returns the target (H, W) of an item; `size` is the picture's, and checked elsewhere."""
+        """Returns the target (H, W) of an item; `size` is not used: `FileDataset` checks it."""
         assert item.annotation is not None
         return self.target(self.read(item.annotation), item.annotation)
 
     def read(self, source: Path | IO[bytes]) -> Mask:
-        """Returns what a mask file holds, unmapped."""
+        """Returns the content of a mask file, unmapped."""
         return read_mask(source, colors=self.colors, allow_lossy=self.allow_lossy)
 
     def target(self, mask: Mask, where: object) -> Target:
-        """Maps what a mask holds to class indices, without a check that they are below K.
+        """Maps the values of a mask to class indices, without checking that they are below K.
 
         Raises:
-            AtrousError: A value does not fit the target's type, or is not mapped while another
-                one is mapped to it.
+            AtrousError: A value does not fit the target's type, or the mapping omits a value and
+                maps another value to it.
         """
         labels = self._mapped(mask.labels, where) if self.mapping else mask.labels
         dtype = target_dtype(self.num_classes)
@@ -60,10 +60,9 @@ class MaskReader:
         if tables.ambiguous.size and (clash := np.isin(labels, tables.ambiguous)).any():
             raise AtrousError(
                 "E-MASK-MAPPING",
-                f"label_mapping says nothing of value {int(labels[clash][0])}, "
-                "and maps another value to it",
+                f"label_mapping omits value {int(labels[clash][0])}, and maps another value to it",
                 where=where,
-                fix="list every value the masks hold in label_mapping",
+                fix="list every value of the masks in label_mapping",
                 exit_code=ExitCode.DATA,
             )
         if labels.dtype == np.uint8 and tables.narrow.dtype == np.uint8:
@@ -75,8 +74,8 @@ class MaskReader:
 
 class _Tables(NamedTuple):
     wide: NDArray[np.uint16]  # value -> index, for all 16-bit values
-    narrow: Target  # the first 256 of them, in the type of targets
-    ambiguous: NDArray[np.int64]  # values not mapped, which others are mapped to
+    narrow: Target  # the first 256 entries, in the type of targets
+    ambiguous: NDArray[np.int64]  # values that are not mapped, but are the index of another value
 
 
 @lru_cache(maxsize=16)
@@ -98,7 +97,7 @@ def _too_large(labels: Labels, num_classes: int, where: object) -> AtrousError:
         "E-DATA-LABEL",
         f"values that are none of the {num_classes} classes: {found}",
         where=where,
-        fix="map them with label_mapping, or list the missing classes",
+        fix="map these values with label_mapping, or add the missing classes",
         exit_code=ExitCode.DATA,
     )
 
@@ -108,10 +107,10 @@ class ShapeReader:
     """Paints the target of an item from its shapes (a `ReadTarget`).
 
     Args:
-        shapes: Gives an item's shapes; from the item and the picture's (height, width).
+        shapes: Returns an item's shapes, from the item and the picture's (height, width).
         num_classes: Number of classes K.
         background: Value where there is no shape; None for unlabelled.
-        order: Whether later shapes or smaller ones lie on top.
+        order: Whether later shapes ("given") or smaller shapes ("area") lie on top.
     """
 
     shapes: Callable[[Item, tuple[int, int]], Sequence[Shape]]

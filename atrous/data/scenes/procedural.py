@@ -32,7 +32,7 @@ from atrous.errors import AtrousError, unknown_name
 
 _LAND_HUES = (0.09, 0.12, 0.15, 0.18, 0.22, 0.28, 0.47, 0.83)  # ochre, greens, teal, heather
 
-# What a run trains and validates on: seeds that no run shares between the two.
+# Training and validation use seeds that never overlap.
 _SPLITS = {"train": (1_000_000, 1000), "val": (2_000_000, 100)}  # seed, pictures
 
 _VERSION = 1  # part of the fingerprint: raise it when the same seed gives other pictures
@@ -43,7 +43,7 @@ class Scenes:
     """A `Dataset` of painted landscapes; sample `index` depends on seed, index and size alone.
 
     Args:
-        seed: Chooses the pictures; no two seeds share one.
+        seed: Chooses the pictures. Two seeds have no picture in common.
         n: How many pictures.
         size: (height, width) in pixels. The layout of a picture is the same at every height.
     """
@@ -73,7 +73,7 @@ class Scenes:
         return (self[index] for index in range(self.n))
 
     def fingerprint(self) -> str:
-        """Hashes what the pictures are made from."""
+        """Hashes version, seed, count and size."""
         parts = ("scenes", _VERSION, self.seed, self.n, *self.size)
         return combined_digest(str(part).encode() for part in parts)
 
@@ -87,7 +87,7 @@ def scenes(seed: int, n: int, *, size: tuple[int, int] = (128, 160)) -> Scenes:
 
     Args:
         seed: 0 or more; training and validation take different seeds.
-        n: How many pictures. The first ones are the same whatever `n` is.
+        n: Number of pictures. A larger `n` adds pictures and changes none.
         size: (height, width) in pixels.
 
     Raises:

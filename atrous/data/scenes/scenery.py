@@ -1,7 +1,7 @@
-"""What scenes are made of: sky, hills, water, shore, trees, houses, boats and balloons.
+"""The parts of a scene: sky, hills, water, shore, trees, houses, boats and balloons.
 
-Each function paints one thing on a `Canvas`, in colours a `Light` gives, with what varies drawn
-from a generator. The order of the draws is part of what a seed means.
+Each function paints one object on a `Canvas`, in the colours of a `Light`. A generator varies
+the object. The order of the draws must not change: it decides which picture a seed gives.
 """
 
 import numpy as np
@@ -45,7 +45,7 @@ def paint_sky(canvas: Canvas, rng: Generator, light: Light) -> None:
 
 
 def paint_hills(canvas: Canvas, rng: Generator, light: Light, hue: float, horizon: float) -> None:
-    """Paints one or two ranges of hills whose feet are at the horizon, paler with distance."""
+    """Paints one or two ranges of hills on the horizon; the farther range is paler."""
     for haze in (0.75, 0.45)[rng.integers(0, 2) :]:
         color = light.haze(light.color(hue + rng.uniform(-0.05, 0.05), 0.4, 0.55), haze)
         height = rng.uniform(0.06, 0.2) * (haze + 0.3)
@@ -60,7 +60,7 @@ def _paint_ridge(canvas: Canvas, rng: Generator, y: float, height: float, color:
 
 
 def paint_water(canvas: Canvas, rng: Generator, light: Light, horizon: float) -> None:
-    """Turns everything below the horizon into water that mirrors what is above."""
+    """Turns everything below the horizon into water that mirrors the upper part."""
     picture, _ = canvas.develop()
     height, width = canvas.size
     waves = noise(rng, (height, 2), (0.02 * height, 1))

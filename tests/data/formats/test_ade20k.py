@@ -43,5 +43,5 @@ def test_32_classes_are_the_first_31_and_the_rest(tmp_path: Path, raw: np.ndarra
 
 
 def test_other_number_of_classes_is_refused(tmp_path: Path, raw: np.ndarray) -> None:
-    with pytest.raises(AtrousError, match="150 classes, and 21 were asked for"):
+    with pytest.raises(AtrousError, match="E-DATA-CLASSES"):
         open_dataset(tmp_path, num_classes=21)

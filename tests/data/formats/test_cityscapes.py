@@ -101,5 +101,7 @@ def test_submission_gives_the_servers_ids_back(tmp_path: Path) -> None:
 
 def test_names_keep_the_city(tmp_path: Path) -> None:
     cityscapes(tmp_path)
-    assert tuple(open_dataset(tmp_path, "val").names) == ("ulm/ulm_000001_000019",)
+    assert tuple(open_dataset(tmp_path, "val").names) == (
+        "leftImg8bit/val/ulm/ulm_000001_000019_leftImg8bit.png",
+    )
     assert recognise(tmp_path).kind == "Cityscapes"

@@ -45,7 +45,7 @@ def test_samples_are_those_of_the_shards_in_order(tmp_path: Path) -> None:
     labels = shards(tmp_path)
     dataset = open_dataset(tmp_path / "set")
     assert len(dataset) == 6
-    assert dataset.names[3] == "val-000001/s0"
+    assert dataset.names[3] == "val-000001.tar/s0.jpg"
     for index in (5, 0, 3):
         np.testing.assert_array_equal(dataset[index].target, labels[index])
     copy = pickle.loads(pickle.dumps(dataset))
@@ -71,7 +71,7 @@ def test_D12_sample_without_a_partner_is_named(tmp_path: Path) -> None:
     image, mask, _ = sample(tmp_path, 1)
     shard(tmp_path / "val.tar", {"a.jpg": image, "b.mask.png": mask, "c.jpg": image, "c.png": mask})
     write(tmp_path / "classes.txt", "a\nb\nc")
-    with pytest.raises(AtrousError, match="a has 1 pictures and 0 masks"):
+    with pytest.raises(AtrousError, match="E-DATA-PAIRS"):
         open_dataset(tmp_path)
     assert len(open_dataset(tmp_path, allow_unlabelled=True)) == 1
 
@@ -86,7 +86,7 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
         info.size = len(image)
         archive.addfile(info, io.BytesIO(image))
     write(tmp_path / "classes.txt", "a")
-    with pytest.raises(AtrousError, match="0 masks"):
+    with pytest.raises(AtrousError, match="E-DATA-PAIRS"):
         open_dataset(tmp_path)
 
 
@@ -95,7 +95,7 @@ def test_cut_and_compressed_shards_are_refused(tmp_path: Path) -> None:
     files = {"a.jpg": image, "a.png": mask}
     write(tmp_path / "classes.txt", "a\nb\nc")
     shard(tmp_path / "val.tar", files, mode="w:gz")
-    with pytest.raises(AtrousError, match="uncompressed"):
+    with pytest.raises(AtrousError, match="E-DATA-SHARD"):
         open_dataset(tmp_path)
     data = shard(tmp_path / "val.tar", files).read_bytes()
     write(tmp_path / "val.tar", data[:700])
@@ -125,5 +125,5 @@ def test_D22_fingerprint_changes_with_a_shard(tmp_path: Path) -> None:
 def test_shards_without_classes_are_refused(tmp_path: Path) -> None:
     shards(tmp_path)
     (tmp_path / "set/classes.txt").unlink()
-    with pytest.raises(AtrousError, match=r"classes\.txt"):
+    with pytest.raises(AtrousError, match="E-DATA-CLASSES"):
         open_dataset(tmp_path / "set")

@@ -137,65 +137,65 @@ def test_empty_file_is_all_background_and_missing_one_is_named(tmp_path: Path) -
     text = "val: images/val\nnames: [cat, dog]\n"
     assert (described(tmp_path, text)[0].target == 2).all()
     save(tmp_path / "images/val/b.jpg", picture())
-    with pytest.raises(AtrousError, match=r"b\.jpg: no mask for it"):
+    with pytest.raises(AtrousError, match=r"(?s)b\.jpg.*E-DATA-PAIRS"):
         described(tmp_path, text)
 
 
 @pytest.mark.parametrize(
-    ("line", "reason"),
+    ("line", "code"),
     [
-        ("2 0 0 1 0 1 1", "line 2: class 2, and names has 2 classes"),
-        ("0.5 0 0 1 0 1 1", "class 0.5"),
-        ("-1 0 0 1 0 1 1", "class -1"),
-        ("nan 0 0 1 0 1 1", "class nan"),
-        ("0 0.5 0.5 0.2 0.2", "is a box"),
-        ("0 0 0 1 0 1", "x without a y"),
-        ("0 0 0 1 0 1 2", "outside"),
-        ("0 0 0 1 0 1 nan", "not a number"),
-        ("0 0 0", "has 1 points"),
-        ("0", "has 0 points"),
-        ("dog 0 0 1 0 1 1", "other than numbers"),
+        ("2 0 0 1 0 1 1", "E-DATA-ANNOTATION"),
+        ("0.5 0 0 1 0 1 1", "E-DATA-ANNOTATION"),
+        ("-1 0 0 1 0 1 1", "E-DATA-ANNOTATION"),
+        ("nan 0 0 1 0 1 1", "E-DATA-ANNOTATION"),
+        ("0 0.5 0.5 0.2 0.2", "E-DATA-ANNOTATION"),
+        ("0 0 0 1 0 1", "E-DATA-ANNOTATION"),
+        ("0 0 0 1 0 1 2", "E-SHAPE"),
+        ("0 0 0 1 0 1 nan", "E-SHAPE"),
+        ("0 0 0", "E-SHAPE"),
+        ("0", "E-SHAPE"),
+        ("dog 0 0 1 0 1 1", "E-DATA-ANNOTATION"),
     ],
 )
-def test_D19_broken_line_names_file_and_line(tmp_path: Path, line: str, reason: str) -> None:
+def test_D19_broken_line_names_file_and_line(tmp_path: Path, line: str, code: str) -> None:
     outlines(tmp_path, f"{SMALL}\n{line}\n")
-    with pytest.raises(AtrousError, match=reason) as caught:
+    with pytest.raises(AtrousError, match=code) as caught:
         described(tmp_path, "val: images/val\nnames: [cat, dog]\n")[0]
     assert "line 2" in caught.value.what
     assert caught.value.where.endswith("a.txt")
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"),
+    "text",
     [
-        ("val: images/val\nnames: [a, b]\nnc: 3\n", "nc is 3, and names has 2 classes"),
-        ("val: images/val\nnames: {0: a, 2: b}\n", r"none of id \[1\]"),
-        ("val: images/val\nnames: {1: a, 2: b}\n", r"none of id \[0\]"),
-        ("val: images/val\nnames: [a, b, a]\n", "occur twice: a"),
-        ("val: images/val\nnames: {0: a, 0: b}\n", "'0' occurs twice"),
-        ("val: images/val\nnames: {0: a, x: b}\n", "none of id"),
-        ("val: images/val\n", "names is missing"),
-        ("val: images/val\nnames: []\n", "names is missing"),
-        ("val: images/val\nval: images/train\nnames: [a]\n", "'val' occurs twice"),
-        ("val: images/val\nnames: [a, b]\nlabel_mapping: {1: 2}\n", "1: 2, and names has 2"),
-        ("val: images/val\nnames: [a]\nlabel_mapping: {x: 0}\n", "is not of numbers"),
-        ("val: images/val\nnames: [a]\nlabel_mapping: [0]\n", "not a mapping"),
-        ("val: images/val\nnames: [a]\ncolors: {b: [1, 2, 3]}\n", "no class and colour"),
-        ("val: images/val\nnames: [a]\ncolors: {a: [1, 2]}\n", "no class and colour"),
-        ("val: images/val\nnames: [a]\ncolors: {a: [1, 2, 300]}\n", "not of 0..255"),
-        ("val: images/valid\nnames: [a]\n", "'images/valid' is not in"),
-        ("path: nowhere\nval: images/val\nnames: [a]\n", "'nowhere' is not a folder"),
-        ("val: images/val\nnames: [a]\nmask_dir: masks\n", "did you mean 'masks_dir'"),
-        ("val: images/val\nnames: [a]\nlabel_maping: {}\n", "did you mean 'label_mapping'"),
-        ("- a\n- b\n", "not a mapping of keys"),
-        ("", "not a mapping of keys"),
-        ("a: [", "not a YAML file"),
-        ("a: !!python/object/apply:os.system ['true']", "not a YAML file"),
+        "val: images/val\nnames: [a, b]\nnc: 3\n",
+        "val: images/val\nnames: {0: a, 2: b}\n",
+        "val: images/val\nnames: {1: a, 2: b}\n",
+        "val: images/val\nnames: [a, b, a]\n",
+        "val: images/val\nnames: {0: a, 0: b}\n",
+        "val: images/val\nnames: {0: a, x: b}\n",
+        "val: images/val\n",
+        "val: images/val\nnames: []\n",
+        "val: images/val\nval: images/train\nnames: [a]\n",
+        "val: images/val\nnames: [a, b]\nlabel_mapping: {1: 2}\n",
+        "val: images/val\nnames: [a]\nlabel_mapping: {x: 0}\n",
+        "val: images/val\nnames: [a]\nlabel_mapping: [0]\n",
+        "val: images/val\nnames: [a]\ncolors: {b: [1, 2, 3]}\n",
+        "val: images/val\nnames: [a]\ncolors: {a: [1, 2]}\n",
+        "val: images/val\nnames: [a]\ncolors: {a: [1, 2, 300]}\n",
+        "val: images/valid\nnames: [a]\n",
+        "path: nowhere\nval: images/val\nnames: [a]\n",
+        "val: images/val\nnames: [a]\nmask_dir: masks\n",
+        "val: images/val\nnames: [a]\nlabel_maping: {}\n",
+        "- a\n- b\n",
+        "",
+        "a: [",
+        "a: !!python/object/apply:os.system ['true']",
     ],
 )
-def test_D14_schema_error_says_what_does_not_fit(tmp_path: Path, text: str, reason: str) -> None:
+def test_D14_schema_error_says_what_does_not_fit(tmp_path: Path, text: str) -> None:
     masks(tmp_path)
-    with pytest.raises(AtrousError, match=reason) as caught:
+    with pytest.raises(AtrousError, match="E-DATA-YAML") as caught:
         described(tmp_path, text)
     assert caught.value.exit_code == ExitCode.DATA
     assert caught.value.where.endswith("data.yaml")

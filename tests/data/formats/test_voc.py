@@ -27,7 +27,7 @@ def test_devkit_is_read_and_void_ignored(tmp_path: Path) -> None:
     with_void[:8] = 255
     save(tmp_path / "VOC2012/SegmentationClass/val_001.png", with_void, palette=VOC.palette)
     dataset = open_dataset(tmp_path)  # the folder above works, too
-    assert tuple(dataset.names) == ("val_000", "val_001")
+    assert tuple(dataset.names) == ("JPEGImages/val_000.jpg", "JPEGImages/val_001.jpg")
     assert dataset.classes == VOC.classes
     np.testing.assert_array_equal(dataset[0].target, labels["val_000"])
     np.testing.assert_array_equal(dataset[1].target, with_void)
@@ -112,7 +112,7 @@ def test_trainaug_is_train_and_sbd_without_val(tmp_path: Path) -> None:
 
 def test_trainaug_of_another_count_is_refused(tmp_path: Path) -> None:
     small_trainaug(tmp_path)
-    with pytest.raises(AtrousError, match=r"are 4 pictures, not 10582") as caught:
+    with pytest.raises(AtrousError, match=r"4 .*10582.*E-DATA-TRAINAUG") as caught:
         open_dataset(tmp_path / "VOC2012", "trainaug")
     assert caught.value.code == "E-DATA-TRAINAUG"
 
@@ -141,14 +141,14 @@ def test_trainaug_has_10582_pictures_with_lists_of_the_published_sizes(tmp_path:
 
 @pytest.mark.parametrize("content", [b"", b"MATLAB 5.0 MAT-file", b"\x89PNG", bytes(4096)])
 def test_damaged_sbd_file_is_refused(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(AtrousError, match="GTcls") as caught:
+    with pytest.raises(AtrousError, match="E-DATA-SBD") as caught:
         read_sbd(write(tmp_path / "a.mat", content))
     assert caught.value.where.endswith("a.mat")
 
 
 def test_other_matlab_file_is_refused(tmp_path: Path) -> None:
     io.savemat(tmp_path / "a.mat", {"GTcls": {"Segmentation": np.zeros((2, 2))}})
-    with pytest.raises(AtrousError, match="float64"):
+    with pytest.raises(AtrousError, match="E-DATA-SBD"):
         read_sbd(tmp_path / "a.mat")
 
 

@@ -90,7 +90,7 @@ def test_bilevel_is_zero_and_one(tmp_path: Path) -> None:
 
 def test_D07_jpeg_mask_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "m.jpg", LABELS)
-    with pytest.raises(AtrousError, match="invents labels") as caught:
+    with pytest.raises(AtrousError, match="E-MASK-LOSSY") as caught:
         read_mask(path)
     assert caught.value.code == "E-MASK-LOSSY"
     assert "--force" in caught.value.fix
@@ -129,7 +129,7 @@ def test_lossless_webp_is_read(tmp_path: Path) -> None:
 
 def test_D08_colour_mask_without_table_lists_its_colours(tmp_path: Path) -> None:
     pixels = np.asarray(VOC.palette, np.uint8)[blocks(3)]
-    with pytest.raises(AtrousError, match="no colour table") as caught:
+    with pytest.raises(AtrousError, match="E-MASK-COLOR") as caught:
         read_mask(save(tmp_path / "m.png", pixels))
     assert caught.value.code == "E-MASK-COLOR"
     for color in VOC.palette[:3]:
@@ -146,7 +146,7 @@ def test_D08_colour_mask_with_table_gives_classes(tmp_path: Path) -> None:
 def test_D08_unknown_colours_are_listed_with_counts(tmp_path: Path) -> None:
     pixels = np.asarray(VOC.palette, np.uint8)[LABELS].copy()
     pixels[0, :5] = (1, 2, 3)
-    with pytest.raises(AtrousError, match=r"table lacks: \(1, 2, 3\) 5 px") as caught:
+    with pytest.raises(AtrousError, match=r"\(1, 2, 3\) 5 px.*E-MASK-COLOR") as caught:
         read_mask(save(tmp_path / "m.png", pixels), colors=color_table(VOC.palette))
     assert caught.value.where.endswith("m.png")
 
@@ -163,7 +163,7 @@ def test_D06_opaque_alpha_is_dropped_and_transparency_refused(tmp_path: Path, mo
     np.testing.assert_array_equal(read_mask(tmp_path / "opaque.png").labels, LABELS)
     image.putpixel((0, 0), (*image.getpixel((0, 0))[:-1], 128))
     image.save(tmp_path / "clear.png")
-    with pytest.raises(AtrousError, match="transparent pixels"):
+    with pytest.raises(AtrousError, match="E-MASK-MODE"):
         read_mask(tmp_path / "clear.png")
 
 
@@ -177,26 +177,26 @@ def test_D06_modes_without_indices_are_refused(tmp_path: Path, mode: str) -> Non
     image = Image.fromarray(picture()).convert("L" if mode == "F" else "RGB")
     image = Image.merge("LAB", image.split()) if mode == "LAB" else image.convert(mode)
     image.save(tmp_path / "m.tif")
-    with pytest.raises(AtrousError, match="holds no class indices"):
+    with pytest.raises(AtrousError, match="E-MASK-MODE"):
         read_mask(tmp_path / "m.tif")
 
 
 def test_D06_animated_mask_is_refused(tmp_path: Path) -> None:
     frames = [Image.fromarray(blocks(3, seed)) for seed in range(2)]
     frames[0].save(tmp_path / "m.gif", save_all=True, append_images=frames[1:])
-    with pytest.raises(AtrousError, match="several frames"):
+    with pytest.raises(AtrousError, match="E-MASK-MODE"):
         read_mask(tmp_path / "m.gif")
 
 
 def test_D06_white_is_zero_tiff_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "m.tif", LABELS, tiffinfo={262: 0})
-    with pytest.raises(AtrousError, match="white as 0"):
+    with pytest.raises(AtrousError, match="E-MASK-MODE"):
         read_mask(path)
 
 
 def test_pnm_is_refused_for_its_relative_values(tmp_path: Path) -> None:
     path = write(tmp_path / "m.pgm", b"P5 2 1 20 " + bytes([5, 20]))
-    with pytest.raises(AtrousError, match="relative to a maximum"):
+    with pytest.raises(AtrousError, match="E-MASK-MODE"):
         read_mask(path)
 
 
@@ -214,7 +214,7 @@ def test_16_bit_channels_are_refused(tmp_path: Path) -> None:
 
 def test_32_bit_values_beyond_16_bits_are_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "m.tif", np.array([[0, 70000]], np.int32))
-    with pytest.raises(AtrousError, match="0 to 70000"):
+    with pytest.raises(AtrousError, match="E-MASK-MODE"):
         read_mask(path)
 
 
@@ -246,13 +246,13 @@ def test_D02_missing_empty_and_folder_are_named(tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
     write(tmp_path / "empty.png")
     (tmp_path / "dangling.png").symlink_to(tmp_path / "nowhere.png")
-    for name, reason in (
-        ("none.png", "no such file"),
-        ("dangling.png", "no such file"),
-        ("folder.png", "not a regular file"),
-        ("empty.png", "empty"),
+    for name, code in (
+        ("none.png", "E-FILE-MISSING"),
+        ("dangling.png", "E-FILE-MISSING"),
+        ("folder.png", "E-FILE-KIND"),
+        ("empty.png", "E-FILE-EMPTY"),
     ):
-        with pytest.raises(AtrousError, match=reason) as caught:
+        with pytest.raises(AtrousError, match=code) as caught:
             read_mask(tmp_path / name)
         assert caught.value.where.endswith(name)
 
@@ -260,7 +260,7 @@ def test_D02_missing_empty_and_folder_are_named(tmp_path: Path) -> None:
 def test_D03_masks_are_known_by_content(tmp_path: Path) -> None:
     png = save(tmp_path / "a.png", LABELS).read_bytes()
     np.testing.assert_array_equal(read_mask(write(tmp_path / "b.tif", png)).labels, LABELS)
-    with pytest.raises(AtrousError, match="not a picture"):
+    with pytest.raises(AtrousError, match="E-IMAGE-FORMAT"):
         read_mask(write(tmp_path / "c.png", b"<!doctype html><title>404</title>"))
 
 
@@ -271,5 +271,5 @@ def test_D04_mask_of_too_many_pixels_is_refused_from_its_header(tmp_path: Path) 
     data = bytearray(save(tmp_path / "m.png", LABELS).read_bytes())
     data[16:24] = struct.pack(">II", 65535, 65535)
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
-    with pytest.raises(AtrousError, match="megapixels"):
+    with pytest.raises(AtrousError, match="E-IMAGE-PIXELS"):
         read_mask(io.BytesIO(data))

@@ -1,0 +1,95 @@
+"""Splits made from names, so that every machine makes the same split."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from atrous.classes import Color
+from atrous.data.dataset import Dataset, Sample, combined_digest
+from atrous.errors import AtrousError, ExitCode
+
+
+def held_out(names: Sequence[str], count: int, *, seed: int = 0) -> set[int]:
+    """Returns the indices of the `count` names with the lowest SHA-256.
+
+    The choice depends on each name and the seed alone. Adding a name therefore moves at most one
+    other name, and neither the order of the names nor the machine matters.
+
+    Args:
+        names: Different names.
+        count: Number of names to choose.
+        seed: Another seed makes another choice.
+    """
+    salt = f"{seed}:".encode() if seed else b""
+    ranks = [hashlib.sha256(salt + os.fsencode(name)).digest() for name in names]
+    return set(sorted(range(len(names)), key=lambda i: (ranks[i], names[i]))[:count])
+
+
+def split_off(dataset: Dataset, share: float = 0.2, seed: int = 0) -> tuple[Dataset, Dataset]:
+    """Divides a data set into training data and validation data.
+
+    Args:
+        dataset: The data set, of at least two samples.
+        share: Share of the samples for validation, above 0 and below 1. Both parts get at least
+            one sample.
+        seed: Another seed makes another choice.
+
+    Returns:
+        The training data and the validation data.
+
+    Raises:
+        AtrousError: Fewer than two samples, or an impossible share.
+    """
+    if not 0 < share < 1 or len(dataset) < 2:
+        raise AtrousError(
+            "E-DATA-SPLIT",
+            f"{len(dataset)} samples cannot be divided with a share of {share:g} held out",
+            fix="a split needs two samples or more, and a share between 0 and 1",
+            exit_code=ExitCode.DATA,
+        )
+    count = min(max(1, round(share * len(dataset))), len(dataset) - 1)
+    val = held_out(dataset.names, count, seed=seed)
+    rest = tuple(index for index in range(len(dataset)) if index not in val)
+    return Subset(dataset, rest), Subset(dataset, tuple(sorted(val)))
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some samples of a data set (a `Dataset` itself).
+
+    Args:
+        dataset: Where the samples come from.
+        indices: Which samples, in order.
+    """
+
+    dataset: Dataset
+    indices: tuple[int, ...]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The data set's classes."""
+        return self.dataset.classes
+
+    @property
+    def palette(self) -> tuple[Color, ...]:
+        """The data set's colours."""
+        return self.dataset.palette
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names of the samples."""
+        return tuple(self.dataset.names[index] for index in self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.dataset[self.indices[index]]
+
+    def fingerprint(self) -> str:
+        """Hashes the whole data set's fingerprint and the names of the samples."""
+        return combined_digest(
+            [self.dataset.fingerprint().encode(), *(os.fsencode(name) for name in self.names)]
+        )
