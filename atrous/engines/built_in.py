@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from atrous.engines.exported_file import Header, read_header
-from atrous.errors import AtrousError
 
 FOLDER = Path(__file__).parents[1] / "trained"
 DEFAULT = "animals"  # what `atrous predict` uses if no model is named
@@ -26,13 +25,3 @@ def header(name: str) -> Header:
         AtrousError: The installed file is damaged.
     """
     return read_header(FOLDER / f"{name}.onnx")
-
-
-def exported_already(name: str) -> AtrousError:
-    """Returns the error for commands that need the network itself."""
-    return AtrousError(
-        "E-MODEL-EXPORTED",
-        f"{name} is an exported file already, not a network that can be changed",
-        where=FOLDER / f"{name}.onnx",
-        fix="copy that file, or train one with the recipe it names (atrous models)",
-    )

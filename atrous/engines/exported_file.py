@@ -50,6 +50,8 @@ class Header:
         size: Height and width the file is fixed to; 0 for any.
         training: How the weights were trained, as the fields of `atrous.model.Training`.
         notes: What else is to be known of the weights: terms of the data, attribution.
+        architecture: The network, as the fields of `atrous.architecture.Architecture`; empty in
+            files older than this field.
     """
 
     classes: tuple[str, ...]
@@ -66,6 +68,7 @@ class Header:
     size: tuple[int, int]
     training: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    architecture: dict[str, Any] = field(default_factory=dict)
 
     def properties(self) -> dict[str, str]:
         """Returns what is written into the file."""
@@ -282,6 +285,7 @@ def _parsed(properties: dict[str, str]) -> Header:
         size=(height, width),
         training=dict(json.loads(properties.get("training", "{}"))),
         notes=tuple(str(note) for note in json.loads(properties.get("notes", "[]"))),
+        architecture=dict(json.loads(properties.get("architecture", "{}"))),
     )
 
 

@@ -38,11 +38,8 @@ def load_model(source: str | Path) -> "DeepLabV3Plus":
     """Returns the torch model behind a path or a name (`atrous.load`).
 
     Raises:
-        AtrousError: Nothing there, of no known kind, built in and so exported already, or torch is
-            missing.
+        AtrousError: Nothing there, of no known kind, or torch is missing.
     """
-    if _built_in(source) is not None:
-        raise built_in.exported_already(str(source))
     try:
         from atrous.loading import load
     except ModuleNotFoundError as error:

@@ -65,7 +65,8 @@ def restore_folded(model: nn.Module, batches: Iterable[Tensor]) -> list[str]:
     Weights exported for inference have each batch norm folded into its convolution, which leaves
     the identity plus an offset. Training needs statistics. The mean m and the standard deviation s
     of the layer's input are measured on data, and scale and offset compensate for them, so that
-    the network computes what it did before: ((x - m) / s) * s + (offset + m).
+    the network computes what it did before: ((x - m) / s) * s + (offset + m). A scale that was left
+    beside the convolution stays in both.
 
     Where several processes train, every one must call this with its own batches. The moments are
     summed over all of them, so that all processes have the same state afterwards.
@@ -98,8 +99,8 @@ def restore_folded(model: nn.Module, batches: Iterable[Tensor]) -> list[str]:
         assert module.running_var is not None
         module.running_mean.copy_(mean)
         module.running_var.copy_(variance)
-        module.weight.copy_((variance + module.eps).sqrt())
-        module.bias.add_(mean)
+        module.bias.add_(module.weight * mean)
+        module.weight.mul_((variance + module.eps).sqrt())
     return list(folded)
 
 
@@ -108,7 +109,7 @@ def _is_folded(module: BatchNorm) -> bool:
     assert mean is not None
     assert variance is not None
     identity = torch.full_like(variance, 1 - module.eps)
-    return not mean.any() and torch.equal(variance, identity) and bool((module.weight == 1).all())
+    return not mean.any() and torch.equal(variance, identity)
 
 
 class _Moments:

@@ -1,22 +1,22 @@
 """ImageNet weights for backbones: where they are, and how they get into a model."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from atrous.architecture import Provenance
+from atrous.architecture import BACKBONE_OPTIONS, Architecture, Provenance
+from atrous.engines import built_in
 from atrous.errors import AtrousError, ExitCode, unknown_name
 from atrous.model import Model
-from atrous.weights import hub, store, zoo
-from atrous.weights.differences import check_finite, compare
+from atrous.weights import exported, hub, store, zoo
+from atrous.weights.differences import check_finite, compare, unknown_network
 from atrous.weights.tensorflow import names as tf_names
 from atrous.weights.tensorflow import tflite
 from atrous.weights.tensorflow.files import read_tensorflow
-from atrous.weights.torch import foreign
 from atrous.weights.torch import names as torch_names
 from atrous.weights.torch.files import is_pickle, read_tensors
 from atrous.weights.transfer import file_digest
@@ -32,12 +32,6 @@ _FOLDED = (
     "batch norm is folded into the convolutions: training restores it from its first pictures "
     "(training.batch_norm.restore_folded)"
 )
-
-
-# What must be equal for the weights of one backbone to be those of another.
-_OF_THE_BACKBONE = (
-    "backbone", "depth_multiplier", "in_channels", "stem", "relu_after_depthwise",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,8 +53,8 @@ def find(source: str | Path, backbone: str) -> BackboneWeights:
     """Finds and reads weights for a backbone.
 
     Args:
-        source: ``imagenet``, the path of a file or run folder, ``hf:org/name``, or a name of the
-            zoo.
+        source: ``imagenet``, the name of a built-in model, the path of a file or run folder,
+            ``hf:org/name``, or a published name.
         backbone: As in `create_model`.
 
     Raises:
@@ -69,7 +63,14 @@ def find(source: str | Path, backbone: str) -> BackboneWeights:
     path, name = _locate(str(source), backbone)
     provenance = Provenance(name, sha256=file_digest(path) if path.is_file() else "")
     if store.is_ours(path):
-        return _from_store(path, provenance)
+        description, tensors = store.read(path)
+        stored = replace(description.architecture, **vars(description.preprocessing))
+        return _from_ours(tensors, stored, description.provenance, provenance, path)
+    if path.suffix == ".onnx" and path.is_file():
+        model = exported.read(path)
+        return _from_ours(
+            model.state_dict(), model.architecture, model.provenance, provenance, path
+        )
     if backbone.startswith("timm/"):
         return _for_timm(path, provenance)
     if path.suffix == ".tflite":
@@ -82,16 +83,9 @@ def find(source: str | Path, backbone: str) -> BackboneWeights:
 def _locate(source: str, backbone: str) -> tuple[Path, str]:
     """Returns a file and what to call it."""
     if source == "imagenet":
-        if backbone.startswith("timm/"):
-            source = _timm_repository(backbone.removeprefix("timm/"))
-        elif backbone in _DEFAULTS:
-            source = _DEFAULTS[backbone]
-        else:
-            raise AtrousError(
-                "E-PRETRAINED",
-                f"no ImageNet weights of {backbone} are published that could be checked",
-                fix=_advice(backbone),
-            )
+        source = _imagenet(backbone)
+    if (file := built_in.find(source)) is not None:
+        return file, source
     if source.startswith("hf:"):
         return hub.download(hub.parse(source)), source
     if source in zoo.names():
@@ -100,7 +94,7 @@ def _locate(source: str, backbone: str) -> tuple[Path, str]:
     if (path / "best.safetensors").is_file():  # a run folder
         return path / "best.safetensors", source
     if path.name == source and not path.suffix and not (path.exists() or _is_checkpoint(path)):
-        raise unknown_name("weights", source, ("imagenet", *zoo.names()))
+        raise unknown_name("weights", source, ("imagenet", *built_in.names(), *zoo.names()))
     return path, path.name
 
 
@@ -108,13 +102,23 @@ def _is_checkpoint(prefix: Path) -> bool:
     return prefix.with_name(f"{prefix.name}.index").exists()
 
 
-def _advice(backbone: str) -> str:
+def _imagenet(backbone: str) -> str:
+    """Returns where published ImageNet weights of a backbone are."""
+    if backbone.startswith("timm/"):
+        return _timm_repository(backbone.removeprefix("timm/"))
+    if backbone in _DEFAULTS:
+        return _DEFAULTS[backbone]
+    advice = "name a file as pretrained="
     if backbone.startswith("resnet"):
-        return (
+        advice = (
             f"use the backbone timm/{backbone}, or name the archive of the authors' own as "
             f"pretrained= (atrous models lists {backbone}_imagenet)"
         )
-    return "name a file as pretrained="
+    raise AtrousError(
+        "E-PRETRAINED",
+        f"no ImageNet weights of {backbone} are published with a hash to check",
+        fix=advice,
+    )
 
 
 def _timm_repository(name: str) -> str:
@@ -126,17 +130,30 @@ def _timm_repository(name: str) -> str:
     return f"hf:{config.hf_hub_id}"
 
 
-def _from_store(path: Path, provenance: Provenance) -> BackboneWeights:
-    """Takes the backbone of a model of this package: a classifier's, or any other."""
-    description, tensors = store.read(path)
-    theirs, prefix = description.architecture, "encoder.backbone."
+def _from_ours(
+    tensors: Mapping[str, Tensor],
+    theirs: Architecture | None,
+    origin: Provenance,
+    provenance: Provenance,
+    path: Path,
+) -> BackboneWeights:
+    """Takes the backbone out of a model of this package, whatever its head.
+
+    Args:
+        tensors: Of the whole model.
+        theirs: Its network; None if the file does not say.
+        origin: Where the model comes from.
+        provenance: Where the backbone comes from: this file.
+        path: The file.
+    """
+    prefix = "encoder.backbone."
     backbone = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-    provenance.licence = description.provenance.licence
+    provenance.licence = origin.licence
 
     def assign(model: Model) -> None:
         ours = model.architecture
-        for name in _OF_THE_BACKBONE:
-            if getattr(theirs, name) != getattr(ours, name):
+        for name in ("backbone", *BACKBONE_OPTIONS):
+            if theirs is not None and getattr(theirs, name) != getattr(ours, name):
                 raise AtrousError(
                     "E-WEIGHTS-BACKBONE",
                     f"weights of {name} {getattr(theirs, name)!r}, and the network's is "
@@ -148,18 +165,12 @@ def _from_store(path: Path, provenance: Provenance) -> BackboneWeights:
         store.copy_tensors(model.encoder.backbone, backbone, path)
         left_out = [name for name in tensors if not name.startswith(prefix)]
         copied = f"{len(backbone)} tensors of the backbone copied"
-        _record(model, provenance, left_out, [copied, *description.provenance.notes])
+        _record(model, provenance, left_out, [copied, *origin.notes])
 
-    preprocessing = description.preprocessing
-    return BackboneWeights(
-        assign,
-        {
-            "mean": preprocessing.mean,
-            "std": preprocessing.std,
-            "epsilon": theirs.epsilon,
-            "one_sided_padding": theirs.one_sided_padding,
-        },
-    )
+    if theirs is None:
+        return BackboneWeights(assign)
+    brought = ("mean", "std", "epsilon", "one_sided_padding")
+    return BackboneWeights(assign, {name: getattr(theirs, name) for name in brought})
 
 
 def _for_timm(path: Path, provenance: Provenance) -> BackboneWeights:
@@ -231,9 +242,12 @@ def _is_backbone(name: str) -> bool:
 
 def _from_torch(path: Path, backbone: str, provenance: Provenance) -> BackboneWeights:
     file = read_tensors(path)
+    if any(name.startswith("encoder.backbone.") for name in file.tensors):
+        origin = Provenance(notes=["a bare state_dict: it does not say its normalisation"])
+        return _from_ours(file.tensors, None, origin, provenance, path)
     layout = torch_names.find_layout(file.tensors, backbone)
     if layout is None:
-        raise foreign.refusal(_shapes(file.tensors), path)
+        raise unknown_network(file.tensors, path)
     tensors, left_out = torch_names.rename(file.tensors, layout, backbone)
 
     def assign(model: Model) -> None:

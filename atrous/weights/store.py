@@ -20,9 +20,9 @@ from atrous.classes import ClassTable, Color
 from atrous.errors import AtrousError, ExitCode
 from atrous.images.decode import atomic
 from atrous.model import Model
-from atrous.weights.differences import compare
+from atrous.weights.differences import check_finite, compare
 from atrous.weights.schema import from_json, to_json
-from atrous.weights.torch.files import check_finite, read_metadata, read_safetensors
+from atrous.weights.torch.files import read_metadata, read_safetensors
 
 FORMAT = 1  # grows when an older version could not read a file rightly
 _KEY = "atrous"
@@ -92,7 +92,7 @@ def save(model: Model, path: str | Path, *, half: bool = False) -> str:
     tensors = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}
     if half:
         tensors = {n: t.half() if t.ndim == 4 else t for n, t in tensors.items()}
-    check_finite(tensors, path)
+    check_finite(tensors.items(), path)
     description = describe(model, tensors)
     metadata = {_KEY: json.dumps(to_json(description), sort_keys=True)}
     with atomic(path) as temporary:
@@ -151,7 +151,7 @@ def read(path: Path) -> tuple[Description, dict[str, Tensor]]:
     except AtrousError as error:
         error.where = error.where or str(path)
         raise
-    check_finite(file.tensors, path)
+    check_finite(file.tensors.items(), path)
     if hash_tensors(file.tensors) != description.tensors_sha256:
         raise AtrousError(
             "E-WEIGHTS-HASH",

@@ -123,7 +123,7 @@ def assign(model: Model, variables: Variables, where: object = "", *, part: str 
             tensor.copy_(torch.from_numpy(values[name]))
         for path, module in modules.items():
             if isinstance(module, ConvBN) and f"{_scope(model, path)}/biases" in targets:
-                _make_identity(module.bn)
+                make_identity(module.bn)
     if strangers:
         logger.warning("unknown variables left out: %s", ", ".join(strangers))
     return strangers
@@ -173,8 +173,8 @@ def _in_torch_layout(name: str, array: NDArray[np.float32]) -> NDArray[np.float3
     return np.ascontiguousarray(array)
 
 
-def _make_identity(bn: nn.BatchNorm2d) -> None:
-    """Makes a batch norm that was folded into its convolution pass values through."""
+def make_identity(bn: nn.BatchNorm2d) -> None:
+    """Makes a batch norm the identity plus its offset; `restore_folded` recognises it by that."""
     assert bn.running_mean is not None
     assert bn.running_var is not None
     bn.weight.fill_(1)

@@ -68,6 +68,7 @@ def _parse(data: bytes) -> Graph:
     if data[4:8] != b"TFL3":
         raise AtrousError("E-WEIGHTS-FORMAT", "not a TFLite file", exit_code=ExitCode.DATA)
     model = tflite.Model.GetRootAsModel(data, 0)  # type: ignore[no-untyped-call]
+    _refuse_edge_tpu(model)
     subgraph = model.Subgraphs(0)
     variables: dict[str, NDArray[np.float32]] = {}
     one_sided = 0
@@ -92,6 +93,17 @@ def _parse(data: bytes) -> Graph:
         one_sided_padding=one_sided,
         sha256=hashlib.sha256(data).hexdigest(),
     )
+
+
+def _refuse_edge_tpu(model: Any) -> None:
+    for index in range(model.OperatorCodesLength()):
+        if model.OperatorCodes(index).CustomCode() == b"edgetpu-custom-op":
+            raise AtrousError(
+                "E-WEIGHTS-EDGE-TPU",
+                "compiled for the Edge TPU: the weights are in that processor's own format",
+                fix="name the .tflite file it was compiled from, which has no _edgetpu in its name",
+                exit_code=ExitCode.DATA,
+            )
 
 
 def _convolutions(model: Any, subgraph: Any) -> list[tuple[Any, Any]]:

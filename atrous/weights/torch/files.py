@@ -16,17 +16,29 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from atrous.errors import AtrousError, ExitCode
+from atrous.weights.differences import check_finite
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
 _MAX_HEADER = 16 << 20  # bytes; a model of a thousand tensors needs 0.1 MB
 _SLACK = 1 << 20  # bytes a file may claim beyond its length
 _WEIGHTS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network")
 _AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+# Trainers save scores beside the weights as NumPy scalars. Building one runs no code of the file:
+# it takes a number type and bytes. Types that hold Python objects are not in this list.
+_NUMPY_SCALARS: list[Any] = [
+    np.dtype,
+    *(type(np.dtype(code)) for code in "?bhilqBHILQefd"),
+    *(
+        (np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar")
+        for core in ("core", "_core")  # before and since NumPy 2
+    ),
+]
 _PREFIX = re.compile(r"^(module\.|_orig_mod\.|model\.(?=module\.|_orig_mod\.))+")
 
 
@@ -68,7 +80,7 @@ def read_tensors(path: Path) -> TorchFile:
         prefixes = {match[0] for name in file.tensors if (match := _PREFIX.match(name))}
         file.notes.append(f"prefix stripped from the names: {', '.join(sorted(prefixes))}")
         file.tensors = stripped
-    check_finite(file.tensors, path)
+    check_finite(file.tensors.items(), path)
     return file
 
 
@@ -91,20 +103,6 @@ def read_metadata(path: Path) -> dict[str, str]:
             return dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
         raise _broken(path, f"not a sound safetensors file: {error}") from None
-
-
-def check_finite(tensors: Mapping[str, Tensor], where: object) -> None:
-    """Refuses weights that are not numbers, with the first tensor that holds any."""
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            count = int((~tensor.isfinite()).sum())
-            raise AtrousError(
-                "E-WEIGHTS-NAN",
-                f"{name} holds {count} values that are NaN or infinite, of {tensor.numel()}",
-                where=where,
-                fix="the training that wrote it diverged; take an earlier checkpoint",
-                exit_code=ExitCode.DATA,
-            )
 
 
 def _check_header(path: Path) -> None:
@@ -143,7 +141,8 @@ def _unpickled(path: Path, device: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old pickle protocols
-            return torch.load(path, map_location=device, weights_only=True)
+            with torch.serialization.safe_globals(_NUMPY_SCALARS):
+                return torch.load(path, map_location=device, weights_only=True)
     except UnpicklingError as error:
         blocked = _blocked_globals(path, str(error))
         if not blocked:
@@ -165,7 +164,8 @@ def _unpickled(path: Path, device: str) -> Any:
 def _blocked_globals(path: Path, message: str) -> list[str]:
     """Lists what a refused pickle wanted to call."""
     if zipfile.is_zipfile(path):
-        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
+        with torch.serialization.safe_globals(_NUMPY_SCALARS):
+            return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
     found = set(re.findall(r"GLOBAL (\S+)", message))
     strings: list[str] = []
     try:
@@ -179,7 +179,8 @@ def _blocked_globals(path: Path, message: str) -> list[str]:
                     found.add(str(argument).replace(" ", "."))
     except ValueError:
         pass  # no pickle, or the end of the first of several
-    return sorted(name for name in found if not name.startswith(("torch.", "collections.Ordered")))
+    allowed = ("torch.", "collections.Ordered", "numpy.dtype", "numpy.core.", "numpy._core.")
+    return sorted(name for name in found if not name.startswith(allowed))
 
 
 def _check_zip(path: Path) -> None:
