@@ -1,4 +1,4 @@
-"""The composition root: from a few words to a DeepLabv3+."""
+"""The composition root: builds the network that an `Architecture` describes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
@@ -102,11 +102,11 @@ def _check_names(options: Mapping[str, Any], known: Sequence[str]) -> None:
 def _started(
     architecture: Architecture, pretrained: str | Path | None, build: Callable[..., M]
 ) -> M:
-    """Builds a network with random weights, or with those of a backbone."""
+    """Builds a network with random weights, or with pretrained weights in its backbone."""
     if pretrained is None:
         return build(architecture)
     architecture.check()
-    from atrous.weights import backbones  # only here: reading weights needs the networks above
+    from atrous.weights import backbones  # here, because it imports this module
 
     weights = backbones.find(pretrained, architecture.backbone)
     model = build(replace(architecture, **weights.architecture), timm_weights=weights.timm)
@@ -121,7 +121,7 @@ def build(
 
     Args:
         architecture: The network.
-        timm_weights: Tensors that timm loads into its backbone, by its names.
+        timm_weights: Tensors for timm to load into its backbone, by timm's names.
     """
     if architecture.head == CLASSIFIER:
         raise unknown_name("head", architecture.head, get_args(Head))
@@ -150,7 +150,7 @@ def build(
 def build_classifier(
     architecture: Architecture, *, timm_weights: Mapping[str, Tensor] | None = None
 ) -> Classifier:
-    """Builds the classifier an `Architecture` describes, as `build` does the rest."""
+    """Builds the classifier that an `Architecture` describes; arguments as in `build`."""
     assert architecture.head == CLASSIFIER
     architecture.check()
     backbone = _build_backbone(architecture, timm_weights)
@@ -160,13 +160,12 @@ def build_classifier(
 
 
 def build_blank(architecture: Architecture) -> DeepLabV3Plus:
-    """Builds the network with memory for weights but no values, to be filled at once.
+    """Builds a network whose weights have no values yet. The caller must fill all of them.
 
-    Drawing forty million random numbers that are about to be overwritten takes longer than reading
-    the weights.
+    Drawing forty million random numbers takes longer than reading the weights that replace them.
     """
     if architecture.backbone.startswith("timm/"):
-        return build(architecture)  # timm's networks do not all build without values
+        return build(architecture)  # some of timm's networks cannot be built on the meta device
     with torch.device("meta"):
         model = build(architecture)
     model.to_empty(device="cpu")
@@ -245,7 +244,7 @@ def _build_normalize(a: Architecture, backbone: Backbone) -> Normalize:
         mean, std = _MEAN_SUBTRACTED
     else:
         mean, std = _MINUS_ONE_TO_ONE
-    if len(mean) not in (1, a.in_channels):  # the authors: mean 0 for channels beyond RGB
+    if len(mean) not in (1, a.in_channels):  # the authors give channels beyond RGB the mean 0
         mean = (*mean, *(0.0,) * a.in_channels)[: a.in_channels]
         std = (*std, *(std[-1],) * a.in_channels)[: a.in_channels] if len(std) > 1 else std
     return Normalize(tuple(mean), tuple(std))

@@ -1,8 +1,8 @@
-"""The authors' ResNet-50 and -101, which are not torchvision's.
+"""The authors' ResNet-50 and -101, which differ from torchvision's.
 
 Rethinking Atrous Convolution for Semantic Image Segmentation (arXiv:1706.05587), Sec. 3, with the
-geometry of the authors' code: the stride sits in the last unit of a block, multi-grid rates in
-the last block, and the "beta" stem has three 3x3 convolutions in place of one 7x7.
+geometry of the authors' code: the last unit of a block has the stride, the last block has
+multi-grid rates, and the "beta" stem has three 3x3 convolutions in place of one 7x7.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ UNITS: dict[str, tuple[int, int, int, int]] = {
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions beside a shortcut, then ReLU (version 1: post-activation)."""
+    """1x1, 3x3 and 1x1 convolutions, plus a shortcut, then ReLU (ResNet version 1)."""
 
     def __init__(self, in_channels: int, base: int) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Bottleneck(nn.Module):
             self.shortcut = ConvBN(in_channels, 4 * base, 1, RESNET, activate=False)
 
     def set_stride_and_rate(self, stride: int, atrous_rate: int) -> None:
-        """Puts stride and rate on the 3x3, the stride on the shortcut."""
+        """Sets stride and rate of the 3x3 convolution, and the stride of the shortcut."""
         self.conv2.conv.set_stride_and_rate(stride, atrous_rate)
         if self.projects:
             self.shortcut.conv.set_stride_and_rate(stride, 1)
@@ -50,15 +50,15 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(Backbone):
-    """Stem, four blocks of bottlenecks; 2048 channels, and 256 low-level channels at stride 4.
+    """Stem and four blocks of bottlenecks: 2048 channels, and 256 low-level channels at stride 4.
 
-    Low-level features are the residual branch of the last unit before striding (before the
-    addition, without ReLU): block1/unit_2 at stride 4, then of block2 at 8 and of block3 at 16.
+    Low-level features are the residual branch of the unit before a striding one, before the sum and
+    without ReLU: block1/unit_2 at stride 4, then in block2 at 8 and in block3 at 16.
 
     Args:
         variant: ``resnet50`` or ``resnet101``.
         output_stride: 4, 8, 16 or 32.
-        multi_grid: Rates of the units of the last block, multiplied by the block's own.
+        multi_grid: Rates of the units in the last block; the block's own rate multiplies them.
         in_channels: Channels of the picture.
         stem: ``beta``, three 3x3 convolutions (the paper's networks), or ``plain``, one 7x7.
     """

@@ -1,4 +1,4 @@
-"""ImageNet weights for backbones: where they are, and how they get into a model."""
+"""Pretrained weights for backbones: finds them, reads them, copies them into a model."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,7 +21,7 @@ from atrous.weights.torch import names as torch_names
 from atrous.weights.torch.files import is_pickle, read_tensors
 from atrous.weights.transfer import file_digest
 
-# What pretrained="imagenet" means: a repository of timm's, or an entry of the zoo with its hash.
+# The weights behind pretrained="imagenet": a repository of timm's, or a published file with a hash.
 _DEFAULTS = {
     "xception41": "hf:timm/xception41.tf_in1k",  # the authors' own, ported
     "xception65": "hf:timm/xception65.tf_in1k",
@@ -29,19 +29,19 @@ _DEFAULTS = {
     "mobilenet_v2": "mobilenetv2_imagenet_ptq",
 }
 _FOLDED = (
-    "batch norm is folded into the convolutions: training restores it from its first pictures "
+    "batch norm is folded into the convolutions; training restores it from its first pictures "
     "(training.batch_norm.restore_folded)"
 )
 
 
 @dataclass(frozen=True)
 class BackboneWeights:
-    """Weights of a backbone, ready for a model of its architecture.
+    """Weights of a backbone, read and ready to be copied into a model.
 
     Args:
-        assign: Copies them into a model's backbone.
-        architecture: Fields of `Architecture` that come with them: normalisation and epsilon.
-        timm: Tensors, where timm itself has to load them while it builds the network.
+        assign: Copies the weights into a model's backbone.
+        architecture: Fields of `Architecture` that the weights need: normalisation and epsilon.
+        timm: Tensors that timm itself loads while it builds the network.
     """
 
     assign: Callable[[Model], None]
@@ -58,7 +58,7 @@ def find(source: str | Path, backbone: str) -> BackboneWeights:
         backbone: As in `create_model`.
 
     Raises:
-        AtrousError: There are none, or they are of another network, damaged or malicious.
+        AtrousError: No such weights, or weights of another network, damaged or malicious.
     """
     path, name = _locate(str(source), backbone)
     provenance = Provenance(name, sha256=file_digest(path) if path.is_file() else "")
@@ -81,7 +81,7 @@ def find(source: str | Path, backbone: str) -> BackboneWeights:
 
 
 def _locate(source: str, backbone: str) -> tuple[Path, str]:
-    """Returns a file and what to call it."""
+    """Returns the path of the weights and a name for them."""
     if source == "imagenet":
         source = _imagenet(backbone)
     if (file := built_in.find(source)) is not None:
@@ -174,7 +174,7 @@ def _from_ours(
 
 
 def _for_timm(path: Path, provenance: Provenance) -> BackboneWeights:
-    tensors = read_tensors(path).tensors  # here, so that timm opens no file that could run code
+    tensors = read_tensors(path).tensors  # timm must not open files: its reader can run code
     return BackboneWeights(
         lambda model: _check_timm(model, tensors, path, provenance), timm=tensors
     )
@@ -183,11 +183,11 @@ def _for_timm(path: Path, provenance: Provenance) -> BackboneWeights:
 def _check_timm(
     model: Model, tensors: dict[str, Tensor], path: Path, provenance: Provenance
 ) -> None:
-    """Makes sure that timm, which loads what fits, left no tensor at its random values."""
+    """Checks that timm, which skips tensors that do not fit, loaded every tensor."""
     network: Any = model.encoder.backbone.network
     ours = {n: t for n, t in network.state_dict().items() if "num_batches_tracked" not in n}
     file = {n: t for n, t in tensors.items() if n in ours}
-    adapted = model.architecture.in_channels != 3  # timm then changes the first convolution
+    adapted = model.architecture.in_channels != 3  # timm then resizes the first convolution
     shapes = {n: ours[n].shape if adapted else t.shape for n, t in file.items()}
     differences = compare(_shapes(ours), {n: tuple(s) for n, s in shapes.items()})
     if differences:
@@ -229,8 +229,8 @@ def _from_tflite(path: Path, provenance: Provenance) -> BackboneWeights:
         tf_names.assign(model, wanted, path, part="encoder.backbone")
         _record(model, provenance, [n for n in graph.variables if n not in wanted], [_FOLDED])
 
-    # Its padding stays behind: symmetric padding gives the features of a graph for even sizes, only
-    # from pixel i * stride rather than up to a stride beyond it.
+    # The graph's one-sided padding is not kept. With symmetric padding the features are the same,
+    # but each sits at pixel i * stride instead of up to one stride further on.
     return BackboneWeights(assign, {"mean": (graph.mean,), "std": (graph.std,)})
 
 

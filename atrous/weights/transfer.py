@@ -1,4 +1,4 @@
-"""One file over HTTP: resumed where it stopped, tried again where that may help."""
+"""Fetches one file over HTTP: resumes where it stopped, and retries if the failure may pass."""
 
 import errno
 import hashlib
@@ -19,22 +19,22 @@ from atrous.errors import AtrousError, ExitCode
 _LOG = logging.getLogger(__name__)
 _CHUNK = 1 << 20
 _TIMEOUT = 30.0  # seconds without a byte
-_PAUSES = (1.0, 2.0, 4.0, 8.0)  # seconds before each new try; after the last it is given up
-_LONGEST_PAUSE = 60.0  # seconds; the most a server gets with Retry-After
-_MAX_SIZE = 8 << 30  # bytes, where nothing else says how long a file is
+_PAUSES = (1.0, 2.0, 4.0, 8.0)  # seconds before each retry; the download fails after the last
+_LONGEST_PAUSE = 60.0  # seconds; a longer Retry-After of the server is cut to this
+_MAX_SIZE = 8 << 30  # bytes, if neither the caller nor the server says how long the file is
 _RETRIED = frozenset((408, 429, 500, 502, 503, 504))
 _NO_SPACE = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """One file to fetch: where it goes and how it is known to be right.
+    """A file to fetch: its place and its hash.
 
     Args:
-        target: Its final place; it grows beside it, as ``<name>.part``.
-        algorithm: The hash, as hashlib calls it.
+        target: Final path. The download grows beside it, as ``<name>.part``.
+        algorithm: Name of the hash in hashlib.
         digest: The hash in lower-case hexadecimal.
-        size: Bytes, where known.
+        size: Bytes, if known.
     """
 
     target: Path
@@ -44,17 +44,17 @@ class Wanted:
 
     @property
     def part(self) -> Path:
-        """Where the file grows."""
+        """Path of the unfinished download."""
         return self.target.with_name(self.target.name + ".part")
 
     def matches(self, path: Path) -> bool:
-        """Returns whether a file is there and has the right hash."""
+        """Returns whether a file exists and has the right hash."""
         return path.is_file() and file_digest(path, self.algorithm) == self.digest
 
     def failure(
         self, code: str, what: str, url: str, fix: str = "check the address"
     ) -> AtrousError:
-        """Returns the error of a failed download, with what a person can do instead."""
+        """Returns the error of a failed download. It says how to get the file by hand."""
         return AtrousError(
             f"E-DOWNLOAD-{code}",
             what,
@@ -65,7 +65,7 @@ class Wanted:
 
 
 class _PassingError(Exception):
-    """A failure that may pass, with the pause the server asked for."""
+    """A failure that may pass, with the pause that the server asks for in seconds."""
 
     def __init__(self, reason: object, pause: float = 0) -> None:
         super().__init__(str(reason))
