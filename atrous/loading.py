@@ -221,27 +221,27 @@ def from_tensorflow(
     atrous_rates: Sequence[int] | None = None,
     multi_grid: Sequence[int] | None = None,
 ) -> DeepLabV3Plus:
-    """Builds the network that variables of the authors' TensorFlow code describe.
+    """Builds the network of variables that the authors' TensorFlow code wrote.
 
     Backbone, stem, depth multiplier, classes and the whole head are inferred from names and
-    shapes. Output stride, ASPP rates and multi-grid are not in the weights. TensorFlow is not
+    shapes. The variables do not hold output stride, ASPP rates and multi-grid. TensorFlow is not
     needed.
 
     Args:
         source: A V2 checkpoint's prefix, a frozen ``.pb``, an archive of the model zoo, a folder
             with any of them, or variables by name in TensorFlow's layout.
         output_stride: 4, 8, 16 or 32.
-        atrous_rates: As in `create_model`, for the ASPP branches the variables have.
+        atrous_rates: As in `create_model`, one rate for each ASPP branch of the variables.
         multi_grid: As in `create_model`; None: (1, 1, 1), the default of the authors' code.
 
     Returns:
-        The model in evaluation mode; 21, 19 and 151 classes carry the names of VOC, Cityscapes
-        and ADE20K, the label sets of the released models.
+        The model in evaluation mode. With 21, 19 or 151 classes it has the class names of VOC,
+        Cityscapes or ADE20K, the label sets of the released models. `model.provenance` lists the
+        variables that were left out, such as optimizer slots.
 
     Raises:
-        AtrousError: Variables missing, misshapen, not finite, or of another network; a file that
-            is damaged or malicious. Optimizer slots and the like are left out, and named in
-            `model.provenance`.
+        AtrousError: Variables are missing, misshapen, not finite or of another network, or the file
+            is damaged or malicious.
     """
     arrays, extras = read_tensorflow(source)
     provenance = Provenance("TensorFlow variables", notes=extras.notes())
@@ -260,25 +260,25 @@ def from_tensorflow(
 
 
 def _source_digest(path: Path) -> str:
-    """Returns the SHA-256 of a file, or of a checkpoint's files one after the other."""
+    """Returns the SHA-256 of a file, or of a checkpoint's files joined; empty for a folder."""
     if path.is_file() and path.suffix != ".index":
         return file_digest(path)
     prefix = path.name.removesuffix(".index")
     parts = sorted(path.parent.glob(f"{glob.escape(prefix)}.data-*-of-*"))
     digest = hashlib.sha256()
     for part in (path.with_name(f"{prefix}.index"), *parts):
-        if part.is_file():  # a folder has none
+        if part.is_file():  # not if the source is a folder
             digest.update(part.read_bytes())
     return digest.hexdigest() if parts else ""
 
 
 def from_tflite(path: str | Path) -> DeepLabV3Plus:
-    """Builds the float network behind a quantised .tflite file of the authors' MobileNetV2.
+    """Builds the float network of a quantised .tflite file of the authors' MobileNetV2.
 
-    Weights are dequantised; batch norm, folded into them in the file, becomes the identity with
-    the folded bias as its offset. Normalisation, output stride and padding are read from the
-    graph: the padding it has at its own input size is kept at every size, and its resizing
-    convention equals ours at that size.
+    Weights are dequantised. The file has batch norm folded into them, so here batch norm becomes
+    the identity plus the folded bias. Normalisation, output stride and padding are read from the
+    graph. The padding at the graph's own input size is kept at every size. At that size the graph
+    resizes as this package does.
 
     Args:
         path: The file.
@@ -287,7 +287,7 @@ def from_tflite(path: str | Path) -> DeepLabV3Plus:
         The model in evaluation mode.
 
     Raises:
-        AtrousError: Not a TFLite file, or the graph of another network.
+        AtrousError: Not a TFLite file, compiled for the Edge TPU, or another network.
     """
     graph = tflite.read(Path(path))
     architecture = tensorflow.infer(

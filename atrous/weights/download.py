@@ -84,7 +84,7 @@ def _file_name(url: str) -> str:
     name = unquote(urlsplit(url).path).rsplit("/", 1)[-1]
     if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
         raise AtrousError(
-            "E-DOWNLOAD-URL", f"the address ends in no file name: {name!r}", where=url
+            "E-DOWNLOAD-URL", f"the address does not end in a file name: {name!r}", where=url
         )
     return name
 

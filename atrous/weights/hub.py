@@ -40,7 +40,7 @@ def parse(text: str) -> Location:
     if not _REPOSITORY.fullmatch(repository) or ".." in repository:
         raise AtrousError(
             "E-HUB-NAME",
-            f"{text!r} is no repository",
+            f"{text!r} is not the name of a repository",
             fix="write hf:org/name or hf:org/name@revision",
         )
     return Location(repository, revision or None)

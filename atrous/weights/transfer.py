@@ -79,11 +79,11 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
 
 
 def transfer(url: str, wanted: Wanted) -> None:
-    """Makes ``wanted.part`` whole; whether it is right is for the caller to check.
+    """Downloads ``wanted.part`` to its end. The caller must check its hash.
 
     Raises:
-        AtrousError: The address is wrong, the server refuses, sends something else or keeps
-            failing, or the disk is full (then the part is removed; otherwise it is kept).
+        AtrousError: ``E-DOWNLOAD-...`` if the address is wrong, or the server refuses, sends
+            another file or keeps failing; the part is kept. ``E-DISK-FULL``; the part is removed.
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise wanted.failure("URL", "only http:// and https:// are fetched", url)
@@ -92,7 +92,7 @@ def transfer(url: str, wanted: Wanted) -> None:
             _fetch_rest(url, wanted)
             return
         except _PassingError as reason:
-            if wanted.matches(wanted.part):  # whole, whatever length the server promised
+            if wanted.matches(wanted.part):  # complete: the server announced a wrong length
                 return
             if pause is None:
                 tries = f"given up after {len(_PAUSES) + 1} tries: {reason}"
@@ -103,7 +103,7 @@ def transfer(url: str, wanted: Wanted) -> None:
 
 
 def _fetch_rest(url: str, wanted: Wanted) -> None:
-    """Appends what the part still lacks; starts over if the server cannot resume."""
+    """Appends the missing bytes to the part; starts over if the server cannot resume."""
     have = wanted.part.stat().st_size if wanted.part.is_file() else 0
     headers = {"User-Agent": "atrous", "Accept-Encoding": "identity"}
     if have:
@@ -123,7 +123,7 @@ def _fetch_rest(url: str, wanted: Wanted) -> None:
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """Returns what opens http and https alone, unlike urllib's own (files, FTP, data)."""
+    """Returns an opener for http and https alone; urllib's own also opens files and FTP."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
@@ -149,7 +149,7 @@ def _receive(response: http.client.HTTPResponse, url: str, wanted: Wanted, start
         raise _disk_full(wanted, f"{limit - start} more bytes")
     with wanted.part.open("ab") as file:
         file.truncate(start)
-        file.seek(start)  # for tell(); writing appends in any case
+        file.seek(start)  # so that tell() counts from the start of the file
         while chunk := response.read1(_CHUNK):
             if file.tell() + len(chunk) > limit:
                 raise wanted.failure("SIZE", f"the server sends more than {limit} bytes", url)
@@ -165,7 +165,7 @@ def _range_start(response: http.client.HTTPResponse) -> int | None:
 
 def _refusal(error: urllib.error.HTTPError, url: str, wanted: Wanted) -> Exception:
     answer = f"the server answered {error.code} {error.reason}"
-    if error.code == 416:  # the part is as long as the whole, or longer
+    if error.code == 416:  # range not satisfiable: the part is as long as the file, or longer
         if not wanted.matches(wanted.part):
             wanted.part.unlink(missing_ok=True)
         return _PassingError(answer)
@@ -179,7 +179,8 @@ def _system_failure(error: OSError, url: str, wanted: Wanted) -> Exception:
     if error.errno in _NO_SPACE:
         return _disk_full(wanted, f"{wanted.size} bytes" if wanted.size else "more bytes")
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
-    if isinstance(cause, (str, socket.gaierror, PermissionError)):  # no such scheme, host, right
+    # An unknown scheme or host, or a missing permission, does not pass by itself.
+    if isinstance(cause, (str, socket.gaierror, PermissionError)):
         return wanted.failure("FAILED", str(cause), url)
     return _PassingError(str(cause) or type(cause).__name__)
 

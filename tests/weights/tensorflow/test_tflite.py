@@ -86,7 +86,7 @@ def test_W10_truncated_files_are_refused(shared, tmp_path, keep):
     whole = (shared / "weights" / VOC_MODEL).read_bytes()
     path = tmp_path / "cut.tflite"
     path.write_bytes(whole[:keep])
-    with pytest.raises(AtrousError, match=r"TFLite file|not readable"):
+    with pytest.raises(AtrousError, match="E-WEIGHTS-FORMAT"):
         from_tflite(path)
 
 
@@ -120,5 +120,5 @@ def test_files_compiled_for_the_edge_tpu_are_named_for_what_they_are(tmp_path, f
 
 
 def test_missing_files_are_refused(tmp_path):
-    with pytest.raises(AtrousError, match="no such file"):
+    with pytest.raises(AtrousError, match="E-FILE-MISSING"):
         from_tflite(tmp_path / "none.tflite")
