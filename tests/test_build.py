@@ -25,7 +25,7 @@ from atrous.errors import AtrousError
     ],
 )
 def test_impossible_networks_are_refused_with_the_reason(backbone, options, option):
-    with pytest.raises(AtrousError, match="E-ARCHITECTURE|E-OUTPUT-STRIDE") as caught:
+    with pytest.raises(AtrousError, match=r"E-ARCHITECTURE|E-OUTPUT-STRIDE") as caught:
         create_model(backbone, **{"num_classes": 2, **options})
     assert option in caught.value.what
 
