@@ -89,7 +89,7 @@ def read_tensors(path: Path) -> TorchFile:
 
 def read_safetensors(path: Path) -> TorchFile:
     """Reads a ``.safetensors`` file and leaves its names as they are; errors as `read_tensors`."""
-    _check_header(path)
+    _header(path)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -100,25 +100,23 @@ def read_safetensors(path: Path) -> TorchFile:
 
 def read_metadata(path: Path) -> dict[str, str]:
     """Reads the metadata of a ``.safetensors`` file; errors as `read_tensors`."""
-    _check_header(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError, ValueError) as error:
-        raise _broken(path, f"not a sound safetensors file: {error}") from None
+    return dict(_header(path).get("__metadata__") or {})
 
 
-def _check_header(path: Path) -> None:
-    """Refuses a header that is too long or names a tensor twice. The library would read both."""
+def _header(path: Path) -> dict[str, Any]:
+    """Returns the header. The library would accept one that is too long or names a tensor twice."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(_MAX_HEADER, size - 8):
             raise _broken(path, f"a header of {length} bytes in a file of {size}")
         try:
-            json.loads(file.read(length), object_pairs_hook=_unique)
+            header = json.loads(file.read(length), object_pairs_hook=_unique)
         except (ValueError, RecursionError) as error:
             raise _broken(path, f"the header is damaged: {error}") from None
+    if not isinstance(header, dict):
+        raise _broken(path, "the header is damaged: it is not an object")
+    return header
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
