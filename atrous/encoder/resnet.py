@@ -46,7 +46,7 @@ class Bottleneck(nn.Module):
         stride = self.conv2.conv.stride[0]
         # An identity shortcut past a stride is subsampled, not projected.
         shortcut = self.shortcut(x) if self.projects else x[..., ::stride, ::stride]
-        return F.relu(residual + shortcut), residual
+        return F.relu(residual + shortcut, inplace=True), residual
 
 
 class ResNet(Backbone):
