@@ -1,7 +1,7 @@
-"""The classifier a backbone is pretrained as, on ImageNet (arXiv:1802.02611, Sec. 4).
+"""Classifier of whole pictures, to pretrain a backbone on ImageNet (arXiv:1802.02611, Sec. 4).
 
-The authors' head of Xception (`core/xception.py`): global average pooling, dropout that keeps half
-of the features, logits. Other backbones get the same one.
+The head is the authors' for Xception (`core/xception.py`): global average pooling, dropout of one
+half, logits. All backbones get this head.
 """
 
 from torch import Tensor, nn
@@ -16,11 +16,11 @@ class Classifier(Model):
     """Assigns a score for each class to a whole picture.
 
     Args:
-        normalize: Turns RGB values 0..255 into what the backbone expects.
+        normalize: Normalises RGB values 0..255 for the backbone.
         encoder: Backbone and global average pooling.
         classifier: The last 1x1 convolution.
-        architecture: What they are.
-        dropout: Share of features left out in training.
+        architecture: The options that the three were built with.
+        dropout: Share of the features set to zero in training.
     """
 
     def __init__(
@@ -41,10 +41,10 @@ class Classifier(Model):
         return self.coarse_logits(images)
 
     def coarse_logits(self, images: Tensor) -> Tensor:
-        """Returns the same: there is one position for the whole picture."""
+        """Returns the logits: a whole picture has one position."""
         pooled, _ = self.encoded(images)  # (N, C, 1, 1)
         return self.classifier(self.dropout(pooled))
 
     def upsample(self, coarse_logits: Tensor, size: Size) -> Tensor:
-        """Returns the logits as they are: targets have one position too."""
+        """Returns the logits unchanged: a target has one position too."""
         return coarse_logits

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-adds in two conventions, memory of activations."""
+"""Counts what a network costs: parameters, multiply-adds, size of its activations."""
 
 import copy
 import math
@@ -19,10 +19,10 @@ class Cost:
     """Cost of one picture.
 
     Attributes:
-        multiply_adds: Of the convolutions, as they are.
-        paper_multiply_adds: The same as the paper counts them.
-        activation_bytes: Outputs of convolutions and batch norms in float32: about what a
-            training step keeps for the backward pass.
+        multiply_adds: Multiply-adds of the convolutions.
+        paper_multiply_adds: The same, counted as in the paper (see `multiply_adds`).
+        activation_bytes: Size of the outputs of convolutions and batch norms in float32, which is
+            about what a training step keeps for the backward pass.
     """
 
     multiply_adds: int
@@ -31,17 +31,17 @@ class Cost:
 
 
 def parameters(model: nn.Module) -> int:
-    """Counts the trainable numbers of a model."""
+    """Counts the trainable parameters of a model."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def multiply_adds(model: Model, size: Size, *, convention: Convention = "true") -> int:
     """Counts the multiply-adds of the convolutions for one picture.
 
-    The paper's figures (Tables 3 and 5) are profiles of TensorFlow graphs, in which an atrous
-    convolution of rate r runs as an ordinary one on a picture padded with zeros to multiples of
-    r (SpaceToBatch): ``paper`` charges ceil(h / r) * r by ceil(w / r) * r outputs, ``true``
-    the h by w there are.
+    The paper's figures (Tables 3 and 5) come from profiles of TensorFlow graphs. There, an atrous
+    convolution of rate r is an ordinary convolution on features padded with zeros to a multiple of
+    r (SpaceToBatch). ``paper`` therefore counts ceil(h / r) * r by ceil(w / r) * r outputs,
+    ``true`` counts the h by w outputs that exist.
 
     Args:
         model: The network.
@@ -58,7 +58,7 @@ def multiply_adds(model: Model, size: Size, *, convention: Convention = "true") 
 
 
 def measure(model: Model, size: Size) -> Cost:
-    """Follows one picture through a copy of the network that has shapes but no values."""
+    """Counts the costs of one picture with a copy of the network on the meta device."""
     true = paper = activations = 0
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from atrous.layers import HEAD, AtrousSeparableConv, ConvBN, Size, resize
-from atrous.training.cpu.recompute import reading
 
 Refinement = tuple[int, int]  # kernel size, filters
 
 
 def classifier(in_channels: int, num_classes: int) -> nn.Conv2d:
-    """Returns the last 1x1 convolution, with a bias and without batch norm."""
+    """Returns the last 1x1 convolution: it has a bias and no batch norm."""
     conv = nn.Conv2d(in_channels, num_classes, kernel_size=1)
     nn.init.trunc_normal_(conv.weight, std=0.01, a=-0.02, b=0.02)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
@@ -24,9 +23,9 @@ def classifier(in_channels: int, num_classes: int) -> nn.Conv2d:
 
 
 class DecoderStage(nn.Module):
-    """Fuses what was decoded so far with low-level features of one stride, and refines.
+    """Concatenates decoded features with low-level features of one stride and refines them.
 
-    The order of the concatenation is the authors': encoder first, then low-level.
+    The concatenation has the authors' order: the encoder's features first, then the low-level ones.
     """
 
     def __init__(
@@ -56,21 +55,30 @@ class DecoderStage(nn.Module):
     def forward(
         self, decoded: Tensor, low_level: Tensor, strides: tuple[int, int, int], size: Size
     ) -> Tensor:
-        """Returns refined features at the last of `strides` (of decoded, low-level, result)."""
+        """Returns the refined features.
+
+        Args:
+            decoded: (N, C, h, w), from the encoder or from the stage before.
+            low_level: (N, C', h', w').
+            strides: Strides of `decoded`, of `low_level` and of the result.
+            size: Height and width of the result.
+        """
         decoded_stride, low_level_stride, stride = strides
-        parts = [
-            resize(decoded, decoded_stride, stride, size),
-            resize(self.reduce(low_level), low_level_stride, stride, size),
-        ]
-        concatenated = torch.cat(parts, dim=1)
-        del parts  # large, and read by nothing that follows
-        return self.refine(concatenated)
+        return self.refine(
+            torch.cat(
+                [
+                    resize(decoded, decoded_stride, stride, size),
+                    resize(self.reduce(low_level), low_level_stride, stride, size),
+                ],
+                dim=1,
+            )
+        )
 
 
 class Decoder(nn.Module):
     """Reduces low-level features, concatenates, refines and classifies.
 
-    The defaults are the paper's: 48 reduced channels (Table 1) of the stride-4 features and two
+    The defaults are the paper's: the stride-4 features reduced to 48 channels (Table 1) and two
     3x3 convolutions of 256 filters (Table 2).
 
     Args:
@@ -78,11 +86,11 @@ class Decoder(nn.Module):
         low_level_channels: Channels of the low-level features by stride.
         num_classes: Number of classes K.
         output_stride: Stride of the encoder's output.
-        strides: Strides to decode at, descending: (4,) for Conv2, (8, 4) for Conv3 and Conv2.
-        reduced_channels: Channels of the low-level features after the 1x1 reduction; None: they
-            are concatenated as they are.
+        strides: Strides to decode at, descending: (4,) is Conv2, (8, 4) is Conv3 and Conv2.
+        reduced_channels: Channels of the low-level features after the 1x1 reduction; None: no
+            reduction.
         refine: Kernel size and filters of each convolution after the concatenation.
-        separable: Depthwise separable 3x3 convolutions rather than dense ones.
+        separable: Whether 3x3 convolutions are depthwise separable.
     """
 
     def __init__(
@@ -115,7 +123,7 @@ class Decoder(nn.Module):
         self.set_output_stride(output_stride)
 
     def set_output_stride(self, output_stride: int) -> None:
-        """Tells the stride of the encoder's output."""
+        """Sets the stride at which the encoder's output arrives."""
         self.output_stride = output_stride
         self.logits_stride = self.strides[-1]
 
@@ -124,17 +132,17 @@ class Decoder(nn.Module):
         decoded, decoded_stride = encoded, self.output_stride
         for stage, stride in zip(self.stages, self.strides, strict=True):
             low = low_level[stride]
-            low_stride = min(stride, self.output_stride)  # atrous features may be finer
+            # A backbone with an output stride below `stride` has dilated away the stride between.
+            low_stride = min(stride, self.output_stride)
             step = stride // low_stride
             size = (-(-low.shape[-2] // step), -(-low.shape[-1] // step))
             decoded = stage(decoded, low, (decoded_stride, low_stride, stride), size)
             decoded_stride = stride
-        with reading(decoded):
-            return self.classifier(decoded)
+        return self.classifier(decoded)
 
 
 class BilinearDecoder(nn.Module):
-    """No decoder: classifies the encoder's output, to be upsampled bilinearly (DeepLabv3)."""
+    """No decoder, as in DeepLabv3: classifies the encoder's output, which is then upsampled."""
 
     def __init__(self, in_channels: int, num_classes: int, *, output_stride: int = 16) -> None:
         super().__init__()
@@ -142,7 +150,7 @@ class BilinearDecoder(nn.Module):
         self.set_output_stride(output_stride)
 
     def set_output_stride(self, output_stride: int) -> None:
-        """Tells the stride of the encoder's output."""
+        """Sets the stride at which the encoder's output arrives."""
         self.output_stride = output_stride
         self.logits_stride = output_stride
 

@@ -1,8 +1,8 @@
-"""The bricks of the network: atrous (separable) convolution and aligned resizing.
+"""Layers that every network here is built of: atrous (separable) convolution, aligned resizing.
 
 Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation
-(arXiv:1802.02611), Sec. 3.1, and the conventions of the authors' code, which differ by network
-(`Convention`).
+(arXiv:1802.02611), Sec. 3.1. The authors' networks differ in batch norm, activation and
+initialisation; `Convention` holds these per family.
 
 Geometry: feature i at stride s sits at pixel i * s of the picture, for every height and width.
 """
@@ -12,28 +12,25 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atrous.training.cpu.depthwise import dilated_depthwise
-from atrous.training.cpu.recompute import normalize, reading, rectify
-
 logger = logging.getLogger(__name__)
 
 Size = tuple[int, int]  # (height, width)
-Rate = int | tuple[int, int]  # of both axes, or of (height, width)
+Rate = int | tuple[int, int]  # one rate for both axes, or (height, width)
 Anchor = Literal["centre", "start"]
 
 
 class AtrousConv2d(nn.Conv2d):
-    """Convolution whose stride and atrous rate may change on a built network.
+    """Convolution whose stride and atrous rate can change on a built network.
 
-    Output i depends on the inputs around pixel i * stride, whatever the size: an input of H rows
-    gives ceil(H / stride), and removing a stride while multiplying later rates keeps every value
-    that remains (the definition of atrous convolution, tested as such).
+    Output i is computed around input i * stride at every size, so an input of H rows gives
+    ceil(H / stride) rows. If a stride is removed and all later rates are multiplied by it, every
+    output that remains keeps its value. This defines atrous convolution; a test checks it.
 
     Args:
         in_channels: Channels of the input.
@@ -43,9 +40,9 @@ class AtrousConv2d(nn.Conv2d):
         atrous_rate: Spacing of the kernel's taps; one number, or (height, width).
         groups: As in `torch.nn.Conv2d`.
         bias: Whether to add a bias.
-        anchor: Where the kernel sits on pixel i * stride: at its ``centre`` (symmetric padding, as
-            in the authors' code), or with its first tap (``start``: what TensorFlow's SAME padding
-            amounts to at stride 2 and even sizes; some imported graphs were trained so).
+        anchor: The kernel's tap that sits on pixel i * stride. ``centre``: symmetric padding, as
+            in the authors' code. ``start``: the first tap, as TensorFlow's SAME padding does at
+            stride 2 and even sizes; some imported graphs were trained with it.
     """
 
     def __init__(
@@ -76,7 +73,7 @@ class AtrousConv2d(nn.Conv2d):
         self.padding = (height // 2, width // 2) if self.anchor == "centre" else (0, 0)
 
     def _reach(self) -> Size:
-        """Returns the distance from the first tap to the last."""
+        """Returns the distance from the first tap to the last, as (height, width)."""
         taps = self.kernel_size[0] - 1
         return self.dilation[0] * taps, self.dilation[1] * taps
 
@@ -85,75 +82,34 @@ class AtrousConv2d(nn.Conv2d):
         if self.anchor == "start":
             height, width = self._reach()
             input = F.pad(input, (0, width, 0, height))
-        with reading(input):
-            if self._trains_slowly(input):
-                return dilated_depthwise(input, self.weight, self.padding[0], self.dilation[0])  # type: ignore[arg-type]
-            return super().forward(input)
-
-    def _trains_slowly(self, input: Tensor) -> bool:
-        """Says whether torch's own backward would be far from the machine's speed."""
-        return (
-            self.training
-            and torch.is_grad_enabled()
-            and input.device.type == "cpu"
-            and self.groups == self.in_channels == self.out_channels > 1
-            and self.dilation[0] == self.dilation[1] > 1
-            and self.kernel_size[0] == self.kernel_size[1]
-            and self.stride[0] == 1
-            and self.bias is None
-        )
-
-
-class _ClampedInPlace(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.mark_dirty(x)
-        y = x.clamp_(0, 6)
-        ctx.save_for_backward(y)
-        return y
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (y,) = ctx.saved_tensors
-        return torch.ops.aten.hardtanh_backward(grad, y, 0, 6)  # 0 where y is 0 or 6
-
-
-class ReLU6(nn.ReLU6):
-    """ReLU6 whose gradient comes from its result, as ReLU's does.
-
-    torch's saves a copy of its input, even in place: a copy to make and to keep in every layer.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Clamps to 0..6, in place if asked."""
-        if self.inplace and input.requires_grad and torch.is_grad_enabled():
-            return _ClampedInPlace.apply(input)
         return super().forward(input)
 
 
 def _truncated_normal(std: float) -> Callable[[Tensor], Tensor]:
-    """TensorFlow's truncated normal: nothing beyond two standard deviations."""
+    """Returns TensorFlow's truncated normal, cut at two standard deviations."""
     return partial(nn.init.trunc_normal_, std=std, a=-2 * std, b=2 * std)
 
 
 def _variance_scaling(weight: Tensor) -> Tensor:
-    """Slim's default: fan-in, factor 2, the truncation's loss of variance made good by 1.3."""
+    """Fills a weight as TF-Slim does by default: variance 2 / fan-in.
+
+    The factor 1.3 restores the variance that the truncation removes.
+    """
     fan_in = weight[0].numel()
     return _truncated_normal(math.sqrt(1.3 * 2 / fan_in))(weight)
 
 
 @dataclass(frozen=True)
 class Convention:
-    """How one family of the authors' networks normalises, activates and initialises.
+    """Batch norm, activation and initialisation of one family of the authors' networks.
 
     Args:
-        epsilon: Of batch normalisation.
-        momentum: Of batch normalisation in PyTorch's sense: 1 - the decay of the authors.
+        epsilon: Epsilon of batch norm.
+        momentum: Momentum of batch norm in PyTorch's sense: 1 - the authors' decay.
         initialize: Fills the weight of a convolution in place.
         initialize_depthwise: Fills the weight of a depthwise convolution in place.
         initialize_pointwise: Fills the weight of the 1x1 after a depthwise convolution in place.
-        activation: The non-linearity.
+        activation: The activation after batch norm.
     """
 
     epsilon: float
@@ -167,7 +123,7 @@ class Convention:
 _NORMAL_09 = _truncated_normal(0.09)
 XCEPTION = Convention(1e-3, 3e-4, _NORMAL_09, _NORMAL_09, _NORMAL_09)
 RESNET = Convention(1e-5, 0.05, _variance_scaling, _variance_scaling, _variance_scaling)
-MOBILENET_V2 = Convention(1e-3, 3e-3, _NORMAL_09, _NORMAL_09, _NORMAL_09, ReLU6)
+MOBILENET_V2 = Convention(1e-3, 3e-3, _NORMAL_09, _NORMAL_09, _NORMAL_09, nn.ReLU6)
 MOBILENET_V3 = Convention(1e-3, 3e-3, _NORMAL_09, _NORMAL_09, _NORMAL_09)
 HEAD = Convention(  # ASPP and decoder of every network
     1e-5,
@@ -179,7 +135,7 @@ HEAD = Convention(  # ASPP and decoder of every network
 
 
 class ConvBN(nn.Module):
-    """Convolution, batch normalisation and, unless `activate` is off, the family's activation.
+    """Convolution, batch norm and the family's activation.
 
     Args:
         in_channels: Channels of the input.
@@ -188,11 +144,11 @@ class ConvBN(nn.Module):
         convention: The family's epsilon, momentum, initialisation and activation.
         stride: Stride.
         atrous_rate: Spacing of the kernel's taps.
-        depthwise: One filter a channel; `out_channels` must equal `in_channels`.
+        depthwise: One filter per channel; `out_channels` must equal `in_channels`.
         pointwise: Initialise as the 1x1 of a separable convolution.
-        activate: Whether the activation follows.
+        activate: Whether the activation follows the batch norm.
         anchor: As in `AtrousConv2d`.
-        batch_norm: The kind of normalisation layer.
+        batch_norm: Class of the batch norm layer.
     """
 
     def __init__(
@@ -231,18 +187,15 @@ class ConvBN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (N, C, H, W) to (N, C', ceil(H / stride), ceil(W / stride))."""
-        x = self.conv(x)
-        if self.training:
-            return normalize(x, self.bn, self.activation)
-        return self.activation(self.bn(x))
+        return self.activation(self.bn(self.conv(x)))
 
 
 class AtrousSeparableConv(nn.Module):
-    """A depthwise 3x3 with an atrous rate, then a pointwise 1x1; each with batch norm (Fig. 3).
+    """A depthwise 3x3 with an atrous rate, then a pointwise 1x1, each with batch norm (Fig. 3).
 
-    The depthwise part finds patterns within a channel, the pointwise part mixes channels: about
-    9 times fewer multiply-adds than a dense 3x3 (Sec. 3.1). Where ReLUs stand differs by place in
-    the authors' network, hence three switches.
+    The depthwise convolution filters each channel alone, the pointwise one mixes channels. Together
+    they need about a ninth of the multiply-adds of a dense 3x3 (Sec. 3.1). The authors put ReLUs in
+    different places in ASPP, decoder and Xception, which takes three switches.
 
     Args:
         in_channels: Channels of the input.
@@ -250,9 +203,9 @@ class AtrousSeparableConv(nn.Module):
         convention: The family's epsilon, momentum, initialisation and activation.
         stride: Stride of the depthwise convolution.
         atrous_rate: Rate of the depthwise convolution.
-        relu_before: Rectify the input (without touching the caller's copy).
-        relu_between: Rectify between depthwise and pointwise.
-        relu_after: Rectify the output.
+        relu_before: ReLU on the input.
+        relu_between: ReLU between depthwise and pointwise convolution.
+        relu_after: ReLU on the output.
     """
 
     def __init__(
@@ -290,15 +243,15 @@ class AtrousSeparableConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps (N, C, H, W) to (N, C', ceil(H / stride), ceil(W / stride))."""
         if self.relu_before:
-            x = rectify(x)
+            x = F.relu(x)  # not in place: the caller needs the input for its shortcut
         return self.pointwise(self.depthwise(x))
 
 
 class PooledBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm of image-level features, which survives a batch of one.
+    """Batch norm of image-level features that accepts a batch of one picture.
 
-    The variance of a single value per channel is undefined; torch raises. This layer then
-    normalises with its running statistics and leaves them as they are, and says so once.
+    One value per channel has no variance, and torch raises an error. This layer then normalises
+    with its running statistics, leaves them unchanged, and logs one warning.
     """
 
     _said = False
@@ -325,14 +278,14 @@ class PooledBatchNorm2d(nn.BatchNorm2d):
 
 
 class Normalize(nn.Module):
-    """Turns values 0..255 into what the network was trained on: (x - mean) / std."""
+    """Normalises values 0..255 as in the training of the backbone: (x - mean) / std."""
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
-        # Not part of the weights: the architecture says what they are.
+        # The architecture stores them, so `state_dict` does not.
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
@@ -344,15 +297,15 @@ class Normalize(nn.Module):
 def resize(features: Tensor, from_stride: int, to_stride: int, size: Size) -> Tensor:
     """Samples features of one stride at the positions of another, bilinearly.
 
-    Target i lies at pixel i * to_stride, hence at source i * to_stride / from_stride, clamped at
-    the border. For features of a picture of k * from_stride + 1 pixels this is TensorFlow's
-    ``align_corners=True`` exactly, which the authors use everywhere; unlike it, the rule does not
-    stretch the features of other sizes.
+    Target i lies at pixel i * to_stride, which is source i * to_stride / from_stride, clamped at
+    the border. The authors use TensorFlow's ``align_corners=True`` everywhere. For a picture of
+    k * from_stride + 1 pixels both are the same. At other sizes ``align_corners`` would stretch the
+    features; this rule does not.
 
     Args:
         features: (N, C, h, w).
-        from_stride: Their stride in pixels of the picture.
-        to_stride: The wanted stride; one of the two divides the other.
+        from_stride: Stride of the features, in pixels of the picture.
+        to_stride: Stride of the result. One of the two strides divides the other.
         size: Height and width of the result.
 
     Returns:
@@ -364,10 +317,10 @@ def resize(features: Tensor, from_stride: int, to_stride: int, size: Size) -> Te
     height, width = features.shape[-2:]
     factor = from_stride // to_stride
     if factor > 1:
-        # Corner to corner: (n - 1) * factor + 1 samples are exactly `factor` to the source step.
+        # With align_corners, (n - 1) * factor + 1 samples lie exactly 1 / factor apart.
         exact = ((height - 1) * factor + 1, (width - 1) * factor + 1)
         features = F.interpolate(features, exact, mode="bilinear", align_corners=True)
     missing = (size[0] - features.shape[-2], size[1] - features.shape[-1])
-    if missing != (0, 0):  # beyond the last source sample: clamp
+    if missing != (0, 0):  # targets beyond the last source sample
         features = F.pad(features, (0, missing[1], 0, missing[0]), mode="replicate")
     return features

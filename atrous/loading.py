@@ -1,4 +1,4 @@
-"""From somebody's weights to a model: the file, folder or name may be anything that holds one."""
+"""Turns anything that holds a model into the model: a name, a file, a folder or variables."""
 
 import glob
 import hashlib
@@ -8,19 +8,20 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from atrous.architecture import CLASSIFIER, Architecture, Provenance, as_tuple
+from torch import Tensor
+
+from atrous.architecture import CLASSIFIER, Architecture, Provenance
 from atrous.build import build_blank
 from atrous.classes import ADE20K_31, ADE20K_151, CITYSCAPES, VOC, ClassTable
 from atrous.engines import built_in
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, ExitCode, unknown_name
 from atrous.model import DeepLabV3Plus
-from atrous.weights import hub, store, zoo
-from atrous.weights.differences import check_finite
+from atrous.weights import exported, hub, store, zoo
+from atrous.weights.differences import check_finite, unknown_network
 from atrous.weights.tensorflow import infer as tensorflow
 from atrous.weights.tensorflow import names as tf_names
 from atrous.weights.tensorflow import tflite
 from atrous.weights.tensorflow.files import ARCHIVES, read_tensorflow
-from atrous.weights.torch import foreign
 from atrous.weights.torch.files import is_pickle, read_tensors
 from atrous.weights.transfer import file_digest
 
@@ -29,44 +30,59 @@ _TABLES: dict[int, ClassTable] = {21: VOC, 19: CITYSCAPES, 151: ADE20K_151}
 
 
 def load(source: str | Path) -> DeepLabV3Plus:
-    """Loads a model from whatever holds one.
+    """Loads a model.
 
     Args:
-        source: A ``.safetensors`` file of this package, a run folder (its ``best.safetensors``),
-            ``hf:org/name`` or ``hf:org/name@revision``, a name of the zoo (``atrous models``), a
-            ``.tflite`` file, or a TensorFlow source as in `from_tensorflow`.
+        source: The name of a built-in model, which always wins over a file or folder of that name
+            (write ``./NAME`` or a `Path` for the file). Or an exported float ``.onnx`` file of this
+            package, a ``.safetensors`` file of this package, a run folder (its
+            ``best.safetensors``), ``hf:org/name`` or ``hf:org/name@revision``, a published name
+            (``atrous models`` lists them), a ``.tflite`` file, or a TensorFlow source as in
+            `from_tensorflow`.
 
     Returns:
         The model in evaluation mode, with its classes, colours and provenance.
 
     Raises:
-        AtrousError: Nothing there, damaged, of another network, of a newer version, or a classifier
-            (``E-MODEL-CLASSIFIER``), whose backbone alone is of use here. Pickles are refused:
-            ``atrous convert`` reads what is safe in them.
+        AtrousError: ``E-MODEL-MISSING`` for a name or path that does not exist, with the nearest
+            ones; ``E-MODEL-KIND`` for a file that is not a model; ``E-MODEL-CLASSIFIER`` for a
+            classifier, of which the backbone alone is useful; ``E-WEIGHTS-PICKLE`` for pickles,
+            which ``atrous convert`` reads; or other codes for a model that is damaged, from a newer
+            version or of another network.
     """
-    text = str(source)
+    text, path = str(source), Path(source)
+    if isinstance(source, str) and (file := built_in.find(source)) is not None:
+        return exported.read(file)
     if text.startswith("hf:"):
         return _load_store(hub.download(hub.parse(text)))
-    path = Path(source)
     if path.is_dir() and (path / "best.safetensors").is_file():
         return _load_store(path / "best.safetensors")
-    if path.suffix == ".safetensors" and path.exists():
-        return _load_store(path)
-    if path.suffix == ".tflite" and path.exists():
-        return from_tflite(path)
-    if is_pickle(path) and path.is_file():
-        raise AtrousError(
-            "E-WEIGHTS-PICKLE",
-            "a pickle can run code when it is opened, so models are not loaded from it",
-            where=path,
-            fix=f"atrous convert {path.name} --out model.safetensors reads what is safe in it",
-            exit_code=ExitCode.DATA,
-        )
+    if path.is_file() and (read := _reader(path)) is not None:
+        return read(path)
     if _is_tensorflow(path):
         return from_tensorflow(path)
-    if text in zoo.names():
+    if text in zoo.names() and not path.exists():
         return _from_zoo(zoo.entry(text), zoo.download(text))
-    raise _not_found(text)
+    raise _not_a_model(text)
+
+
+def _reader(path: Path) -> Any:
+    """Returns the function that reads a file with this name, if one does."""
+    if is_pickle(path):
+        return _refuse_pickle
+    readers = {".onnx": exported.read, ".safetensors": _load_store, ".tflite": from_tflite}
+    return readers.get(path.suffix)
+
+
+def _refuse_pickle(path: Path) -> DeepLabV3Plus:
+    raise AtrousError(
+        "E-WEIGHTS-PICKLE",
+        "opening a pickle can run code, so no model is loaded from one",
+        where=path,
+        fix=f"atrous convert {path.name} --out model.safetensors reads its tensors and runs "
+        "nothing; into a network that is built already, load_weights reads them too",
+        exit_code=ExitCode.DATA,
+    )
 
 
 def _from_zoo(entry: zoo.Entry, path: Path) -> DeepLabV3Plus:
@@ -86,18 +102,19 @@ def _is_tensorflow(path: Path) -> bool:
     return known or path.with_name(f"{path.name}.index").is_file()
 
 
-def _not_found(text: str) -> AtrousError:
+def _not_a_model(text: str) -> AtrousError:
+    """Returns the error for a path that holds no model, or for a name that does not exist."""
     path = Path(text)
     if path.exists():
+        kind = "a folder without a model in it" if path.is_dir() else "not a model file"
         return AtrousError(
             "E-MODEL-KIND",
-            "neither a model nor a folder with one",
+            kind,
             where=path,
-            fix="name a .safetensors, .tflite or TensorFlow source, or a run folder",
+            fix="name a .safetensors, .onnx, .tflite or TensorFlow source, a run folder, or a name "
+            "that atrous models lists",
         )
-    if built_in.find(text) is not None:
-        return built_in.exported_already(text)
-    near = get_close_matches(text, (*built_in.names(), *zoo.names()), n=1, cutoff=0.6)
+    near = get_close_matches(text.lower(), (*built_in.names(), *zoo.names()), n=1, cutoff=0.6)
     beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     near += [str(path.with_name(n)) for n in get_close_matches(path.name, beside, n=1)]
     return AtrousError(
@@ -105,7 +122,7 @@ def _not_found(text: str) -> AtrousError:
         f"no such model: {text!r}",
         fix=f"did you mean {' or '.join(near)}?"
         if near
-        else "atrous models lists those with a name",
+        else f"built-in models: {', '.join(built_in.names())}; atrous models lists all names",
     )
 
 
@@ -114,8 +131,8 @@ def _load_store(path: Path) -> DeepLabV3Plus:
     if description.architecture.head == CLASSIFIER:
         raise AtrousError(
             "E-MODEL-CLASSIFIER",
-            f"a classifier of whole pictures into {len(description.classes)} classes, which says "
-            "nothing of pixels",
+            f"a classifier of whole pictures into {len(description.classes)} classes: it cannot "
+            "segment",
             where=path,
             fix="train a network for segmentation from its backbone: atrous train RECIPE "
             "--weights with this file or its run folder; in Python, create_model(pretrained=)",
@@ -127,7 +144,7 @@ def _load_store(path: Path) -> DeepLabV3Plus:
         error.where = str(path)
         raise
     stored = description.preprocessing
-    if store.preprocessing_of(model) != stored:  # a timm backbone's, which changed since
+    if store.preprocessing_of(model) != stored:  # timm changed its backbone's since
         model = build_blank(replace(description.architecture, mean=stored.mean, std=stored.std))
         model.name_classes(description.class_table)
     store.copy_tensors(model, tensors, path)
@@ -136,43 +153,53 @@ def _load_store(path: Path) -> DeepLabV3Plus:
 
 
 def load_weights(model: DeepLabV3Plus, source: str | Path, *, head: str = "strict") -> list[str]:
-    """Copies the weights of a saved model into one that is built already.
+    """Copies the weights of a saved model into a model that is built already.
 
     Args:
         model: Filled in place.
-        source: A ``.safetensors`` file, of this package or with a bare state dict of this model
-            (prefixes of wrappers, such as ``module.``, are stripped).
-        head: ``strict``, or ``reinit`` to keep the model's own classifier where the file has one
-            for another number of classes.
+        source: Anything `load` takes, or a file with a bare state dict of this network
+            (``.safetensors``, ``.pth``). Prefixes of wrappers, such as ``module.``, are stripped.
+        head: ``strict``: every tensor must fit. ``reinit``: the model keeps its own classifier if
+            the file's has another number of classes.
 
     Returns:
-        What was stripped or kept, to be shown.
+        What was stripped or kept, to be shown to the user.
 
     Raises:
-        AtrousError: As `load` and `store.copy_tensors`.
+        AtrousError: ``E-UNKNOWN-NAME`` for another `head`; or as `load` and `store.copy_tensors`.
     """
-    path = Path(source)
-    file = read_tensors(path)
-    tensors, notes = dict(file.tensors), list(file.notes)
+    if head not in ("strict", "reinit"):
+        raise unknown_name("head", head, ("strict", "reinit"))
+    tensors, notes = _tensors_of(source)
     if head == "reinit":
         for name in ("decoder.classifier.weight", "decoder.classifier.bias"):
             own = model.state_dict()[name]
             if name in tensors and tensors[name].shape != own.shape:
                 notes.append(f"{name} of {tensors[name].shape[0]} classes left out: starts anew")
                 tensors[name] = own
-    store.copy_tensors(model, tensors, path)
+    store.copy_tensors(model, tensors, source)
     return notes
 
 
+def _tensors_of(source: str | Path) -> tuple[dict[str, Tensor], list[str]]:
+    """Returns the tensors of a model, and notes about them."""
+    path = Path(source)
+    if path.is_file() and (path.suffix == ".safetensors" or is_pickle(path)):
+        file = read_tensors(path)
+        return dict(file.tensors), list(file.notes)
+    return dict(load(source).state_dict()), []
+
+
 def convert(source: str | Path, **options: Any) -> DeepLabV3Plus:
-    """Loads a model from any format, pickles included, which are read without running them.
+    """Loads a model from any format. Pickles are read too, without running them.
 
     Args:
         source: As in `load`, or a ``.pth`` file.
-        options: Of `from_tensorflow`, for TensorFlow sources.
+        options: Options of `from_tensorflow`, for TensorFlow sources.
 
     Raises:
-        AtrousError: As `load`; for other people's checkpoints with the list of differences.
+        AtrousError: As `load`; ``E-WEIGHTS-STATE-DICT`` and ``E-WEIGHTS-UNKNOWN`` for checkpoints
+            that do not say what network they are.
     """
     path = Path(source)
     if path.is_file() and (path.suffix == ".safetensors" or is_pickle(path)):
@@ -181,8 +208,7 @@ def convert(source: str | Path, **options: Any) -> DeepLabV3Plus:
         except AtrousError as error:
             if error.code not in ("E-WEIGHTS-FOREIGN", "E-WEIGHTS-PICKLE"):
                 raise
-        tensors = read_tensors(path).tensors
-        raise foreign.refusal({n: tuple(t.shape) for n, t in tensors.items()}, path)
+        raise unknown_network(read_tensors(path).tensors, path)
     if options and _is_tensorflow(path):
         return from_tensorflow(path, **options)
     return load(source)
@@ -195,27 +221,27 @@ def from_tensorflow(
     atrous_rates: Sequence[int] | None = None,
     multi_grid: Sequence[int] | None = None,
 ) -> DeepLabV3Plus:
-    """Builds the network that variables of the authors' TensorFlow code describe.
+    """Builds the network of variables that the authors' TensorFlow code wrote.
 
     Backbone, stem, depth multiplier, classes and the whole head are inferred from names and
-    shapes. Output stride, ASPP rates and multi-grid are not in the weights. TensorFlow is not
+    shapes. The variables do not hold output stride, ASPP rates and multi-grid. TensorFlow is not
     needed.
 
     Args:
         source: A V2 checkpoint's prefix, a frozen ``.pb``, an archive of the model zoo, a folder
             with any of them, or variables by name in TensorFlow's layout.
         output_stride: 4, 8, 16 or 32.
-        atrous_rates: As in `create_model`, for the ASPP branches the variables have.
+        atrous_rates: As in `create_model`, one rate for each ASPP branch of the variables.
         multi_grid: As in `create_model`; None: (1, 1, 1), the default of the authors' code.
 
     Returns:
-        The model in evaluation mode; 21, 19 and 151 classes carry the names of VOC, Cityscapes
-        and ADE20K, the label sets of the released models.
+        The model in evaluation mode. With 21, 19 or 151 classes it has the class names of VOC,
+        Cityscapes or ADE20K, the label sets of the released models. `model.provenance` lists the
+        variables that were left out, such as optimizer slots.
 
     Raises:
-        AtrousError: Variables missing, misshapen, not finite, or of another network; a file that
-            is damaged or malicious. Optimizer slots and the like are left out, and named in
-            `model.provenance`.
+        AtrousError: Variables are missing, misshapen, not finite or of another network, or the file
+            is damaged or malicious.
     """
     arrays, extras = read_tensorflow(source)
     provenance = Provenance("TensorFlow variables", notes=extras.notes())
@@ -227,32 +253,32 @@ def from_tensorflow(
     architecture = tensorflow.infer(
         variables,
         output_stride=output_stride,
-        atrous_rates=as_tuple(atrous_rates),
-        multi_grid=as_tuple(multi_grid),
+        atrous_rates=atrous_rates,
+        multi_grid=multi_grid,
     )
     return _assembled(architecture, variables, provenance)
 
 
 def _source_digest(path: Path) -> str:
-    """Returns the SHA-256 of a file, or of a checkpoint's files one after the other."""
+    """Returns the SHA-256 of a file, or of a checkpoint's files joined; empty for a folder."""
     if path.is_file() and path.suffix != ".index":
         return file_digest(path)
     prefix = path.name.removesuffix(".index")
     parts = sorted(path.parent.glob(f"{glob.escape(prefix)}.data-*-of-*"))
     digest = hashlib.sha256()
     for part in (path.with_name(f"{prefix}.index"), *parts):
-        if part.is_file():  # a folder has none
+        if part.is_file():  # not if the source is a folder
             digest.update(part.read_bytes())
     return digest.hexdigest() if parts else ""
 
 
 def from_tflite(path: str | Path) -> DeepLabV3Plus:
-    """Builds the float network behind a quantised .tflite file of the authors' MobileNetV2.
+    """Builds the float network of a quantised .tflite file of the authors' MobileNetV2.
 
-    Weights are dequantised; batch norm, folded into them in the file, becomes the identity with
-    the folded bias as its offset. Normalisation, output stride and padding are read from the
-    graph: the padding it has at its own input size is kept at every size, and its resizing
-    convention equals ours at that size.
+    Weights are dequantised. The file has batch norm folded into them, so here batch norm becomes
+    the identity plus the folded bias. Normalisation, output stride and padding are read from the
+    graph. The padding at the graph's own input size is kept at every size. At that size the graph
+    resizes as this package does.
 
     Args:
         path: The file.
@@ -261,7 +287,7 @@ def from_tflite(path: str | Path) -> DeepLabV3Plus:
         The model in evaluation mode.
 
     Raises:
-        AtrousError: Not a TFLite file, or the graph of another network.
+        AtrousError: Not a TFLite file, compiled for the Edge TPU, or another network.
     """
     graph = tflite.read(Path(path))
     architecture = tensorflow.infer(

@@ -1,6 +1,6 @@
-"""DeepLabv3+: an encoder, a decoder and nothing else (arXiv:1802.02611, Fig. 2).
+"""DeepLabv3+: an encoder and a decoder (arXiv:1802.02611, Fig. 2).
 
-`Model` is what it shares with the classifier its backbone may come from (`classifier.py`).
+`Model` is the base that DeepLabv3+ shares with the classifier of whole pictures (`classifier.py`).
 """
 
 from typing import Self
@@ -16,16 +16,17 @@ from atrous.layers import Normalize, Size, resize
 
 
 class Model(nn.Module):
-    """An encoder, with the names of its classes and what is known about its weights.
+    """An encoder with the names of its classes and the origin of its weights.
 
     Args:
-        normalize: Turns RGB values 0..255 into what the backbone expects.
-        encoder: Backbone and ASPP, or what is in its place.
-        architecture: What the network is.
+        normalize: Normalises RGB values 0..255 for the backbone.
+        encoder: Backbone and ASPP, or another head in the place of ASPP.
+        architecture: The options that normalisation, encoder and head were built with. It is the
+            only record of output stride and rates; `set_output_stride` keeps the layers in step.
 
     Attributes:
         classes: Names of the classes, in the order of the logits.
-        palette: Their colours.
+        palette: Colours of the classes.
         provenance: Where the weights come from.
     """
 
@@ -59,22 +60,22 @@ class Model(nn.Module):
         return self.architecture.output_stride
 
     def freeze_batch_norm(self, frozen: bool = True) -> Self:
-        """Keeps every batch norm on its running statistics, also after `train()`.
+        """Makes every batch norm use its running statistics, also after `train()`.
 
-        Their scale and offset go on learning and dropout stays, as with the authors'
+        Scale and offset still learn, and dropout stays on, as with the authors'
         ``fine_tune_batch_norm=False``.
         """
         self._batch_norm_frozen = frozen
         return self.train(self.training)
 
     def freeze_backbone(self) -> Self:
-        """Keeps the backbone as it is: no gradients, no new statistics."""
+        """Stops the backbone from learning: no gradients, no new batch norm statistics."""
         self.encoder.backbone.requires_grad_(False)
         self._backbone_frozen = True
         return self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """Sets training or evaluation mode; what is frozen stays in evaluation mode."""
+        """Sets training or evaluation mode. Frozen parts stay in evaluation mode."""
         super().train(mode)
         if self._backbone_frozen:
             self.encoder.backbone.eval()
@@ -85,7 +86,10 @@ class Model(nn.Module):
         return self
 
     def encoded(self, images: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
-        """Returns what the encoder says of pictures (N, C, H, W), uint8 or float in 0..255; RGB.
+        """Encodes pictures (N, C, H, W), RGB, uint8 or float in 0..255.
+
+        Returns:
+            The encoder's output and the backbone's low-level features by stride.
 
         Raises:
             AtrousError: Another shape or number of channels.
@@ -99,15 +103,15 @@ class Model(nn.Module):
         return self.encoder(self.normalize(images))
 
     def coarse_logits(self, images: Tensor) -> Tensor:
-        """Returns logits at the stride they are computed at."""
+        """Returns logits at the stride at which the network computes them."""
         raise NotImplementedError
 
     def upsample(self, coarse_logits: Tensor, size: Size) -> Tensor:
-        """Returns such logits at the size of the targets."""
+        """Upsamples coarse logits to the size of the targets."""
         raise NotImplementedError
 
     def extra_repr(self) -> str:
-        """Shows what the network is instead of hundreds of layers' worth of inference."""
+        """Puts backbone and output stride into the first line of `repr`."""
         return f"{self.architecture.backbone}, output_stride={self.output_stride}"
 
 
@@ -115,14 +119,14 @@ class DeepLabV3Plus(Model):
     """Assigns a score for each class to every pixel.
 
     Args:
-        normalize: Turns RGB values 0..255 into what the backbone expects.
+        normalize: Normalises RGB values 0..255 for the backbone.
         encoder: Backbone and ASPP.
         decoder: The paper's decoder or the bilinear one.
-        architecture: What the three are.
+        architecture: The options that the three were built with.
 
     Attributes:
         classes: Names of the classes, in the order of the logits.
-        palette: Their colours.
+        palette: Colours of the classes.
         provenance: Where the weights come from.
     """
 
@@ -145,8 +149,8 @@ class DeepLabV3Plus(Model):
         """Changes strides, atrous rates and ASPP rates together; the weights stay.
 
         Args:
-            output_stride: 4, 8, 16 or 32 (timm backbones: 8, 16 or 32). Smaller is sharper,
-                and costs about four times as much per halving.
+            output_stride: 4, 8, 16 or 32; for timm backbones 8, 16 or 32. Half the stride gives
+                sharper features for about four times the multiply-adds.
 
         Raises:
             AtrousError: The backbone does not support this stride.
@@ -156,7 +160,7 @@ class DeepLabV3Plus(Model):
         self.architecture = self.architecture.at_output_stride(output_stride)
 
     def coarse_logits(self, images: Tensor) -> Tensor:
-        """Returns logits at the stride they are computed at.
+        """Returns logits at the stride at which the network computes them.
 
         Args:
             images: (N, C, H, W) uint8, or float in 0..255; RGB.
@@ -176,5 +180,5 @@ class DeepLabV3Plus(Model):
         return self.upsample(self.coarse_logits(images), (images.shape[-2], images.shape[-1]))
 
     def upsample(self, coarse_logits: Tensor, size: Size) -> Tensor:
-        """Maps coarse logits to logits (N, K, *size), `size` being that of the images."""
+        """Upsamples coarse logits to (N, K, *size), where `size` is that of the images."""
         return resize(coarse_logits, self.logits_stride, 1, size)

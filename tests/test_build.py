@@ -1,37 +1,60 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
-from atrous.build import create_model
+from atrous.build import create_classifier, create_model
 from atrous.cost import parameters
 from atrous.errors import AtrousError
 
 
 @pytest.mark.parametrize(
-    ("backbone", "options", "problem"),
+    ("backbone", "options", "option"),
     [
         ("resnet50", {"num_classes": 0}, "num_classes"),
-        ("xception65", {"stem": "plain"}, "stem is an option of ResNets"),
-        ("resnet50", {"stem": "deep"}, "stem must be"),
-        ("resnet50", {"relu_after_depthwise": True}, "option of Xception"),
-        ("resnet50", {"depth_multiplier": 0.5}, "option of mobilenet_v2"),
-        ("mobilenet_v2", {"depth_multiplier": 0.0}, "positive"),
-        ("resnet50", {"multi_grid": (1, 2)}, "three rates"),
-        ("mobilenet_v2", {"multi_grid": (1, 2, 4)}, "option of ResNets and Xception"),
-        ("resnet50", {"atrous_rates": (0, 6)}, "positive"),
-        ("resnet50", {"refine": ((2, 256),)}, "odd kernel"),
-        ("resnet50", {"output_stride": 12}, "unsupported output stride"),
+        ("xception65", {"stem": "plain"}, "stem"),
+        ("resnet50", {"stem": "deep"}, "stem"),
+        ("resnet50", {"relu_after_depthwise": True}, "relu_after_depthwise"),
+        ("resnet50", {"depth_multiplier": 0.5}, "depth_multiplier"),
+        ("mobilenet_v2", {"depth_multiplier": 0.0}, "depth_multiplier"),
+        ("resnet50", {"multi_grid": (1, 2)}, "multi_grid"),
+        ("mobilenet_v2", {"multi_grid": (1, 2, 4)}, "multi_grid"),
+        ("resnet50", {"atrous_rates": (0, 6)}, "atrous_rates"),
+        ("resnet50", {"refine": ((2, 256),)}, "refine"),
+        ("resnet50", {"output_stride": 12}, "output stride"),
     ],
 )
-def test_impossible_networks_are_refused_with_the_reason(backbone, options, problem):
-    with pytest.raises(AtrousError, match=problem):
+def test_impossible_networks_are_refused_with_the_reason(backbone, options, option):
+    with pytest.raises(AtrousError, match=r"E-ARCHITECTURE|E-OUTPUT-STRIDE") as caught:
         create_model(backbone, **{"num_classes": 2, **options})
+    assert option in caught.value.what
+
+
+@pytest.mark.parametrize("create", [create_model, create_classifier])
+@pytest.mark.parametrize(("name", "nearest"), [("output_strid", "output_stride"), ("os", "")])
+def test_unknown_options_are_refused_with_the_nearest(create, name, nearest):
+    with pytest.raises(AtrousError, match="E-UNKNOWN-NAME") as caught:
+        create("mobilenet_v2", num_classes=2, **{name: 8})
+    assert nearest in caught.value.fix
+
+
+def test_a_classifier_has_the_options_of_a_backbone_alone():
+    with pytest.raises(AtrousError, match="E-UNKNOWN-NAME"):
+        create_classifier("mobilenet_v2", num_classes=2, separable=False)
+
+
+def test_lists_are_taken_for_tuples():
+    with torch.device("meta"):
+        model = create_model("resnet50", num_classes=2, multi_grid=[1, 2, 1], refine=[[3, 8]])
+    assert model.architecture.multi_grid == (1, 2, 1)
+    assert hash(model.architecture) == hash(replace(model.architecture, refine=((3, 8),)))
 
 
 @pytest.mark.parametrize(
     ("name", "nearest"), [("xception66", "xception65"), ("mobilenetv2", "mobilenet_v2")]
 )
 def test_P06_unknown_backbones_get_the_nearest_name(name, nearest):
-    with pytest.raises(AtrousError, match="unknown backbone") as caught:
+    with pytest.raises(AtrousError, match="E-UNKNOWN-NAME") as caught:
         create_model(name, num_classes=2)
     assert f"did you mean '{nearest}'" in caught.value.fix
 

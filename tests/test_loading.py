@@ -5,11 +5,12 @@ import logging
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import atrous
 from atrous import cli
 from atrous.errors import AtrousError
-from atrous.loading import convert, from_tensorflow, load
+from atrous.loading import convert, from_tensorflow, load, load_weights
 from atrous.weights import zoo
 from atrous.weights.store import hash_tensors, save
 from tests.networks import random_network
@@ -96,22 +97,42 @@ def test_a_checkpoint_is_hashed_with_all_its_files(tmp_path, checkpoint):
     assert found.sha256 == hashlib.sha256(whole).hexdigest()  # .index, then .data
 
 
-@pytest.mark.parametrize("function", [load, convert])
+def fill(source):
+    return load_weights(random_network("mobilenet_v2", depth_multiplier=0.1), source)
+
+
+@pytest.mark.parametrize("function", [load, convert, fill])
 def test_what_is_not_there_gets_the_nearest_name(tmp_path, function):
     (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(AtrousError, match="no such model") as caught:
-        function(tmp_path / "modle.safetensors")
-    assert "model.safetensors" in caught.value.fix
-    with pytest.raises(AtrousError) as caught:
-        function("xception65_coco_voc_trainau")
-    assert "xception65_coco_voc_trainaug" in caught.value.fix
+    names = {
+        "xception65_coco_voc_trainau": "xception65_coco_voc_trainaug",
+        "Street": "street",
+        "streets": "street",
+        "missing.onnx": "atrous models",
+        str(tmp_path / "modle.safetensors"): "model.safetensors",
+    }
+    for name, near in names.items():
+        with pytest.raises(AtrousError) as caught:
+            function(name)
+        assert caught.value.code == "E-MODEL-MISSING"
+        assert near in caught.value.fix
 
 
-def test_what_is_no_model_is_said_to_be_none(tmp_path):
+@pytest.mark.parametrize("function", [load, convert, fill])
+def test_what_is_no_model_is_said_to_be_none(tmp_path, function):
     (tmp_path / "a.txt").write_text("hello")
-    for source in (tmp_path, tmp_path / "a.txt"):
-        with pytest.raises(AtrousError, match="neither a model nor a folder with one"):
-            load(source)
+    Image.new("RGB", (3, 3)).save(tmp_path / "a.jpg")
+    for source in (tmp_path, tmp_path / "a.txt", tmp_path / "a.jpg"):
+        with pytest.raises(AtrousError) as caught:
+            function(source)
+        assert caught.value.code == "E-MODEL-KIND"
+
+
+@pytest.mark.parametrize("head", ["keep", "Strict", ""])
+def test_an_unknown_head_is_refused(tmp_path, head):
+    with pytest.raises(AtrousError) as caught:
+        load_weights(random_network("mobilenet_v2", depth_multiplier=0.1), tmp_path, head=head)
+    assert caught.value.code == "E-UNKNOWN-NAME"
 
 
 def test_a_published_name_is_fetched_and_loaded_at_its_published_stride(
@@ -131,7 +152,7 @@ def test_a_published_name_is_fetched_and_loaded_at_its_published_stride(
 def test_a_classifier_is_pointed_to_pretrained(tmp_path, variables):
     names = [name for name in variables if name.startswith("MobilenetV2/")]
     path = write_checkpoint(tmp_path / "imagenet", {name: variables[name] for name in names})
-    with pytest.raises(AtrousError, match="without a segmentation head") as caught:
+    with pytest.raises(AtrousError, match="E-WEIGHTS-HEAD") as caught:
         load(path)
     assert "pretrained=" in caught.value.fix
 
@@ -189,7 +210,7 @@ def test_convert_starts_a_new_head(run, tmp_path, checkpoint):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--atrous-rates", "6,x"), "no list of integers"),
+        (("--atrous-rates", "6,x"), "not a list of integers"),
         (("--map", "pet"), "not NEW=OLD"),
         (("--classes", "vok"), "neither a file nor one of voc"),
         (("--atrous-rates", "6,12"), "0 atrous branches, atrous_rates has 2"),

@@ -126,12 +126,12 @@ def test_a_frozen_backbone_stays_and_the_rest_learns():
 
 @pytest.mark.parametrize("shape", [(3, 33, 33), (1, 4, 33, 33), (1, 33, 33, 3), (1, 3, 0, 33)])
 def test_wrong_shapes_are_refused(model, shape):
-    with pytest.raises(AtrousError, match=r"expected images of shape \(N, 3, H, W\)"):
+    with pytest.raises(AtrousError, match="E-IMAGES-SHAPE"):
         model(torch.zeros(shape))
 
 
 def test_classes_can_be_named_only_by_as_many_names(model):
-    with pytest.raises(AtrousError, match="21 names for 3 classes"):
+    with pytest.raises(AtrousError, match="E-CLASSES"):
         model.name_classes(VOC)
 
 

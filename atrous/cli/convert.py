@@ -1,4 +1,4 @@
-"""Commands about weights: ``atrous convert``, and the published part of ``atrous models``."""
+"""``atrous convert``: writes weights of any format as one checked file."""
 
 import json
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ def _integers(context: click.Context, option: click.Parameter, text: str | None)
     try:
         return None if text is None else tuple(int(part) for part in text.split(",") if part)
     except ValueError:
-        raise click.BadParameter(f"{text!r} is no list of integers such as 6,12,18") from None
+        raise click.BadParameter(f"{text!r} is not a list of integers such as 6,12,18") from None
 
 
 def _mapping(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> Any:
@@ -47,24 +47,24 @@ def _mapping(context: click.Context, option: click.Parameter, texts: tuple[str, 
 @click.option(
     "--output-stride",
     type=click.Choice(["4", "8", "16", "32"]),
-    help="Pixels per step of the encoder's features; TensorFlow weights do not say.",
+    help="Pixels per step of the encoder's features, which TensorFlow weights do not hold.",
 )
 @click.option(
     "--atrous-rates",
     callback=_integers,
     metavar="R,R,R",
-    help="Rates of ASPP at that stride; by default they follow it.",
+    help="Rates of ASPP at that stride. Default: 6,12,18 at stride 16, in proportion at others.",
 )
 @click.option(
     "--multi-grid",
     callback=_integers,
     metavar="R,R,R",
-    help="Rates within the last block of a TensorFlow ResNet: 1,2,4 if trained so.",
+    help="Rates in the last block of a TensorFlow ResNet: 1,2,4 if it was trained with them.",
 )
 @click.option(
     "--classes",
     metavar="NAMES",
-    help="Other classes: voc, cityscapes, ade20k, camvid, or a file with a name a line.",
+    help="New classes: voc, cityscapes, ade20k, camvid, or a text file with one name per line.",
 )
 @click.option(
     "--map",
@@ -72,27 +72,29 @@ def _mapping(context: click.Context, option: click.Parameter, texts: tuple[str, 
     multiple=True,
     callback=_mapping,
     metavar="NEW=OLD[+OLD]",
-    help="Where a new class comes from, if not from the one of its name.",
+    help="Old class, or classes to merge, for a new class of another name. May be repeated.",
 )
 @click.option(
     "--head",
     type=click.Choice(["keep", "reinit"]),
     default="keep",
     show_default=True,
-    help="Whether the classifier's rows are kept for classes that stay.",
+    help="Keep the classifier's weights of classes that stay, or start all of them anew.",
 )
-@click.option("--sha256", metavar="HEX", help="Of a published file whose hash is not known here.")
+@click.option(
+    "--sha256", metavar="HEX", help="Hash of a published file, if atrous does not know it."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def convert(
     source: str, out: Path, overwrite: bool, classes: str | None, mapping: dict[str, Any],
     head: str, sha256: str | None, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
-    r"""Turns weights of any kind into one checked .safetensors file.
+    r"""Writes a model of any format as one checked .safetensors file.
 
-    SOURCE is a TensorFlow checkpoint's prefix, a frozen .pb, an archive of the authors' model zoo,
-    a .tflite file, a .safetensors or .pth file, hf:org/name, or a name that `atrous models` lists.
-    Nothing in it is executed. What does not belong to the network is named; weights of another
-    network are refused with the differences.
+    SOURCE is a built-in or published name (see atrous models), an exported float .onnx file, a
+    TensorFlow checkpoint's prefix, a frozen .pb, an archive of the authors' model zoo, a .tflite,
+    .safetensors or .pth file, or hf:org/name. Nothing in the file is executed. Entries that do not
+    belong to the network are listed. Weights of another network are refused, with the differences.
 
     \b
     Examples:
@@ -102,8 +104,8 @@ def convert(
       atrous convert voc.safetensors --out pets.safetensors --classes pets.txt --map pet=cat+dog
     """
     if out.exists() and not overwrite:
-        raise AtrousError("E-FILE-EXISTS", "the file is there already", where=out,
-                          fix="name another, or add --overwrite")  # fmt: skip
+        raise AtrousError("E-FILE-EXISTS", "the file exists", where=out,
+                          fix="name another file, or add --overwrite")  # fmt: skip
     try:
         from atrous import loading
         from atrous.weights import edit_classes, store, zoo
@@ -138,7 +140,7 @@ def _class_table(text: str) -> ClassTable | list[str]:
 
 
 def _check(model: "DeepLabV3Plus", written: "DeepLabV3Plus") -> None:
-    """Makes sure that what was written reads back as what was meant, to the last bit."""
+    """Checks that the written file reads back as the same model, bit for bit."""
     from atrous.weights.store import hash_tensors
 
     same = hash_tensors(model.state_dict()) == hash_tensors(written.state_dict())

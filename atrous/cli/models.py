@@ -1,4 +1,4 @@
-"""``atrous models``: built-in models, networks and what they cost, weights that others publish."""
+"""``atrous models``: built-in models, costs of the networks, weights published by others."""
 
 import json
 from typing import Any
@@ -14,15 +14,15 @@ from atrous.weights import zoo
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--size", type=(int, int), default=(513, 513), show_default=True, metavar="H W",
-    help="Size of the picture the costs are for.",
+    help="Size of the picture that the costs are counted for.",
 )  # fmt: skip
 @click.option("--classes", type=click.IntRange(1), default=21, show_default=True)
 def models(as_json: bool, size: tuple[int, int], classes: int) -> None:
-    r"""Lists the built-in models, the networks and what they cost, and published weights.
+    r"""Lists built-in models, costs of the networks, and weights published by others.
 
-    Multiply-adds are of one picture: as they are, and as the paper counts them (with the zeros
-    that TensorFlow pads atrous convolutions with). Activations are what a training step keeps
-    of one picture, in float32.
+    Multiply-adds are those of one picture, and once more as the paper counts them, with the zeros
+    that TensorFlow adds around atrous convolutions. Activations are the bytes that a training step
+    keeps for one picture in float32.
 
     \b
     Examples:
@@ -47,12 +47,12 @@ def models(as_json: bool, size: tuple[int, int], classes: int) -> None:
             f"{row['multiply_adds'] / 1e9:>12.2f} G {row['paper_multiply_adds'] / 1e9:>12.2f} G "
             f"{row['activation_bytes'] / 1e6:>9.0f} MB"
         )
-    click.echo("\nAlso: timm/NAME for any timm backbone that can be dilated.\n")
+    click.echo("\nAlso: timm/NAME for any timm backbone that supports dilation.\n")
     _show_published()
 
 
 def _built_in() -> list[dict[str, Any]]:
-    """Returns the built-in models as what JSON can write."""
+    """Returns the built-in models as dicts for JSON."""
     rows = []
     for name in built_in.names():
         header = built_in.header(name)
@@ -125,7 +125,7 @@ def _cost_rows(size: tuple[int, int], num_classes: int) -> list[dict[str, Any]]:
 
 
 def _published() -> list[dict[str, Any]]:
-    """Returns the table of published weights as what JSON can write."""
+    """Returns the table of published weights as dicts for JSON."""
     return [
         {
             "name": entry.name,
@@ -145,7 +145,7 @@ def _published() -> list[dict[str, Any]]:
 def _show_published() -> None:
     """Prints the table of published weights."""
     click.echo(
-        "Published weights: name, network, size; what their publishers measured, and what we did"
+        "Published weights: name, network, size, the publisher's scores, this project's scores"
     )
     for entry in zoo.ENTRIES:
         fetched = entry.digest.split(":")[0] if entry.digest else "needs --sha256"
@@ -153,6 +153,4 @@ def _show_published() -> None:
         click.echo(f"  {entry.network}; trained on {entry.trained_on}")
         scores = "; ".join(map(str, entry.scores)) or "no score of segmentation"
         click.echo(f"  published: {scores}; measured here: {entry.measured}")
-    click.echo(
-        "\nTraining data have terms of their own. Download by name: atrous convert NAME --out FILE"
-    )
+    click.echo("\nThe training data have their own terms. Download: atrous convert NAME --out FILE")

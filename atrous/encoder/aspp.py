@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from atrous.layers import HEAD, AtrousConv2d, AtrousSeparableConv, ConvBN, PooledBatchNorm2d
 
-RATES_AT_STRIDE_16 = (6, 12, 18)
+RATES_AT_STRIDE_16 = (6.0, 12.0, 18.0)
 
 
 def rates_at(rates_at_16: Sequence[float], output_stride: int) -> tuple[int, ...]:
-    """Scales rates so that filters see the same pixels at any output stride.
+    """Scales rates so that filters cover the same pixels at every output stride.
 
     >>> rates_at((6, 12, 18), 8)
     (12, 24, 36)
@@ -24,19 +24,19 @@ def rates_at(rates_at_16: Sequence[float], output_stride: int) -> tuple[int, ...
 
 
 class ASPP(nn.Module):
-    """Parallel views of the features at several scales, projected to 256 channels.
+    """Parallel branches at several rates, concatenated and projected to 256 channels.
 
-    The order of the concatenation is the authors': image pooling, pointwise, atrous branches.
-    ReLU follows the depthwise as well as the pointwise convolution here.
+    The concatenation has the authors' order: image pooling, pointwise, atrous branches. In the
+    branches a ReLU follows both the depthwise and the pointwise convolution.
 
     Args:
         in_channels: Channels of the backbone's last features.
-        output_stride: Their stride.
-        atrous_rates: Rates of the 3x3 branches at this stride; None for the paper's
-            (6, 12, 18 at stride 16), () for no such branches, as in the released MobileNetV2.
-        separable: Depthwise separable 3x3 branches rather than dense ones.
-        image_pooling: Whether to add the branch that sees the whole picture.
-        dropout: After the projection, of single values; the authors' 0.1.
+        output_stride: Stride of these features.
+        atrous_rates: Rates of the 3x3 branches at this stride. None: the paper's 6, 12, 18 at
+            stride 16. (): no such branches, as in the released MobileNetV2.
+        separable: Whether the 3x3 branches are depthwise separable.
+        image_pooling: Whether to add the branch of the whole picture's mean.
+        dropout: Dropout of single values after the projection; the authors use 0.1.
     """
 
     channels = 256
@@ -46,7 +46,7 @@ class ASPP(nn.Module):
         in_channels: int,
         *,
         output_stride: int = 16,
-        atrous_rates: Sequence[int] | None = None,
+        atrous_rates: Sequence[float] | None = None,
         separable: bool = True,
         image_pooling: bool = True,
         dropout: float = 0.1,
@@ -75,7 +75,7 @@ class ASPP(nn.Module):
         self.set_output_stride(output_stride)
 
     def set_output_stride(self, output_stride: int) -> None:
-        """Makes the rates follow the stride: twice the resolution, twice the rate."""
+        """Sets the rates for a stride: half the stride doubles the given rates."""
         self.atrous_rates = rates_at(self._rates_at_16, output_stride)
         for branch, rate in zip(self.atrous, self.atrous_rates, strict=True):
             conv = branch if isinstance(branch, AtrousSeparableConv) else branch.conv

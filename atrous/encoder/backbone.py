@@ -1,4 +1,4 @@
-"""What every backbone is: features at the output stride and low-level features on the way there."""
+"""Interface of the backbones, and the rule that turns strides into atrous rates."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,11 +10,11 @@ OUTPUT_STRIDES = (4, 8, 16, 32)
 
 
 class Backbone(nn.Module):
-    """A network before ASPP whose output stride can be set without touching its weights.
+    """A network before ASPP whose output stride can change while its weights stay.
 
     Attributes:
         channels: Channels of the last features.
-        low_level_channels: Channels of the features offered to a decoder, by nominal stride.
+        low_level_channels: Channels of the features for a decoder, by nominal stride.
         output_stride: Pixels of the picture per step of the last features.
     """
 
@@ -23,21 +23,21 @@ class Backbone(nn.Module):
     output_stride: int
 
     def set_output_stride(self, output_stride: int) -> None:
-        """Turns strides beyond `output_stride` into atrous rates, or back."""
+        """Turns strides beyond `output_stride` into atrous rates, and rates back into strides."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
-        """Maps (N, C, H, W) to the last features and the low-level ones by nominal stride.
+        """Maps (N, C, H, W) to the last features and the low-level features by nominal stride.
 
         Returns:
-            (N, channels, H/OS, W/OS), and for each stride s an (N, low_level_channels[s], H/s, W/s)
-            (at the output stride instead where that is finer than s).
+            (N, channels, H/OS, W/OS), and for each stride s (N, low_level_channels[s], H/s, W/s).
+            If the output stride is below s, the latter have the output stride too.
         """
         raise NotImplementedError
 
 
 def check_output_stride(output_stride: int, supported: Sequence[int] = OUTPUT_STRIDES) -> None:
-    """Raises `AtrousError` for a stride no network here has."""
+    """Raises `AtrousError` for a stride that is not supported."""
     if output_stride not in supported:
         raise AtrousError(
             "E-OUTPUT-STRIDE",
@@ -49,17 +49,17 @@ def check_output_stride(output_stride: int, supported: Sequence[int] = OUTPUT_ST
 def atrous_schedule(
     strides: Sequence[int], output_stride: int, *, initial_stride: int
 ) -> list[tuple[int, int]]:
-    """Decides stride and atrous rate of each unit of a backbone.
+    """Returns stride and atrous rate of each unit of a backbone.
 
-    The authors' rule (`resnet_utils.stack_blocks_dense`): once the output stride is reached, a
-    unit keeps the rate so far, loses its stride, and only the units after it have their rate
-    multiplied by the stride it lost. Diluting the unit itself, as many ports do, would
-    change which pixels its filters see.
+    This is the authors' rule (`resnet_utils.stack_blocks_dense`). Once the output stride is
+    reached, a unit with a stride loses it and keeps the current rate. Only the units after it get
+    their rate multiplied by the lost stride. Many ports already apply the new rate to the unit
+    itself, which changes the pixels that its filters cover.
 
     Args:
         strides: Stride of each unit in the network for classification.
         output_stride: Pixels per step of the last features.
-        initial_stride: Stride of what precedes the first unit.
+        initial_stride: Stride of the features that enter the first unit.
 
     Returns:
         (stride, rate) of each unit.
@@ -77,3 +77,20 @@ def atrous_schedule(
             schedule.append((stride, 1))
             current *= stride
     return schedule
+
+
+def last_units(strides: Sequence[int], *, initial_stride: int) -> dict[int, int]:
+    """Returns the index of the last unit at each of the strides 4, 8 and 16.
+
+    Args:
+        strides: Stride of each unit in the network for classification.
+        initial_stride: Stride of the features that enter the first unit.
+
+    >>> last_units([1, 2, 2, 1, 2], initial_stride=2)
+    {4: 1, 8: 3, 16: 4}
+    """
+    stride, last = initial_stride, {}
+    for index, nominal in enumerate(strides):
+        stride *= nominal
+        last[stride] = index
+    return {stride: last[stride] for stride in (4, 8, 16)}

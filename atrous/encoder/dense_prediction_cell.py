@@ -1,7 +1,8 @@
-"""The searched cell that takes ASPP's place in the authors' Xception-71 Cityscapes models.
+"""Dense prediction cell, which replaces ASPP in the authors' Xception-71 Cityscapes models.
 
 Searching for Efficient Multi-Scale Architectures for Dense Image Prediction (arXiv:1809.04184):
-five separable 3x3 convolutions at unequal rates, four of them behind another one.
+five separable 3x3 convolutions, most with unequal rates for height and width. The first reads the
+features, each of the other four reads an earlier one.
 """
 
 import torch
@@ -9,19 +10,19 @@ from torch import Tensor, nn
 
 from atrous.layers import HEAD, AtrousSeparableConv, ConvBN
 
-# (height, width) rates at output stride 16, and which branch each reads (-1: the features).
+# (height, width) rates at output stride 16, and the branch that each reads (-1: the features).
 BRANCHES = (((1, 6), -1), ((18, 15), 0), ((6, 3), 1), ((1, 1), 0), ((6, 21), 0))
 
 
 class DensePredictionCell(nn.Module):
-    """Five atrous views, some of views, projected to 256 channels.
+    """Five atrous branches, concatenated and projected to 256 channels.
 
-    Structure only: no output of the authors' code was at hand to compare with.
+    Only the structure is tested: there was no output of the authors' code to compare with.
 
     Args:
         in_channels: Channels of the backbone's last features.
-        output_stride: Their stride.
-        dropout: Before the projection; the authors' 0.1.
+        output_stride: Stride of these features.
+        dropout: Dropout before the projection; the authors use 0.1.
     """
 
     channels = 256
@@ -37,7 +38,7 @@ class DensePredictionCell(nn.Module):
         self.set_output_stride(output_stride)
 
     def set_output_stride(self, output_stride: int) -> None:
-        """Makes the rates follow the stride: twice the resolution, twice the rate."""
+        """Sets the rates for a stride: half the stride doubles the rates."""
         for branch, ((height, width), _) in zip(self.branches, BRANCHES, strict=True):
             assert isinstance(branch, AtrousSeparableConv)
             rate = (max(1, height * 16 // output_stride), max(1, width * 16 // output_stride))

@@ -12,11 +12,11 @@ PyramidHead = ASPP | DensePredictionCell | LRASPP | GlobalPooling
 
 
 class Encoder(nn.Module):
-    """Encodes a picture at the output stride and hands on the backbone's low-level features.
+    """Encodes a picture at the output stride and returns the backbone's low-level features too.
 
     Args:
         backbone: The network before ASPP.
-        aspp: ASPP, or what some of the authors' models, and classifiers, have in its place.
+        aspp: ASPP, or the head that some of the authors' models and classifiers have instead.
     """
 
     def __init__(self, backbone: Backbone, aspp: PyramidHead) -> None:

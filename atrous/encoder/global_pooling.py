@@ -1,4 +1,4 @@
-"""Global average pooling: what a classifier has in ASPP's place."""
+"""Global average pooling, which replaces ASPP in a classifier."""
 
 from torch import Tensor, nn
 

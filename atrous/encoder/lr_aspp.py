@@ -1,7 +1,7 @@
 """Lite reduced ASPP: one pointwise convolution, gated by pooled features.
 
-Searching for MobileNetV3 (arXiv:1905.02244), Sec. 6.4, as the flags of the authors'
-released Cityscapes models express it.
+Searching for MobileNetV3 (arXiv:1905.02244), Sec. 6.4, with the settings of the authors'
+released Cityscapes models.
 """
 
 import torch.nn.functional as F
@@ -9,19 +9,19 @@ from torch import Tensor, nn
 
 from atrous.layers import HEAD, ConvBN
 
-_POOL_CROP = 769  # pixels of the picture under the pooling kernel: the training crop
-_POOL_STRIDE_AT_32 = (4, 5)  # steps of features at output stride 32
+_POOL_CROP = 769  # pixels of the picture that the pooling kernel covers: the training crop
+_POOL_STRIDE_AT_32 = (4, 5)  # stride of the pooling, in steps of features at output stride 32
 
 
 class LRASPP(nn.Module):
-    """Pointwise features times a coarse gate.
+    """Pointwise features multiplied by a coarse gate.
 
-    Structure only: no output of the authors' code was at hand to compare with. Pictures smaller
-    than the pooling kernel are pooled whole.
+    Only the structure is tested: there was no output of the authors' code to compare with. Pictures
+    smaller than the pooling kernel are pooled whole.
 
     Args:
         in_channels: Channels of the backbone's last features.
-        output_stride: Their stride.
+        output_stride: Stride of these features.
     """
 
     channels = 128
@@ -35,7 +35,7 @@ class LRASPP(nn.Module):
         self.set_output_stride(output_stride)
 
     def set_output_stride(self, output_stride: int) -> None:
-        """Makes the pooling kernel see the same pixels."""
+        """Sets the pooling kernel so that it covers the same pixels at every stride."""
         self._kernel = (_POOL_CROP - 1) // output_stride + 1
         self._stride = tuple(max(1, step * 32 // output_stride) for step in _POOL_STRIDE_AT_32)
 

@@ -1,15 +1,15 @@
-"""MobileNetV2 as the authors segment with it.
+"""MobileNetV2 as the authors use it for segmentation.
 
-MobileNetV2: Inverted Residuals and Linear Bottlenecks (arXiv:1801.04381), Sec. 6.3 and Table 7:
-the features are the 320 channels of the last bottleneck, without the 1280-channel convolution
-of the classifier.
+MobileNetV2: Inverted Residuals and Linear Bottlenecks (arXiv:1801.04381), Sec. 6.3 and Table 7.
+The features are the 320 channels of the last bottleneck. The classifier's 1280-channel convolution
+is left out.
 """
 
 from typing import NamedTuple, cast
 
 from torch import Tensor, nn
 
-from atrous.encoder.backbone import Backbone, atrous_schedule
+from atrous.encoder.backbone import Backbone, atrous_schedule, last_units
 from atrous.layers import MOBILENET_V2, Anchor, ConvBN
 
 
@@ -34,13 +34,13 @@ TABLE_2 = (
 
 
 def make_divisible(value: float, divisor: int) -> int:
-    """Rounds to a multiple of `divisor`, never down by more than a tenth (the authors' rule)."""
+    """Rounds to a multiple of `divisor`, down by at most a tenth (the authors' rule)."""
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * value else rounded
 
 
 class InvertedResidual(nn.Module):
-    """Expand, filter each channel, project linearly; add the input where shapes allow."""
+    """Expands, filters each channel, projects linearly, and adds the input if the shapes agree."""
 
     def __init__(
         self, in_channels: int, out_channels: int, *, expansion: int, adds: bool, anchor: Anchor
@@ -55,29 +55,27 @@ class InvertedResidual(nn.Module):
         self.adds = adds
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the unit's output and the rectified output of its depthwise convolution."""
+        """Returns the unit's output, and the activated output of its depthwise convolution."""
         expanded = self.expand(x) if self.expands else x
         filtered = self.depthwise(expanded)
         projected = self.project(filtered)
-        if self.adds:
-            projected += x
-        return projected, filtered
+        return (projected + x if self.adds else projected), filtered
 
 
 class MobileNetV2(Backbone):
-    """Seventeen inverted residuals; 320 channels, and 144 low-level channels at stride 4.
+    """Seventeen inverted residuals: 320 channels, and 144 low-level channels at stride 4.
 
-    Low-level features are the outputs of depthwise convolutions in the last unit before a
-    stride: layer 4 at stride 4, layer 7 at 8, layer 14 at 16 (the authors' numbering).
+    The low-level features of a stride are the depthwise convolution's output in the last unit with
+    that stride: layer 4 at stride 4, layer 7 at 8, layer 14 at 16 (the authors' numbering).
 
     Args:
         output_stride: 4, 8, 16 or 32.
-        depth_multiplier: Scales every number of channels; other than 1, channels are not
-            rounded to multiples of 8, as in the authors' segmentation networks.
+        depth_multiplier: Scales every number of channels. As in the authors' segmentation
+            networks, scaled channels are not rounded to multiples of 8.
         in_channels: Channels of the picture.
         one_sided_padding: Strided convolutions up to this stride have the ``start`` anchor of
-            `AtrousConv2d`: TensorFlow's SAME padding in graphs built for an even size at this
-            output stride. 0: all are centred, as for the odd sizes the authors train with.
+            `AtrousConv2d`, as in TensorFlow graphs built for an even size at this output stride.
+            0: all are centred, as with the odd sizes that the authors train at.
     """
 
     def __init__(
@@ -116,22 +114,15 @@ class MobileNetV2(Backbone):
                 self._nominal_strides.append(stride)
                 channels = out_channels
         self.channels = channels
+        self._low_level_units = last_units(self._nominal_strides, initial_stride=2)
         self.low_level_channels = {
             stride: self._units_in_order()[index].depthwise.conv.out_channels
-            for stride, index in self._low_level_units().items()
+            for stride, index in self._low_level_units.items()
         }
         self.set_output_stride(output_stride)
 
     def _units_in_order(self) -> list[InvertedResidual]:
         return cast("list[InvertedResidual]", list(self.units))
-
-    def _low_level_units(self) -> dict[int, int]:
-        """Returns for each stride the index of the last unit that has it."""
-        stride, last = 2, {}
-        for index, nominal in enumerate(self._nominal_strides):
-            stride *= nominal
-            last[stride] = index
-        return {stride: last[stride] for stride in (4, 8, 16)}
 
     def set_output_stride(self, output_stride: int) -> None:
         """See `Backbone.set_output_stride`."""
@@ -147,4 +138,4 @@ class MobileNetV2(Backbone):
         for unit in self.units:
             x, depthwise = unit(x)
             filtered.append(depthwise)
-        return x, {stride: filtered[i] for stride, i in self._low_level_units().items()}
+        return x, {stride: filtered[i] for stride, i in self._low_level_units.items()}

@@ -1,7 +1,7 @@
-"""MobileNetV3 as the authors segment with it.
+"""MobileNetV3 as the authors use it for segmentation.
 
-Searching for MobileNetV3 (arXiv:1905.02244), Tables 1 and 2 and Sec. 6.4: the channels of the last
-block are halved, and the features are those of the last 1x1 convolution before pooling.
+Searching for MobileNetV3 (arXiv:1905.02244), Tables 1 and 2 and Sec. 6.4. The channels of the last
+block are halved. The features come from the last 1x1 convolution before pooling.
 """
 
 from dataclasses import replace
@@ -10,7 +10,7 @@ from typing import NamedTuple, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atrous.encoder.backbone import Backbone, atrous_schedule
+from atrous.encoder.backbone import Backbone, atrous_schedule, last_units
 from atrous.encoder.mobilenet_v2 import make_divisible
 from atrous.layers import MOBILENET_V3, ConvBN
 
@@ -60,7 +60,7 @@ SMALL = (
     Row(5, 288,  48, True,  True,  1),
 )
 # fmt: on
-# Bottlenecks, and the channels of the last 1x1 convolution.
+# The bottlenecks of each variant, and the channels of its last 1x1 convolution.
 VARIANTS: dict[str, tuple[tuple[Row, ...], int]] = {
     "mobilenet_v3_large": (LARGE, 480),
     "mobilenet_v3_small": (SMALL, 288),
@@ -68,7 +68,7 @@ VARIANTS: dict[str, tuple[tuple[Row, ...], int]] = {
 
 
 class SqueezeExcite(nn.Module):
-    """Scales each channel by a gate computed from all channels' means."""
+    """Scales each channel by a gate that two 1x1 convolutions compute from the channel means."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class SqueezeExcite(nn.Module):
 
 
 class InvertedResidualV3(nn.Module):
-    """Expand, filter each channel, gate, project linearly; add the input where shapes allow."""
+    """Expands, filters each channel, gates, projects, and adds the input if the shapes agree."""
 
     def __init__(self, in_channels: int, row: Row) -> None:
         super().__init__()
@@ -102,11 +102,12 @@ class InvertedResidualV3(nn.Module):
         self.same_channels = in_channels == row.channels
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the unit's output and the activated output of its depthwise convolution."""
+        """Returns the unit's output, and the activated output of its depthwise convolution."""
         expanded = self.expand(x) if self.expands else x
         filtered = self.depthwise(expanded)
         projected = self.project(self.squeeze_excite(filtered))
-        # As in the authors' code, a unit that gave up its stride for a rate adds its input.
+        # In the authors' code, a unit whose stride became a rate adds its input, so test the stride
+        # that the convolution has now.
         adds = self.same_channels and self.depthwise.conv.stride == (1, 1)
         return (projected + x if adds else projected), filtered
 
@@ -114,10 +115,10 @@ class InvertedResidualV3(nn.Module):
 class MobileNetV3(Backbone):
     """Inverted residuals with squeeze-and-excitation and hard swish.
 
-    Low-level features are the outputs of depthwise convolutions in the last unit before a stride,
-    as in `MobileNetV2`. In the small network one strided unit has as many channels in as out: where
-    its stride becomes a rate it also gains a shortcut, so that weights trained at stride 32 are
-    not the same function at 16 (a property of the authors' code, kept).
+    The low-level features of a stride are the depthwise convolution's output in the last unit with
+    that stride, as in `MobileNetV2`. One strided unit of the small network has as many input as
+    output channels. When its stride becomes a rate, it gains a shortcut, so weights trained at
+    stride 32 compute another function at stride 16. The authors' code behaves like this too.
 
     Args:
         variant: ``mobilenet_v3_large`` or ``mobilenet_v3_small``.
@@ -136,18 +137,11 @@ class MobileNetV3(Backbone):
             channels = row.channels
         self.last = ConvBN(channels, self.channels, 1, MOBILENET_V3_SWISH)
         self._nominal_strides = [row.stride for row in rows]
+        self._low_level_units = last_units(self._nominal_strides, initial_stride=2)
         self.low_level_channels = {
-            stride: rows[index].expanded for stride, index in self._low_level_units().items()
+            stride: rows[index].expanded for stride, index in self._low_level_units.items()
         }
         self.set_output_stride(output_stride)
-
-    def _low_level_units(self) -> dict[int, int]:
-        """Returns for each stride the index of the last unit that has it."""
-        stride, last = 2, {}
-        for index, nominal in enumerate(self._nominal_strides):
-            stride *= nominal
-            last[stride] = index
-        return {stride: last[stride] for stride in (4, 8, 16)}
 
     def set_output_stride(self, output_stride: int) -> None:
         """See `Backbone.set_output_stride`."""
@@ -164,4 +158,4 @@ class MobileNetV3(Backbone):
         for unit in self.units:
             x, depthwise = unit(x)
             filtered.append(depthwise)
-        return self.last(x), {stride: filtered[i] for stride, i in self._low_level_units().items()}
+        return self.last(x), {stride: filtered[i] for stride, i in self._low_level_units.items()}

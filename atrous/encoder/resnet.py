@@ -1,8 +1,8 @@
-"""The authors' ResNet-50 and -101, which are not torchvision's.
+"""The authors' ResNet-50 and -101, which differ from torchvision's.
 
 Rethinking Atrous Convolution for Semantic Image Segmentation (arXiv:1706.05587), Sec. 3, with the
-geometry of the authors' code: the stride sits in the last unit of a block, multi-grid rates in
-the last block, and the "beta" stem has three 3x3 convolutions in place of one 7x7.
+geometry of the authors' code: the last unit of a block has the stride, the last block has
+multi-grid rates, and the "beta" stem has three 3x3 convolutions in place of one 7x7.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from atrous.encoder.backbone import Backbone, atrous_schedule
 from atrous.layers import RESNET, ConvBN
-from atrous.training.cpu.recompute import reading
 
 Stem = Literal["beta", "plain"]
 
@@ -24,7 +23,7 @@ UNITS: dict[str, tuple[int, int, int, int]] = {
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions beside a shortcut, then ReLU (version 1: post-activation)."""
+    """1x1, 3x3 and 1x1 convolutions, plus a shortcut, then ReLU (ResNet version 1)."""
 
     def __init__(self, in_channels: int, base: int) -> None:
         super().__init__()
@@ -36,33 +35,30 @@ class Bottleneck(nn.Module):
             self.shortcut = ConvBN(in_channels, 4 * base, 1, RESNET, activate=False)
 
     def set_stride_and_rate(self, stride: int, atrous_rate: int) -> None:
-        """Puts stride and rate on the 3x3, the stride on the shortcut."""
+        """Sets stride and rate of the 3x3 convolution, and the stride of the shortcut."""
         self.conv2.conv.set_stride_and_rate(stride, atrous_rate)
         if self.projects:
             self.shortcut.conv.set_stride_and_rate(stride, 1)
 
-    def forward(self, x: Tensor, *, apart: bool = False) -> tuple[Tensor, Tensor]:
-        """Returns the unit's output and, if it is wanted `apart`, the residual before the sum."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the unit's output, and its residual branch before the sum and the ReLU."""
         residual = self.conv3(self.conv2(self.conv1(x)))
         stride = self.conv2.conv.stride[0]
         # An identity shortcut past a stride is subsampled, not projected.
         shortcut = self.shortcut(x) if self.projects else x[..., ::stride, ::stride]
-        if apart:
-            return F.relu(residual + shortcut, inplace=True), residual
-        residual += shortcut
-        return F.relu(residual, inplace=True), residual
+        return F.relu(residual + shortcut, inplace=True), residual
 
 
 class ResNet(Backbone):
-    """Stem, four blocks of bottlenecks; 2048 channels, and 256 low-level channels at stride 4.
+    """Stem and four blocks of bottlenecks: 2048 channels, and 256 low-level channels at stride 4.
 
-    Low-level features are the residual branch of the last unit before striding (before the
-    addition, without ReLU): block1/unit_2 at stride 4, then of block2 at 8 and of block3 at 16.
+    Low-level features are the residual branch of the unit before a striding one, before the sum and
+    without ReLU: block1/unit_2 at stride 4, then in block2 at 8 and in block3 at 16.
 
     Args:
         variant: ``resnet50`` or ``resnet101``.
         output_stride: 4, 8, 16 or 32.
-        multi_grid: Rates of the units of the last block, multiplied by the block's own.
+        multi_grid: Rates of the units in the last block; the block's own rate multiplies them.
         in_channels: Channels of the picture.
         stem: ``beta``, three 3x3 convolutions (the paper's networks), or ``plain``, one 7x7.
     """
@@ -91,6 +87,7 @@ class ResNet(Backbone):
         else:
             channels = 64
             self.stem = nn.Sequential(ConvBN(in_channels, channels, 7, RESNET, stride=2))
+        self.pool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         self.blocks = nn.ModuleList()
         self._nominal_strides = []
         for index, units in enumerate(UNITS[variant]):
@@ -119,16 +116,12 @@ class ResNet(Backbone):
     def forward(self, x: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
         """See `Backbone.forward`."""
         x = self.stem(x)  # (N, 128, H/2, W/2)
-        with reading(x):
-            x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)  # (N, 128, H/4, W/4)
+        x = self.pool(x)  # (N, 128, H/4, W/4)
         low_level: dict[int, Tensor] = {}
-        stride, previous = 4, x
-        strides_ahead = [*self._nominal_strides[1:], 1]
-        for unit, nominal, ahead in zip(
-            self._units_in_order(), self._nominal_strides, strides_ahead, strict=True
-        ):
+        stride, residual = 4, x
+        for unit, nominal in zip(self._units_in_order(), self._nominal_strides, strict=True):
             if nominal > 1:
-                low_level[stride] = previous  # of the unit before the striding one
+                low_level[stride] = residual  # of the unit before the striding one
                 stride *= nominal
-            x, previous = unit(x, apart=ahead > 1)
+            x, residual = unit(x)
         return x, low_level

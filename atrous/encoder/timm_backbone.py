@@ -1,8 +1,9 @@
-"""Any timm backbone that can be dilated, as ``timm/<name>``.
+"""Any timm backbone that supports dilation, as ``timm/<name>``.
 
-Atrous conversion is timm's own here (its first dilated unit often takes the new rate, its
-features are rectified, its ResNets stride in the first unit of a stage): close to the paper in
-spirit, not the authors' network. docs/paper.md reports how consistent these are.
+timm turns strides into rates by its own rule: its first dilated unit often takes the new rate
+already, its features have passed a ReLU, and its ResNets have the stride in the first unit of a
+stage. These are therefore not the authors' networks. docs/paper.md reports how much their features
+differ between output strides.
 """
 
 import logging
@@ -20,16 +21,16 @@ OUTPUT_STRIDES = (8, 16, 32)
 
 
 class TimmBackbone(Backbone):
-    """A timm feature network; low-level features are its stage outputs.
+    """A feature network of timm. Its stage outputs are the low-level features.
 
     Args:
         name: A model name of timm, with or without a ``.tag`` of pretrained weights.
         output_stride: 8, 16 or 32.
         in_channels: Channels of the picture.
-        weights: Tensors that timm loads, adapting them to other than three channels.
+        weights: Tensors for timm to load. It adapts them to other numbers of channels than three.
 
     Raises:
-        AtrousError: Unknown name, a network that cannot be dilated, or weights of another one.
+        AtrousError: An unknown name, a network that cannot be dilated, or weights of another one.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class TimmBackbone(Backbone):
             for stride in (4, 8, 16)
             if stride in reductions
         }
-        # Stages beyond the output stride repeat it; the first with a stride is the one offered.
+        # Stages beyond the output stride all have that stride; take the first of them.
         self._low_level_index = {s: reductions.index(s) for s in self.low_level_channels}
         self.output_stride = output_stride
         config: Any = self.network.default_cfg
@@ -60,7 +61,7 @@ class TimmBackbone(Backbone):
         self.std = tuple(255 * s for s in config["std"])
 
     def _create(self, output_stride: int, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
-        import timm  # imports torchvision and the hub client: half a second nobody else needs
+        import timm  # here, because it takes half a second and other backbones do not need it
 
         check_output_stride(output_stride, OUTPUT_STRIDES)
         if not timm.is_model(self._name.split(".")[0]):
@@ -79,7 +80,7 @@ class TimmBackbone(Backbone):
         except (TypeError, AssertionError, NotImplementedError, AttributeError, RuntimeError) as e:
             if weights is None:
                 raise self._refusal(str(e)) from None
-            self._create(output_stride)  # refuses networks that cannot be dilated
+            self._create(output_stride)  # raises if the network, not the weights, is the cause
             raise AtrousError(
                 "E-WEIGHTS-MISMATCH",
                 f"these weights do not fit timm/{self._name}: {str(e)[:400]}",
@@ -101,7 +102,7 @@ class TimmBackbone(Backbone):
         )
 
     def set_output_stride(self, output_stride: int) -> None:
-        """See `Backbone.set_output_stride`: a new network takes over this one's parameters."""
+        """See `Backbone.set_output_stride`. timm builds a new network for our parameters."""
         if output_stride == self.output_stride:
             return
         old = self.network
@@ -109,7 +110,7 @@ class TimmBackbone(Backbone):
         modules = dict(new.named_modules())
         for name, parameter in old.named_parameters():
             owner, _, leaf = name.rpartition(".")
-            setattr(modules[owner], leaf, parameter)  # the same object: optimizers keep theirs
+            setattr(modules[owner], leaf, parameter)  # the same object, which optimizers refer to
         for name, buffer in old.named_buffers():
             owner, _, leaf = name.rpartition(".")
             setattr(modules[owner], leaf, buffer)
@@ -124,7 +125,7 @@ class TimmBackbone(Backbone):
 
 @contextmanager
 def _silence(name: str) -> Iterator[None]:
-    """Holds back a logger's warnings: what timm finds missing or left over is checked after it."""
+    """Silences a logger's warnings: this package checks itself for missing and unused weights."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,12 +1,12 @@
 """Modified aligned Xception-41, -65 and -71.
 
 Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation
-(arXiv:1802.02611), Sec. 3.2 and Fig. 4: deeper than Xception, every max pooling replaced by a
-strided depthwise separable convolution, extra batch norm after each 3x3 depthwise convolution.
+(arXiv:1802.02611), Sec. 3.2 and Fig. 4. It is deeper than Xception, has strided depthwise
+separable convolutions in the place of max pooling, and batch norm after each 3x3 depthwise
+convolution.
 
-Of that extra batch norm the paper says it comes with a ReLU; the authors' released code and
-weights have none, except in the last block. The code is the default, `relu_after_depthwise`
-the paper's text.
+The paper's text puts a ReLU after that batch norm. The authors' released code and weights have
+that ReLU in the last block alone. The code is the default; `relu_after_depthwise` is the text.
 """
 
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ Skip = Literal["conv", "sum", "none"]
 
 
 class Block(NamedTuple):
-    """A row of the authors' table: `units` modules of three separable convolutions."""
+    """A row of the authors' table: `units` modules of three separable convolutions each."""
 
     depths: tuple[int, int, int]
     skip: Skip
     stride: int  # of the third convolution
     units: int = 1
-    relu_inside: bool = False  # within and after, instead of before, the separable convolutions
+    relu_inside: bool = False  # ReLUs within and after the separable convolutions, not before them
 
 
 _ENTRY_41_65 = (
@@ -42,7 +42,7 @@ _ENTRY_71 = (
     Block((728, 728, 728), "conv", 1),
     Block((728, 728, 728), "conv", 2),
 )
-# Entry flow, and the number of units of the middle flow.
+# The entry flow of each variant, and the number of units in its middle flow.
 VARIANTS: dict[str, tuple[tuple[Block, ...], int]] = {
     "xception41": (_ENTRY_41_65, 8),
     "xception65": (_ENTRY_41_65, 16),
@@ -55,9 +55,9 @@ _EXIT = (
 
 
 class XceptionModule(nn.Module):
-    """Three separable convolutions beside a shortcut.
+    """Three separable convolutions, plus a shortcut.
 
-    The shortcut takes the input as it is, before the ReLU of the first convolution.
+    The shortcut starts before the ReLU of the first convolution.
     """
 
     def __init__(self, in_channels: int, block: Block, *, relu_after_depthwise: bool) -> None:
@@ -88,7 +88,7 @@ class XceptionModule(nn.Module):
     def set_stride_and_rate(
         self, stride: int, atrous_rate: int, multi_grid: Sequence[int] = (1, 1, 1)
     ) -> None:
-        """Puts the stride on the third convolution and the shortcut, the rate on all three."""
+        """Sets the stride of the third convolution and the shortcut, and the rates of all three."""
         self.separable1.set_stride_and_rate(1, atrous_rate * multi_grid[0])
         self.separable2.set_stride_and_rate(1, atrous_rate * multi_grid[1])
         self.separable3.set_stride_and_rate(stride, atrous_rate * multi_grid[2])
@@ -96,28 +96,28 @@ class XceptionModule(nn.Module):
             self.shortcut.conv.set_stride_and_rate(stride, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the module's output and its features before striding, not rectified."""
+        """Returns the module's output, and its features before striding and without ReLU."""
         before_striding = self.separable2(self.separable1(x))
         residual = self.separable3(before_striding)
         if self.skip == "conv":
-            residual += self.shortcut(x)
+            residual = residual + self.shortcut(x)
         elif self.skip == "sum":
-            residual += x
+            residual = residual + x
         return residual, before_striding
 
 
 class Xception(Backbone):
-    """Entry, middle and exit flow; 2048 channels, and 256 low-level channels at stride 4.
+    """Entry, middle and exit flow: 2048 channels, and 256 low-level channels at stride 4.
 
-    Low-level features are those before the striding of a block, without ReLU: entry_flow/block2
-    (block3 of Xception-71) at stride 4, the last entry block at 8, exit_flow/block1 at 16.
+    Low-level features are those before a block's stride, without ReLU: entry_flow/block2 (block3 of
+    Xception-71) at stride 4, the last entry block at 8, exit_flow/block1 at 16.
 
     Args:
         variant: ``xception41``, ``xception65`` or ``xception71``.
         output_stride: 4, 8, 16 or 32.
-        multi_grid: Rates within the last block; the paper found no use in other than ones.
+        multi_grid: Rates within the last block. Other rates than ones did not help in the paper.
         in_channels: Channels of the picture.
-        relu_after_depthwise: The paper's Fig. 4 rather than the released code.
+        relu_after_depthwise: ReLUs as in the paper's Fig. 4, which the released code does not have.
     """
 
     channels = 2048
@@ -161,7 +161,7 @@ class Xception(Backbone):
         return cast("list[XceptionModule]", modules)
 
     def set_output_stride(self, output_stride: int) -> None:
-        """See `Backbone.set_output_stride`; multi-grid applies to the last block alone."""
+        """See `Backbone.set_output_stride`. Multi-grid rates apply to the last block alone."""
         schedule = atrous_schedule(self._nominal_strides, output_stride, initial_stride=2)
         modules = self._modules_in_order()
         for module, (stride, rate) in zip(modules, schedule, strict=True):

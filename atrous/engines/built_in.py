@@ -48,13 +48,3 @@ def header(name: str) -> Header:
         AtrousError: The installed file is damaged.
     """
     return read_header(FOLDER / f"{name}.onnx")
-
-
-def exported_already(name: str) -> AtrousError:
-    """Returns the error for commands that need the network itself."""
-    return AtrousError(
-        "E-MODEL-EXPORTED",
-        f"{name} is an exported file already, not a network that can be changed",
-        where=FOLDER / f"{name}.onnx",
-        fix="copy that file, or train one with the recipe it names (atrous models)",
-    )

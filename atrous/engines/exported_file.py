@@ -55,6 +55,8 @@ class Header:
         bf16_agreement: Share of pixels, 0..1, with the same label in bfloat16 as in float32, as
             `atrous export` measured it on pictures; None where it was not measured.
         bf16_measured: How it was measured: engine and processor, number of pictures.
+        architecture: The network: the fields of `atrous.architecture.Architecture`; empty in
+            files that are older than this field.
     """
 
     classes: tuple[str, ...]
@@ -73,6 +75,7 @@ class Header:
     notes: tuple[str, ...] = ()
     bf16_agreement: float | None = None
     bf16_measured: str = ""
+    architecture: dict[str, Any] = field(default_factory=dict)
 
     def properties(self) -> dict[str, str]:
         """Returns the metadata properties of the file."""
@@ -293,6 +296,7 @@ def _parsed(properties: dict[str, str]) -> Header:
         notes=tuple(str(note) for note in json.loads(properties.get("notes", "[]"))),
         bf16_agreement=None if agreement is None else float(agreement),
         bf16_measured=properties.get("bf16_measured", ""),
+        architecture=dict(json.loads(properties.get("architecture", "{}"))),
     )
 
 

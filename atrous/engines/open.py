@@ -77,11 +77,10 @@ def load_model(source: str | Path) -> "DeepLabV3Plus":
     """Returns the torch model behind a path or a name (`atrous.load`).
 
     Raises:
-        AtrousError: No such model, not a model, an exported file already, or torch is missing.
+        AtrousError: No such model, not a model, or torch is missing.
     """
-    if built_in.find(source) is not None:
-        raise built_in.exported_already(str(source))
-    _check(source)
+    if built_in.find(source) is None:
+        _check(source)
     try:
         from atrous.loading import load
     except ModuleNotFoundError as error:

@@ -23,6 +23,7 @@ from atrous.images.decode import atomic
 from atrous.layers import Size
 from atrous.model import DeepLabV3Plus
 from atrous.weights.schema import to_json
+from atrous.weights.store import preprocessing_of
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +106,7 @@ def describe(
         size=size or (0, 0),
         training=to_json(provenance.training) if provenance.training else {},
         notes=tuple(provenance.notes),
+        architecture=to_json(replace(model.architecture, **vars(preprocessing_of(model)))),
     )
 
 

@@ -1,27 +1,27 @@
-"""ImageNet weights for backbones: where they are, and how they get into a model."""
+"""Pretrained weights for backbones: finds them, reads them, copies them into a model."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from atrous.architecture import Provenance
+from atrous.architecture import BACKBONE_OPTIONS, Architecture, Provenance
+from atrous.engines import built_in
 from atrous.errors import AtrousError, ExitCode, unknown_name
 from atrous.model import Model
-from atrous.weights import hub, store, zoo
-from atrous.weights.differences import check_finite, compare
+from atrous.weights import exported, hub, store, zoo
+from atrous.weights.differences import check_finite, compare, unknown_network
 from atrous.weights.tensorflow import names as tf_names
 from atrous.weights.tensorflow import tflite
 from atrous.weights.tensorflow.files import read_tensorflow
-from atrous.weights.torch import foreign
 from atrous.weights.torch import names as torch_names
 from atrous.weights.torch.files import is_pickle, read_tensors
 from atrous.weights.transfer import file_digest
 
-# What pretrained="imagenet" means: a repository of timm's, or an entry of the zoo with its hash.
+# The weights behind pretrained="imagenet": a repository of timm's, or a published file with a hash.
 _DEFAULTS = {
     "xception41": "hf:timm/xception41.tf_in1k",  # the authors' own, ported
     "xception65": "hf:timm/xception65.tf_in1k",
@@ -29,25 +29,19 @@ _DEFAULTS = {
     "mobilenet_v2": "mobilenetv2_imagenet_ptq",
 }
 _FOLDED = (
-    "batch norm is folded into the convolutions: training restores it from its first pictures "
+    "batch norm is folded into the convolutions; training restores it from its first pictures "
     "(training.batch_norm.restore_folded)"
 )
 
 
-# What must be equal for the weights of one backbone to be those of another.
-_OF_THE_BACKBONE = (
-    "backbone", "depth_multiplier", "in_channels", "stem", "relu_after_depthwise",
-)  # fmt: skip
-
-
 @dataclass(frozen=True)
 class BackboneWeights:
-    """Weights of a backbone, ready for a model of its architecture.
+    """Weights of a backbone, read and ready to be copied into a model.
 
     Args:
-        assign: Copies them into a model's backbone.
-        architecture: Fields of `Architecture` that come with them: normalisation and epsilon.
-        timm: Tensors, where timm itself has to load them while it builds the network.
+        assign: Copies the weights into a model's backbone.
+        architecture: Fields of `Architecture` that the weights need: normalisation and epsilon.
+        timm: Tensors that timm itself loads while it builds the network.
     """
 
     assign: Callable[[Model], None]
@@ -59,17 +53,24 @@ def find(source: str | Path, backbone: str) -> BackboneWeights:
     """Finds and reads weights for a backbone.
 
     Args:
-        source: ``imagenet``, the path of a file or run folder, ``hf:org/name``, or a name of the
-            zoo.
+        source: ``imagenet``, the name of a built-in model, the path of a file or run folder,
+            ``hf:org/name``, or a published name.
         backbone: As in `create_model`.
 
     Raises:
-        AtrousError: There are none, or they are of another network, damaged or malicious.
+        AtrousError: No such weights, or weights of another network, damaged or malicious.
     """
     path, name = _locate(str(source), backbone)
     provenance = Provenance(name, sha256=file_digest(path) if path.is_file() else "")
     if store.is_ours(path):
-        return _from_store(path, provenance)
+        description, tensors = store.read(path)
+        stored = replace(description.architecture, **vars(description.preprocessing))
+        return _from_ours(tensors, stored, description.provenance, provenance, path)
+    if path.suffix == ".onnx" and path.is_file():
+        model = exported.read(path)
+        return _from_ours(
+            model.state_dict(), model.architecture, model.provenance, provenance, path
+        )
     if backbone.startswith("timm/"):
         return _for_timm(path, provenance)
     if path.suffix == ".tflite":
@@ -80,18 +81,11 @@ def find(source: str | Path, backbone: str) -> BackboneWeights:
 
 
 def _locate(source: str, backbone: str) -> tuple[Path, str]:
-    """Returns a file and what to call it."""
+    """Returns the path of the weights and a name for them."""
     if source == "imagenet":
-        if backbone.startswith("timm/"):
-            source = _timm_repository(backbone.removeprefix("timm/"))
-        elif backbone in _DEFAULTS:
-            source = _DEFAULTS[backbone]
-        else:
-            raise AtrousError(
-                "E-PRETRAINED",
-                f"no ImageNet weights of {backbone} are published that could be checked",
-                fix=_advice(backbone),
-            )
+        source = _imagenet(backbone)
+    if (file := built_in.find(source)) is not None:
+        return file, source
     if source.startswith("hf:"):
         return hub.download(hub.parse(source)), source
     if source in zoo.names():
@@ -100,7 +94,7 @@ def _locate(source: str, backbone: str) -> tuple[Path, str]:
     if (path / "best.safetensors").is_file():  # a run folder
         return path / "best.safetensors", source
     if path.name == source and not path.suffix and not (path.exists() or _is_checkpoint(path)):
-        raise unknown_name("weights", source, ("imagenet", *zoo.names()))
+        raise unknown_name("weights", source, ("imagenet", *built_in.names(), *zoo.names()))
     return path, path.name
 
 
@@ -108,13 +102,23 @@ def _is_checkpoint(prefix: Path) -> bool:
     return prefix.with_name(f"{prefix.name}.index").exists()
 
 
-def _advice(backbone: str) -> str:
+def _imagenet(backbone: str) -> str:
+    """Returns where published ImageNet weights of a backbone are."""
+    if backbone.startswith("timm/"):
+        return _timm_repository(backbone.removeprefix("timm/"))
+    if backbone in _DEFAULTS:
+        return _DEFAULTS[backbone]
+    advice = "name a file as pretrained="
     if backbone.startswith("resnet"):
-        return (
+        advice = (
             f"use the backbone timm/{backbone}, or name the archive of the authors' own as "
             f"pretrained= (atrous models lists {backbone}_imagenet)"
         )
-    return "name a file as pretrained="
+    raise AtrousError(
+        "E-PRETRAINED",
+        f"no ImageNet weights of {backbone} are published with a hash to check",
+        fix=advice,
+    )
 
 
 def _timm_repository(name: str) -> str:
@@ -126,17 +130,30 @@ def _timm_repository(name: str) -> str:
     return f"hf:{config.hf_hub_id}"
 
 
-def _from_store(path: Path, provenance: Provenance) -> BackboneWeights:
-    """Takes the backbone of a model of this package: a classifier's, or any other."""
-    description, tensors = store.read(path)
-    theirs, prefix = description.architecture, "encoder.backbone."
+def _from_ours(
+    tensors: Mapping[str, Tensor],
+    theirs: Architecture | None,
+    origin: Provenance,
+    provenance: Provenance,
+    path: Path,
+) -> BackboneWeights:
+    """Takes the backbone out of a model of this package, whatever its head.
+
+    Args:
+        tensors: Of the whole model.
+        theirs: Its network; None if the file does not say.
+        origin: Where the model comes from.
+        provenance: Where the backbone comes from: this file.
+        path: The file.
+    """
+    prefix = "encoder.backbone."
     backbone = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-    provenance.licence = description.provenance.licence
+    provenance.licence = origin.licence
 
     def assign(model: Model) -> None:
         ours = model.architecture
-        for name in _OF_THE_BACKBONE:
-            if getattr(theirs, name) != getattr(ours, name):
+        for name in ("backbone", *BACKBONE_OPTIONS):
+            if theirs is not None and getattr(theirs, name) != getattr(ours, name):
                 raise AtrousError(
                     "E-WEIGHTS-BACKBONE",
                     f"weights of {name} {getattr(theirs, name)!r}, and the network's is "
@@ -148,22 +165,16 @@ def _from_store(path: Path, provenance: Provenance) -> BackboneWeights:
         store.copy_tensors(model.encoder.backbone, backbone, path)
         left_out = [name for name in tensors if not name.startswith(prefix)]
         copied = f"{len(backbone)} tensors of the backbone copied"
-        _record(model, provenance, left_out, [copied, *description.provenance.notes])
+        _record(model, provenance, left_out, [copied, *origin.notes])
 
-    preprocessing = description.preprocessing
-    return BackboneWeights(
-        assign,
-        {
-            "mean": preprocessing.mean,
-            "std": preprocessing.std,
-            "epsilon": theirs.epsilon,
-            "one_sided_padding": theirs.one_sided_padding,
-        },
-    )
+    if theirs is None:
+        return BackboneWeights(assign)
+    brought = ("mean", "std", "epsilon", "one_sided_padding")
+    return BackboneWeights(assign, {name: getattr(theirs, name) for name in brought})
 
 
 def _for_timm(path: Path, provenance: Provenance) -> BackboneWeights:
-    tensors = read_tensors(path).tensors  # here, so that timm opens no file that could run code
+    tensors = read_tensors(path).tensors  # timm must not open files: its reader can run code
     return BackboneWeights(
         lambda model: _check_timm(model, tensors, path, provenance), timm=tensors
     )
@@ -172,11 +183,11 @@ def _for_timm(path: Path, provenance: Provenance) -> BackboneWeights:
 def _check_timm(
     model: Model, tensors: dict[str, Tensor], path: Path, provenance: Provenance
 ) -> None:
-    """Makes sure that timm, which loads what fits, left no tensor at its random values."""
+    """Checks that timm, which skips tensors that do not fit, loaded every tensor."""
     network: Any = model.encoder.backbone.network
     ours = {n: t for n, t in network.state_dict().items() if "num_batches_tracked" not in n}
     file = {n: t for n, t in tensors.items() if n in ours}
-    adapted = model.architecture.in_channels != 3  # timm then changes the first convolution
+    adapted = model.architecture.in_channels != 3  # timm then resizes the first convolution
     shapes = {n: ours[n].shape if adapted else t.shape for n, t in file.items()}
     differences = compare(_shapes(ours), {n: tuple(s) for n, s in shapes.items()})
     if differences:
@@ -218,8 +229,8 @@ def _from_tflite(path: Path, provenance: Provenance) -> BackboneWeights:
         tf_names.assign(model, wanted, path, part="encoder.backbone")
         _record(model, provenance, [n for n in graph.variables if n not in wanted], [_FOLDED])
 
-    # Its padding stays behind: symmetric padding gives the features of a graph for even sizes, only
-    # from pixel i * stride rather than up to a stride beyond it.
+    # The graph's one-sided padding is not kept. With symmetric padding the features are the same,
+    # but each sits at pixel i * stride instead of up to one stride further on.
     return BackboneWeights(assign, {"mean": (graph.mean,), "std": (graph.std,)})
 
 
@@ -231,9 +242,12 @@ def _is_backbone(name: str) -> bool:
 
 def _from_torch(path: Path, backbone: str, provenance: Provenance) -> BackboneWeights:
     file = read_tensors(path)
+    if any(name.startswith("encoder.backbone.") for name in file.tensors):
+        origin = Provenance(notes=["a bare state_dict: it does not say its normalisation"])
+        return _from_ours(file.tensors, None, origin, provenance, path)
     layout = torch_names.find_layout(file.tensors, backbone)
     if layout is None:
-        raise foreign.refusal(_shapes(file.tensors), path)
+        raise unknown_network(file.tensors, path)
     tensors, left_out = torch_names.rename(file.tensors, layout, backbone)
 
     def assign(model: Model) -> None:

@@ -1,10 +1,13 @@
-"""How the tensors of a file differ from those of a network, as a person can read it."""
+"""Compares the tensors of a file with those of a network, and explains what does not fit."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from atrous.errors import AtrousError, ExitCode
 
@@ -17,9 +20,9 @@ class Differences:
     """Names and shapes that do not agree.
 
     Attributes:
-        missing: What the network has and the file has not.
-        unexpected: What the file has and the network has not.
-        misshapen: What both have in different shapes: (the network's, the file's).
+        missing: Tensors that only the network has.
+        unexpected: Tensors that only the file has.
+        misshapen: Tensors that both have in different shapes: (the network's, the file's).
     """
 
     missing: dict[str, Shape] = field(default_factory=dict)
@@ -89,22 +92,51 @@ def compare(network: Mapping[str, Shape], file: Mapping[str, Shape]) -> Differen
     )
 
 
-def check_finite(arrays: Iterable[tuple[str, NDArray[np.generic]]], where: object = "") -> None:
-    """Refuses weights that are not numbers.
+def check_finite(arrays: Iterable[tuple[str, Tensor | NDArray[Any]]], where: object = "") -> None:
+    """Checks that weights hold no NaN and no infinity.
 
     Raises:
-        AtrousError: ``E-WEIGHTS-NAN``, with the first tensor that holds NaN or infinity.
+        AtrousError: ``E-WEIGHTS-NAN``, with the first tensor that holds either.
     """
     for name, array in arrays:
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            count = int((~np.isfinite(array)).sum())
+        if isinstance(array, Tensor):
+            count = int((~array.isfinite()).sum()) if array.is_floating_point() else 0
+        else:
+            count = int((~np.isfinite(array)).sum()) if array.dtype.kind == "f" else 0
+        if count:
             raise AtrousError(
                 "E-WEIGHTS-NAN",
-                f"{name} holds {count} values that are NaN or infinite, of {array.size}",
+                f"{name} holds {count} values that are NaN or infinite, of {prod(array.shape)}",
                 where=where,
                 fix="the training that wrote it diverged; take an earlier checkpoint",
                 exit_code=ExitCode.DATA,
             )
+
+
+def unknown_network(names: Collection[str], where: object) -> AtrousError:
+    """Returns the error for a checkpoint that does not say what network it is."""
+    shown = f"{', '.join(list(names)[:5])}, ... ({len(names)} in all)"
+    if any(name.startswith("encoder.backbone.") for name in names):
+        return AtrousError(
+            "E-WEIGHTS-STATE-DICT",
+            f"a bare state_dict of a model of this package ({shown}): its architecture, class "
+            "names and normalisation are not in the file",
+            where=where,
+            fix="build the network with create_model, fill it with atrous.load_weights(model, "
+            "PATH) and write it with atrous.save; a file of atrous.save says all this itself",
+            exit_code=ExitCode.DATA,
+        )
+    return AtrousError(
+        "E-WEIGHTS-UNKNOWN",
+        f"the tensor names are not those of a network of this package: {shown}",
+        where=where,
+        fix="DeepLab checkpoints of other projects (torchvision, segmentation_models.pytorch and "
+        "others) have other layers and another geometry: run them with their own code. Whole "
+        "models are read from TensorFlow, TFLite and this package's files. A backbone goes into "
+        "create_model(..., pretrained=PATH): Xception and MobileNetV2 of timm, MobileNetV2 of "
+        "torchvision, and with the backbone timm/<name> any of timm's, torchvision's ResNets too",
+        exit_code=ExitCode.DATA,
+    )
 
 
 def _text(shape: Shape) -> str:

@@ -1,8 +1,8 @@
-"""Named downloads: checked by their full hash, shared between processes, offline-safe.
+"""Downloads files into a cache that processes share, and checks the hash of each whole file.
 
-Nothing is fetched without a hash to check it against, and nothing gets its final name before the
-check. ``ATROUS_CACHE`` says where files are kept, ``ATROUS_OFFLINE=1`` forbids the network, and
-``ATROUS_WEIGHTS_URL`` names mirrors (separated by spaces) that are asked first.
+A file without a known hash is never fetched. A file gets its final name only after its hash has
+been checked. ``ATROUS_CACHE`` names the cache folder. ``ATROUS_OFFLINE=1`` forbids the network.
+``ATROUS_WEIGHTS_URL`` lists mirrors, separated by spaces, that are tried first.
 """
 
 import logging
@@ -24,20 +24,21 @@ _HASH_LENGTHS = {"sha256": 64, "sha384": 96}
 
 
 def fetch(url: str, digest: str, *, size: int | None = None) -> Path:
-    """Returns the file behind a URL, from the cache or downloaded into it.
+    """Returns the file behind a URL: from the cache, or downloaded into it.
 
     Args:
         url: ``http://`` or ``https://``.
         digest: ``sha256:<64 hex digits>`` (or ``sha384:``) of the whole file.
-        size: Bytes, where known.
+        size: Bytes, if known.
 
     Raises:
-        AtrousError: ``E-DOWNLOAD-...`` or ``E-DISK-FULL``, with the place to put the file by hand.
+        AtrousError: ``E-DOWNLOAD-...`` or ``E-DISK-FULL``. The message says where to put the file
+            by hand.
     """
     algorithm, digits = parse_digest(digest)
     wanted = Wanted(cache_folder() / digits[:16] / _file_name(url), algorithm, digits, size)
     if wanted.target.is_file():
-        if not wanted.matches(wanted.target):  # put there by hand, or damaged since
+        if not wanted.matches(wanted.target):  # a wrong file put there by hand, or damage
             raise _wrong_hash(wanted.target, url, wanted)
         return wanted.target
     if offline():
@@ -45,13 +46,13 @@ def fetch(url: str, digest: str, *, size: int | None = None) -> Path:
         raise wanted.failure("OFFLINE", why, url, "unset ATROUS_OFFLINE")
     wanted.target.parent.mkdir(parents=True, exist_ok=True)
     with _locked(wanted.target):
-        if not wanted.target.is_file():  # another process may have been faster
+        if not wanted.target.is_file():  # the process that held the lock may have fetched it
             _download(url, wanted)
     return wanted.target
 
 
 def parse_digest(digest: str) -> tuple[str, str]:
-    """Splits ``sha256:<hex>`` (or the bare digits of a SHA-256) into algorithm and digits.
+    """Splits ``sha256:<hex>``, or the bare digits of a SHA-256, into algorithm and digits.
 
     >>> parse_digest("AB" * 32)[0]
     'sha256'
@@ -76,14 +77,14 @@ def _file_name(url: str) -> str:
     name = unquote(urlsplit(url).path).rsplit("/", 1)[-1]
     if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
         raise AtrousError(
-            "E-DOWNLOAD-URL", f"the address ends in no file name: {name!r}", where=url
+            "E-DOWNLOAD-URL", f"the address does not end in a file name: {name!r}", where=url
         )
     return name
 
 
 @contextmanager
 def _locked(target: Path) -> Iterator[None]:
-    """Holds a lock of the operating system, which a process that dies gives back by dying."""
+    """Holds a lock of the operating system, which is released even if this process is killed."""
     lock = FileLock(target.with_name(target.name + ".lock"))
     try:
         lock.acquire(timeout=0)
@@ -97,7 +98,7 @@ def _locked(target: Path) -> Iterator[None]:
 
 
 def _download(url: str, wanted: Wanted) -> None:
-    """Fetches from the mirrors and the URL itself, in order, until one has the right bytes."""
+    """Tries the mirrors and then the URL itself, until one sends the right bytes."""
     mirrors = os.environ.get("ATROUS_WEIGHTS_URL", "").split()
     urls = [f"{mirror.rstrip('/')}/{wanted.target.name}" for mirror in mirrors] + [url]
     for source in urls:
@@ -119,11 +120,11 @@ def _download_from(url: str, wanted: Wanted) -> None:
             return
         error = _wrong_hash(wanted.part, url, wanted)
         wanted.part.unlink()
-        if not resumed:  # a part from an earlier run may have been of another file
+        if not resumed:  # else try once more: the part may have been of another file
             raise error
 
 
 def _wrong_hash(path: Path, url: str, wanted: Wanted) -> AtrousError:
     found = file_digest(path, wanted.algorithm)
     what = f"{path.name} has {wanted.algorithm} {found}, expected {wanted.digest}"
-    return wanted.failure("HASH", what, url, "the file is damaged or has changed: delete it")
+    return wanted.failure("HASH", what, url, "the file is damaged or another one: delete it")

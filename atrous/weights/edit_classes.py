@@ -1,4 +1,4 @@
-"""A model for other classes or of another shape: what it knows is copied, the rest starts anew."""
+"""Changes a model's classes or its shape: fitting weights are copied, the rest is random."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,11 +18,12 @@ Sources = Mapping[str, str | Sequence[str]]
 
 @dataclass(frozen=True)
 class Row:
-    """Where one class of a new classifier comes from.
+    """The origin of one class of a new classifier.
 
     Args:
         name: The new class.
-        sources: Old classes whose mean it is; none: it is randomly initialised.
+        sources: Old classes. The new class gets the mean of their weights, or random weights if
+            there are none.
     """
 
     name: str
@@ -45,22 +46,22 @@ def change_classes(
 ) -> tuple[Row, ...]:
     """Gives a model a classifier for other classes, in place.
 
-    A class takes the row of the old one with its name (case, spaces and punctuation aside); an
-    entry of `mapping` names its source, or several that are merged: the mean of their rows. Naming
-    one source for several classes splits it. Classes without a source are initialised as in a new
-    model.
+    A new class takes the weights of the old class with the same name; case, spaces and punctuation
+    do not matter. An entry of `mapping` names another old class, or several to merge, whose mean is
+    taken. Two new classes may name the same old class, which splits it. A class without an old one
+    gets random weights.
 
     Args:
         model: A model whose classes have names.
-        classes: The new ones, with colours or without.
+        classes: The new classes, with or without colours.
         mapping: New name -> old name or names.
-        reinit: Copy nothing.
+        reinit: Give every class random weights.
 
     Returns:
-        Where each new class comes from, in order.
+        The origin of each new class, in order.
 
     Raises:
-        AtrousError: Names that repeat, or that `mapping` has and nobody else.
+        AtrousError: Names that repeat, or names in `mapping` that do not exist.
     """
     table = classes if isinstance(classes, ClassTable) else _table(classes)
     rows = _plan(model.classes, table.classes, mapping or {}, reinit)
@@ -82,20 +83,20 @@ def change_classes(
 
 
 def graft(source: DeepLabV3Plus, architecture: Architecture) -> tuple[DeepLabV3Plus, list[str]]:
-    """Builds a network of another shape that starts from what fits of a trained one.
+    """Builds a network of another shape that starts from the weights of a trained one.
 
-    Tensors of the same name and shape are copied. ASPP's projection is copied branch by branch and
-    zero for branches the source lacks, so that they join in without disturbing what is there. A
-    decoder the source lacks at first passes on what the encoder says (if it has as many filters):
-    the new network then computes what the source did, and learns from there. The source's classes,
-    preprocessing, padding and epsilon come along.
+    Tensors of the same name and shape are copied. In ASPP's projection, the columns of branches
+    that the source lacks are zero, so that new branches change nothing at first. A decoder that the
+    source lacks starts as the identity on the encoder's features, if it has as many filters: the
+    new network then computes at first what the source computes. The source's classes,
+    preprocessing, padding and epsilon are kept.
 
     Args:
         source: The trained network.
-        architecture: The shape of the new one; its backbone must be the source's.
+        architecture: The shape of the new network. Its backbone must be the source's.
 
     Returns:
-        The new network, and the names of its weights that are randomly initialised.
+        The new network, and the names of its randomly initialised weights.
 
     Raises:
         AtrousError: The backbones differ.
@@ -121,7 +122,7 @@ def graft(source: DeepLabV3Plus, architecture: Architecture) -> tuple[DeepLabV3P
     model.provenance = replace(source.provenance, notes=list(source.provenance.notes))
     theirs = dict(source.state_dict())
     if old.decoder != new.decoder and not (new.decoder and _pass_on(model)):
-        # The classifier saw other features.
+        # The classifier was trained on other features.
         theirs = {name: t for name, t in theirs.items() if not name.startswith("decoder.")}
     ours = model.state_dict()
     projection = "encoder.aspp.project.conv.weight"
@@ -135,14 +136,14 @@ def graft(source: DeepLabV3Plus, architecture: Architecture) -> tuple[DeepLabV3P
 
 @torch.no_grad()
 def _pass_on(model: DeepLabV3Plus) -> bool:
-    """Makes a decoder's refinements pass on their first inputs, the encoder's; says if it can."""
+    """Makes the decoder the identity on the encoder's features; returns whether it can be."""
     channels, refine = model.encoder.aspp.channels, model.architecture.refine
     if not refine or any(filters != channels for _, filters in refine):
         return False
     for name, module in model.decoder.named_modules():
         if ".refine." not in name:
             continue
-        if isinstance(module, nn.BatchNorm2d):  # exactly the identity, as where it was folded
+        if isinstance(module, nn.BatchNorm2d):  # exactly the identity, as for folded batch norm
             assert module.running_var is not None
             module.running_var.fill_(1 - module.eps)
         elif isinstance(module, nn.Conv2d):
@@ -154,7 +155,7 @@ def _pass_on(model: DeepLabV3Plus) -> bool:
 
 
 def _same_branches(old: Architecture, new: Architecture) -> bool:
-    """Says whether the new ASPP begins with the old one's branches, in their order."""
+    """Returns whether the branches of the new ASPP start with those of the old one, in order."""
     kinds = [(a.head, a.image_pooling, a.separable) for a in (old, new)]
     return kinds[0] == kinds[1]
 

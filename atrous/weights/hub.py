@@ -1,7 +1,7 @@
-"""Files from and to the Hugging Face hub, checked by their full SHA-256.
+"""Downloads from and uploads to the Hugging Face hub, with a check of the full SHA-256.
 
-The hub states the SHA-256 of every large file; what arrives is compared with it, which the hub's
-own client does not do (it compares lengths). ``ATROUS_OFFLINE=1`` uses the client's cache alone.
+The hub states the SHA-256 of every large file. Its own client compares lengths alone, so the hash
+is compared here. With ``ATROUS_OFFLINE=1`` the client's cache is the only source.
 """
 
 import os
@@ -40,17 +40,18 @@ def parse(text: str) -> Location:
     if not _REPOSITORY.fullmatch(repository) or ".." in repository:
         raise AtrousError(
             "E-HUB-NAME",
-            f"{text!r} is no repository",
+            f"{text!r} is not the name of a repository",
             fix="write hf:org/name or hf:org/name@revision",
         )
     return Location(repository, revision or None)
 
 
 def download(location: Location, file: str = FILE) -> Path:
-    """Returns a file of a repository, from the hub client's cache or downloaded.
+    """Returns a file of a repository: from the hub client's cache, or downloaded.
 
     Raises:
-        AtrousError: ``E-HUB-...`` if it cannot be had, or is not what the hub says it is.
+        AtrousError: ``E-HUB-FAILED`` if it cannot be fetched, ``E-HUB-HASH`` if its hash is not
+            the one that the hub states.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -74,7 +75,7 @@ def download(location: Location, file: str = FILE) -> Path:
 
 
 def _check_hash(path: Path, where: str) -> None:
-    """Compares a file with the name of its blob in the client's cache, which is its SHA-256."""
+    """Compares a file with its SHA-256, which is the name of its blob in the client's cache."""
     blob = path.resolve()
     if not re.fullmatch("[0-9a-f]{64}", blob.name):
         raise AtrousError(
@@ -96,7 +97,7 @@ def _check_hash(path: Path, where: str) -> None:
 
 
 def push_to_hub(model: DeepLabV3Plus, repository: str, *, private: bool = False) -> str:
-    """Uploads a model as ``model.safetensors`` to a repository, which is made if need be.
+    """Uploads a model as ``model.safetensors`` to a repository, which is created if it is missing.
 
     Needs a token: ``hf auth login`` or ``HF_TOKEN``.
 
@@ -106,7 +107,7 @@ def push_to_hub(model: DeepLabV3Plus, repository: str, *, private: bool = False)
         private: Whether a new repository is private.
 
     Returns:
-        The commit, to be named as ``hf:org/name@commit``.
+        The commit. ``hf:org/name@commit`` loads this upload.
 
     Raises:
         AtrousError: Offline, not allowed, or the network fails.
@@ -134,7 +135,7 @@ def push_to_hub(model: DeepLabV3Plus, repository: str, *, private: bool = False)
 def _unreachable(where: str, file: str, error: object) -> AtrousError:
     return AtrousError(
         "E-HUB-FAILED",
-        f"{file} cannot be had: {' '.join(str(error).split())[:300]}",
+        f"{file} cannot be reached: {' '.join(str(error).split())[:300]}",
         where=where,
         fix="check name, revision, network and token (hf auth login)"
         if not offline()

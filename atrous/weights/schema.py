@@ -1,4 +1,4 @@
-"""Dataclasses to JSON and back, closed: what a class does not declare is refused."""
+"""Turns dataclasses into JSON and back. Fields that a class does not declare are refused."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def to_json(value: Any) -> Any:
-    """Returns a dataclass as what `json` can write.
+    """Returns a dataclass as dicts, lists and scalars for `json.dumps`.
 
     >>> to_json((1, 2))
     [1, 2]
@@ -25,19 +25,19 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(kind: type[T], value: Any, where: str = "") -> T:
-    """Builds a dataclass from what `json` has read.
+    """Builds a dataclass from the output of `json.loads`.
 
-    Missing fields take their defaults, so that files older than a field go on working.
+    Missing fields take their defaults, so that files older than a field still load.
 
     Args:
-        kind: The dataclass; fields are strings, numbers, booleans, literals, tuples, lists,
+        kind: The dataclass. Its fields may be strings, numbers, booleans, literals, tuples, lists,
             optional ones of these, and other such dataclasses.
-        value: An object of JSON.
-        where: The path to it, for errors.
+        value: A JSON object.
+        where: Path of the object, for error messages.
 
     Raises:
-        AtrousError: ``E-UNKNOWN-NAME`` for a field that does not exist, with the nearest that do;
-            ``E-SCHEMA`` for one that is missing or of another type.
+        AtrousError: ``E-UNKNOWN-NAME`` for a field that does not exist, with the nearest names;
+            ``E-SCHEMA`` for a field that is missing or has another type.
     """
     if not isinstance(value, dict):
         raise _wrong(where, "an object", value)

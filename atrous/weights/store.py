@@ -1,7 +1,7 @@
-"""Our file format: safetensors, with everything a model is in its header.
+"""This package's file format: safetensors, with a full description of the model in the header.
 
-The header's metadata holds one JSON object of a closed schema (`Description`). Nothing in it names
-code, and a file that says more than the schema knows is refused.
+The header's metadata holds one JSON object with a fixed schema (`Description`). It never names
+code. A file with fields that the schema does not know is refused.
 """
 
 import hashlib
@@ -20,17 +20,17 @@ from atrous.classes import ClassTable, Color
 from atrous.errors import AtrousError, ExitCode
 from atrous.images.decode import atomic
 from atrous.model import Model
-from atrous.weights.differences import compare
+from atrous.weights.differences import check_finite, compare
 from atrous.weights.schema import from_json, to_json
-from atrous.weights.torch.files import check_finite, read_metadata, read_safetensors
+from atrous.weights.torch.files import read_metadata, read_safetensors
 
-FORMAT = 1  # grows when an older version could not read a file rightly
+FORMAT = 1  # raise it if older versions would misread new files
 _KEY = "atrous"
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What the model does to RGB values 0..255 before anything else: (x - mean) / std."""
+    """The normalisation at the start of the model: (x - mean) / std of RGB values 0..255."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -38,15 +38,15 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Description:
-    """What is written about a model beside its tensors.
+    """Everything that a file holds beside the tensors.
 
     Args:
         format: Version of this schema.
         made_by: Version of atrous that wrote the file.
-        architecture: The network, its output stride among the rest.
-        classes: Names in the order of the logits.
-        palette: Their colours.
-        preprocessing: Normalisation, inside the model.
+        architecture: The options of the network.
+        classes: Names of the classes, in the order of the logits.
+        palette: Colours of the classes.
+        preprocessing: The normalisation inside the model.
         provenance: Where the weights come from, their licence, and how they were trained.
         tensors_sha256: Hash over names, types, shapes and bytes of all tensors.
     """
@@ -67,16 +67,17 @@ class Description:
 
 
 def save(model: Model, path: str | Path, *, half: bool = False) -> str:
-    """Writes a model to a ``.safetensors`` file, whole or not at all.
+    """Writes a model to a ``.safetensors`` file. If writing fails, no partial file remains.
 
     Args:
         model: Any model of this package.
         path: The file; an existing one is replaced.
-        half: Round the weights of convolutions to 16 bits, for half the size; they are read as
-            float32 again. Batch norm's small variances would lose too much.
+        half: Round the weights of convolutions to 16 bits, for half the size. `load` turns them
+            into float32 again. Batch norms stay in 32 bits: their small variances would lose too
+            much.
 
     Returns:
-        The hash over the tensors, which is also in the file.
+        The hash over the tensors, which the file holds too.
 
     Raises:
         AtrousError: The path has another suffix, or a weight is not finite.
@@ -92,7 +93,7 @@ def save(model: Model, path: str | Path, *, half: bool = False) -> str:
     tensors = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}
     if half:
         tensors = {n: t.half() if t.ndim == 4 else t for n, t in tensors.items()}
-    check_finite(tensors, path)
+    check_finite(tensors.items(), path)
     description = describe(model, tensors)
     metadata = {_KEY: json.dumps(to_json(description), sort_keys=True)}
     with atomic(path) as temporary:
@@ -101,7 +102,7 @@ def save(model: Model, path: str | Path, *, half: bool = False) -> str:
 
 
 def describe(model: Model, tensors: Mapping[str, Tensor]) -> Description:
-    """Returns what `save` writes about a model with these tensors."""
+    """Returns the description that `save` writes for a model with these tensors."""
     return Description(
         format=FORMAT,
         made_by=__version__,
@@ -121,7 +122,7 @@ def preprocessing_of(model: Model) -> Preprocessing:
 
 
 def is_ours(path: Path) -> bool:
-    """Says whether a file is one that `save` wrote, sound or not."""
+    """Returns whether `save` wrote a file. The file may be damaged."""
     if path.suffix != ".safetensors" or not path.is_file():
         return False
     return _KEY in read_metadata(path)
@@ -131,16 +132,16 @@ def read(path: Path) -> tuple[Description, dict[str, Tensor]]:
     """Reads a file that `save` wrote.
 
     Raises:
-        AtrousError: ``E-WEIGHTS-FORMAT`` for a damaged file, ``E-WEIGHTS-FOREIGN`` for one that
-            this package did not write, ``E-WEIGHTS-VERSION`` for one from a newer version,
-            ``E-SCHEMA`` or ``E-UNKNOWN-NAME`` for a description that says something else,
-            ``E-WEIGHTS-HASH`` for changed tensors, ``E-WEIGHTS-NAN``.
+        AtrousError: ``E-WEIGHTS-FORMAT`` for a damaged file, ``E-WEIGHTS-FOREIGN`` for a file of
+            another program, ``E-WEIGHTS-VERSION`` for a file of a newer version, ``E-SCHEMA`` or
+            ``E-UNKNOWN-NAME`` for a description outside the schema, ``E-WEIGHTS-HASH`` for changed
+            tensors, ``E-WEIGHTS-NAN``.
     """
     file = read_safetensors(path)
     if _KEY not in file.metadata:
         raise AtrousError(
             "E-WEIGHTS-FOREIGN",
-            "not a model of this package: the file does not say what network it is",
+            "not a model of this package: the file does not say what network it holds",
             where=path,
             fix="if it holds a backbone, name it as pretrained= in create_model; "
             "for other checkpoints see: atrous convert --help",
@@ -151,11 +152,11 @@ def read(path: Path) -> tuple[Description, dict[str, Tensor]]:
     except AtrousError as error:
         error.where = error.where or str(path)
         raise
-    check_finite(file.tensors, path)
+    check_finite(file.tensors.items(), path)
     if hash_tensors(file.tensors) != description.tensors_sha256:
         raise AtrousError(
             "E-WEIGHTS-HASH",
-            "the tensors are not those that were saved: their hash is another",
+            "the tensors have another hash than when they were saved",
             where=path,
             fix="the file was damaged or changed; get it again",
             exit_code=ExitCode.DATA,
@@ -168,7 +169,7 @@ def _parsed(text: str) -> Description:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise AtrousError(
-            "E-WEIGHTS-FORMAT", f"the description is no JSON: {error}", exit_code=ExitCode.DATA
+            "E-WEIGHTS-FORMAT", f"the description is not JSON: {error}", exit_code=ExitCode.DATA
         ) from None
     version = content.get("format") if isinstance(content, dict) else None
     if isinstance(version, int) and version > FORMAT:
@@ -193,10 +194,10 @@ def _parsed(text: str) -> Description:
 
 
 def copy_tensors(model: nn.Module, tensors: Mapping[str, Tensor], where: object) -> None:
-    """Copies tensors into a model: every one, into every place, strictly.
+    """Copies tensors into a model. Every tensor must have a place, and every place a tensor.
 
     Raises:
-        AtrousError: ``E-WEIGHTS-MISMATCH``, with a table of what does not fit and why, probably.
+        AtrousError: ``E-WEIGHTS-MISMATCH``, with a table of the differences and a likely cause.
     """
     differences = compare(
         {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
@@ -208,7 +209,7 @@ def copy_tensors(model: nn.Module, tensors: Mapping[str, Tensor], where: object)
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Hashes names, types, shapes and bytes, whatever the order."""
+    """Returns a hash over names, types, shapes and bytes. The order does not matter."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()

@@ -1,4 +1,4 @@
-"""One file over HTTP: resumed where it stopped, tried again where that may help."""
+"""Fetches one file over HTTP: resumes where it stopped, and retries if the failure may pass."""
 
 import errno
 import hashlib
@@ -19,22 +19,22 @@ from atrous.errors import AtrousError, ExitCode
 _LOG = logging.getLogger(__name__)
 _CHUNK = 1 << 20
 _TIMEOUT = 30.0  # seconds without a byte
-_PAUSES = (1.0, 2.0, 4.0, 8.0)  # seconds before each new try; after the last it is given up
-_LONGEST_PAUSE = 60.0  # seconds; the most a server gets with Retry-After
-_MAX_SIZE = 8 << 30  # bytes, where nothing else says how long a file is
+_PAUSES = (1.0, 2.0, 4.0, 8.0)  # seconds before each retry; the download fails after the last
+_LONGEST_PAUSE = 60.0  # seconds; a longer Retry-After of the server is cut to this
+_MAX_SIZE = 8 << 30  # bytes, if neither the caller nor the server says how long the file is
 _RETRIED = frozenset((408, 429, 500, 502, 503, 504))
 _NO_SPACE = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """One file to fetch: where it goes and how it is known to be right.
+    """A file to fetch: its place and its hash.
 
     Args:
-        target: Its final place; it grows beside it, as ``<name>.part``.
-        algorithm: The hash, as hashlib calls it.
+        target: Final path. The download grows beside it, as ``<name>.part``.
+        algorithm: Name of the hash in hashlib.
         digest: The hash in lower-case hexadecimal.
-        size: Bytes, where known.
+        size: Bytes, if known.
     """
 
     target: Path
@@ -44,17 +44,17 @@ class Wanted:
 
     @property
     def part(self) -> Path:
-        """Where the file grows."""
+        """Path of the unfinished download."""
         return self.target.with_name(self.target.name + ".part")
 
     def matches(self, path: Path) -> bool:
-        """Returns whether a file is there and has the right hash."""
+        """Returns whether a file exists and has the right hash."""
         return path.is_file() and file_digest(path, self.algorithm) == self.digest
 
     def failure(
         self, code: str, what: str, url: str, fix: str = "check the address"
     ) -> AtrousError:
-        """Returns the error of a failed download, with what a person can do instead."""
+        """Returns the error of a failed download. It says how to get the file by hand."""
         return AtrousError(
             f"E-DOWNLOAD-{code}",
             what,
@@ -65,7 +65,7 @@ class Wanted:
 
 
 class _PassingError(Exception):
-    """A failure that may pass, with the pause the server asked for."""
+    """A failure that may pass, with the pause that the server asks for in seconds."""
 
     def __init__(self, reason: object, pause: float = 0) -> None:
         super().__init__(str(reason))
@@ -79,11 +79,11 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
 
 
 def transfer(url: str, wanted: Wanted) -> None:
-    """Makes ``wanted.part`` whole; whether it is right is for the caller to check.
+    """Downloads ``wanted.part`` to its end. The caller must check its hash.
 
     Raises:
-        AtrousError: The address is wrong, the server refuses, sends something else or keeps
-            failing, or the disk is full (then the part is removed; otherwise it is kept).
+        AtrousError: ``E-DOWNLOAD-...`` if the address is wrong, or the server refuses, sends
+            another file or keeps failing; the part is kept. ``E-DISK-FULL``; the part is removed.
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise wanted.failure("URL", "only http:// and https:// are fetched", url)
@@ -92,7 +92,7 @@ def transfer(url: str, wanted: Wanted) -> None:
             _fetch_rest(url, wanted)
             return
         except _PassingError as reason:
-            if wanted.matches(wanted.part):  # whole, whatever length the server promised
+            if wanted.matches(wanted.part):  # complete: the server announced a wrong length
                 return
             if pause is None:
                 tries = f"given up after {len(_PAUSES) + 1} tries: {reason}"
@@ -103,7 +103,7 @@ def transfer(url: str, wanted: Wanted) -> None:
 
 
 def _fetch_rest(url: str, wanted: Wanted) -> None:
-    """Appends what the part still lacks; starts over if the server cannot resume."""
+    """Appends the missing bytes to the part; starts over if the server cannot resume."""
     have = wanted.part.stat().st_size if wanted.part.is_file() else 0
     headers = {"User-Agent": "atrous", "Accept-Encoding": "identity"}
     if have:
@@ -123,7 +123,7 @@ def _fetch_rest(url: str, wanted: Wanted) -> None:
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """Returns what opens http and https alone, unlike urllib's own (files, FTP, data)."""
+    """Returns an opener for http and https alone; urllib's own also opens files and FTP."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
@@ -149,7 +149,7 @@ def _receive(response: http.client.HTTPResponse, url: str, wanted: Wanted, start
         raise _disk_full(wanted, f"{limit - start} more bytes")
     with wanted.part.open("ab") as file:
         file.truncate(start)
-        file.seek(start)  # for tell(); writing appends in any case
+        file.seek(start)  # so that tell() counts from the start of the file
         while chunk := response.read1(_CHUNK):
             if file.tell() + len(chunk) > limit:
                 raise wanted.failure("SIZE", f"the server sends more than {limit} bytes", url)
@@ -165,7 +165,7 @@ def _range_start(response: http.client.HTTPResponse) -> int | None:
 
 def _refusal(error: urllib.error.HTTPError, url: str, wanted: Wanted) -> Exception:
     answer = f"the server answered {error.code} {error.reason}"
-    if error.code == 416:  # the part is as long as the whole, or longer
+    if error.code == 416:  # range not satisfiable: the part is as long as the file, or longer
         if not wanted.matches(wanted.part):
             wanted.part.unlink(missing_ok=True)
         return _PassingError(answer)
@@ -179,7 +179,8 @@ def _system_failure(error: OSError, url: str, wanted: Wanted) -> Exception:
     if error.errno in _NO_SPACE:
         return _disk_full(wanted, f"{wanted.size} bytes" if wanted.size else "more bytes")
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
-    if isinstance(cause, (str, socket.gaierror, PermissionError)):  # no such scheme, host, right
+    # An unknown scheme or host, or a missing permission, does not pass by itself.
+    if isinstance(cause, (str, socket.gaierror, PermissionError)):
         return wanted.failure("FAILED", str(cause), url)
     return _PassingError(str(cause) or type(cause).__name__)
 

@@ -1,9 +1,9 @@
-"""The weights others publish, by name: where they are, how they are checked, what they scored.
+"""Table of weights published by others: name, address, hash, network, published scores.
 
 Sources: the model zoo page of tensorflow/models (research/deeplab/g3doc/model_zoo.md), the files
 of google-coral/test_data and mlcommons/mobile_models, and Intel's Open Model Zoo for one hash.
-Published scores are their publishers'; nothing here was measured by this project unless
-`Entry.measured` says so.
+The scores are those that the publishers state. `Entry.measured` holds the results that this
+project measured itself.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from atrous.errors import AtrousError, unknown_name
 
 
 class Score(NamedTuple):
-    """A mean IoU somebody published, and how it was got."""
+    """A published mean IoU and how it was measured."""
 
     mean_iou: float
     data: str
@@ -33,17 +33,17 @@ class Entry:
     """One published file.
 
     Args:
-        name: What to call it on the command line.
-        url: Where its publisher keeps it.
+        name: Name on the command line.
+        url: Address at its publisher.
         network: Backbone and head.
-        trained_on: Data sets in order; each has terms of its own, which `licence` does not cover.
-        megabytes: As published.
-        scores: As published.
-        digest: ``sha256:`` or ``sha384:`` of the file; None where its publisher gives none and
-            this project has not had it in hand: such a file needs the user's own hash.
-        size: Bytes, where known.
-        measured: What this project measured.
-        licence: Of the file.
+        trained_on: Data sets in order. Each has its own terms, which `licence` does not cover.
+        megabytes: Published size.
+        scores: Published scores.
+        digest: ``sha256:`` or ``sha384:`` of the file. None: the publisher states no hash and this
+            project never had the file, so the user must give the hash.
+        size: Bytes, if known.
+        measured: Results of this project.
+        licence: Licence of the file.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Entry:
 
     @property
     def file(self) -> str:
-        """The name of the file."""
+        """The name of the file at its publisher."""
         return self.url.rsplit("/", 1)[-1]
 
 
@@ -177,14 +177,15 @@ def entry(name: str) -> Entry:
 
 
 def download(name: str, *, digest: str | None = None) -> Path:
-    """Returns an entry's file, from the cache or downloaded.
+    """Returns an entry's file: from the cache, or downloaded.
 
     Args:
-        name: Of the entry.
-        digest: The file's SHA-256, needed where the entry has none.
+        name: Name of the entry.
+        digest: SHA-256 of the file, needed if the entry has no hash.
 
     Raises:
-        AtrousError: No hash is known and none was given; or as `download.fetch`.
+        AtrousError: ``E-DOWNLOAD-NO-HASH`` if no hash is known and none is given; or as
+            `download.fetch`.
     """
     from atrous.weights.download import fetch  # needs the train extra; this table does not
 
@@ -192,9 +193,9 @@ def download(name: str, *, digest: str | None = None) -> Path:
     if digest is None and found.digest is None:
         raise AtrousError(
             "E-DOWNLOAD-NO-HASH",
-            f"{name}: its publisher gives no hash, and nothing is downloaded without one",
+            f"the publisher of {name} states no hash, and no file is downloaded without one",
             where=found.url,
-            fix="give the file's SHA-256 (--sha256) if you have it from somebody you trust, "
-            "or download the file yourself and name its path",
+            fix="give the file's SHA-256 with --sha256 if a source you trust states it, or "
+            "download the file yourself and name its path",
         )
     return fetch(found.url, digest or found.digest or "", size=found.size)

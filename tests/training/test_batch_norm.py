@@ -1,10 +1,16 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from atrous.build import create_model
+from atrous.errors import AtrousError
 from atrous.layers import ConvBN
 from atrous.model import DeepLabV3Plus
 from atrous.training.batch_norm import (
@@ -151,3 +157,114 @@ def test_synchronizing_keeps_weights_and_their_names(model: DeepLabV3Plus) -> No
     synchronize(model)
     assert list(model.state_dict()) == before
     assert all(type(module) is SyncedBatchNorm2d for _, module in batch_norms(model))
+
+
+TIMM_FAMILIES = [
+    "efficientnet_b0", "regnety_002", "mobilenetv3_small_050", "resnet10t", "inception_v3",
+    "ghostnet_050", "mnasnet_050", "densenet121", "dla34", "hrnet_w18_small", "vovnet39a",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TIMM_FAMILIES)
+def test_synchronized_networks_of_timm_compute_what_they_did(name: str) -> None:
+    """One process: the same logits, gradients and statistics, activations of timm included."""
+    torch.manual_seed(0)
+    network = timm.create_model(name, drop_rate=0.0, num_classes=5).double().train()
+    start = {n: t.clone() for n, t in network.state_dict().items()}
+    side = 75 if name == "inception_v3" else 32
+    images = torch.randn(4, 3, side, side, dtype=torch.float64)
+    results = []
+    for change in (lambda model: None, synchronize):
+        change(network)
+        network.load_state_dict(start)
+        network.zero_grad()
+        torch.manual_seed(1)
+        logits = network(images)[..., :5]
+        logits.square().mean().backward()
+        gradients = [p.grad.clone() for p in network.parameters() if p.grad is not None]
+        results.append([logits.detach(), *gradients, *map(torch.clone, network.buffers())])
+    assert len(results[0]) == len(results[1])
+    for plain, synced in zip(*results, strict=True):
+        assert (plain - synced).abs().max() <= 1e-6 * plain.abs().max() + 1e-9
+    assert all(not m.training or "Synced" in type(m).__name__ for _, m in batch_norms(network))
+
+
+class _Scaled(nn.BatchNorm2d):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return 3 * super().forward(input)
+
+
+@pytest.mark.parametrize("kind", [_Scaled, nn.BatchNorm1d, nn.BatchNorm3d])
+@pytest.mark.parametrize("affine", [True, False])
+def test_any_subclass_keeps_what_it_does(kind: type, affine: bool) -> None:
+    shape = {nn.BatchNorm1d: (6, 3), nn.BatchNorm3d: (2, 3, 2, 4, 5)}.get(kind, (2, 3, 4, 5))
+    x = torch.randn(shape, dtype=torch.float64)
+    plain, synced = kind(3, affine=affine).double(), kind(3, affine=affine).double()
+    synchronize(synced)
+    torch.testing.assert_close(synced(x), plain(x))
+    torch.testing.assert_close(synced.state_dict(), plain.state_dict())
+    torch.testing.assert_close(synced.eval()(x), plain.eval()(x))
+
+
+def test_a_class_that_cannot_be_synchronized_says_so() -> None:
+    class ByHand(nn.BatchNorm2d):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return (input - input.mean((0, 2, 3), keepdim=True)) * F.relu(self.weight[0])
+
+    layer = ByHand(3)
+    synchronize(layer)
+    with pytest.raises(AtrousError) as caught:
+        layer(torch.randn(2, 3, 4, 5))
+    assert caught.value.code == "E-BATCH-NORM-SYNC"
+
+
+RANK = """
+import hashlib, sys
+import torch, torch.distributed as dist
+from atrous.training.batch_norm import restore_folded
+from tests.training.test_batch_norm import _fold, _images, folded_network
+rank = int(sys.argv[1])
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2)
+model = folded_network()
+restored = restore_folded(model, [_images(rank, 1 + rank)])
+digest = hashlib.sha256()
+for name, tensor in model.state_dict().items():
+    digest.update(tensor.contiguous().numpy().tobytes())
+if rank == 0:
+    torch.save(model.state_dict(), sys.argv[2] + ".pth")
+print(len(restored), digest.hexdigest())
+dist.destroy_process_group()
+"""
+
+
+def folded_network() -> DeepLabV3Plus:
+    torch.manual_seed(0)
+    model = create_model("mobilenet_v2", num_classes=3, depth_multiplier=0.25)
+    recalibrate(model, [_images(7)])
+    _fold(model)
+    return model
+
+
+def test_processes_that_restore_folded_batch_norm_have_the_same_state(tmp_path: Path) -> None:
+    """Two processes with batches of their own: one hash, the moments of both batches."""
+    pair = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, str(rank), str(tmp_path / "store")],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    said = [process.communicate(timeout=300) for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], said
+    first, second = (output.split() for output, _ in said)
+    assert first == second
+    assert int(first[0]) > 50
+    alone = folded_network()
+    restore_folded(alone, [_images(0, 1), _images(1, 2)])
+    state = torch.load(tmp_path / "store.pth", weights_only=True)
+    for name, tensor in alone.state_dict().items():
+        torch.testing.assert_close(state[name], tensor, rtol=1e-4, atol=1e-5)

@@ -126,20 +126,21 @@ def test_W11_weights_of_another_width_are_refused(tmp_path):
 @pytest.mark.slow
 def test_W11_weights_of_another_depth_are_refused(tmp_path):
     save_file(timm.create_model("xception41").state_dict(), tmp_path / "theirs.safetensors")
-    with pytest.raises(AtrousError, match="missing") as caught:
+    with pytest.raises(AtrousError, match="E-WEIGHTS-MISMATCH") as caught:
         create_model("xception65", num_classes=2, pretrained=tmp_path / "theirs.safetensors")
     assert caught.value.code == "E-WEIGHTS-MISMATCH"
 
 
 def test_a_torchvision_resnet_is_refused_with_a_pointer_to_timm(tmp_path):
     torch.save(torchvision.models.resnet50().state_dict(), tmp_path / "resnet50.pth")
-    with pytest.raises(AtrousError, match="strides in the first unit") as caught:
+    with pytest.raises(AtrousError) as caught:
         create_model("resnet50", num_classes=2, stem="plain", pretrained=tmp_path / "resnet50.pth")
-    assert "timm/resnet50" in caught.value.fix
+    assert caught.value.code == "E-WEIGHTS-UNKNOWN"
+    assert "timm/<name>" in caught.value.fix
 
 
 def test_resnets_without_published_weights_point_to_timm_and_the_zoo():
-    with pytest.raises(AtrousError, match="no ImageNet weights of resnet101") as caught:
+    with pytest.raises(AtrousError, match="E-PRETRAINED") as caught:
         create_model("resnet101", num_classes=2, pretrained="imagenet")
     assert "timm/resnet101" in caught.value.fix
     assert "resnet101_imagenet" in caught.value.fix
@@ -153,7 +154,7 @@ def timm_file(tmp_path, name, **options):
 
 @pytest.mark.parametrize("name", ["imagnet", "mobilenetv2_imagenet_quantt"])
 def test_P06_misspelt_weights_get_the_nearest(name):
-    with pytest.raises(AtrousError, match="unknown weights") as caught:
+    with pytest.raises(AtrousError, match="E-UNKNOWN-NAME") as caught:
         create_model("mobilenet_v2", num_classes=3, pretrained=name)
     assert "did you mean" in caught.value.fix
 
@@ -181,7 +182,7 @@ def test_W08_timm_never_opens_a_pickle_itself(tmp_path, monkeypatch):
             return exec, (f"open({str(tmp_path / 'executed')!r}, 'w')",)
 
     torch.save({"conv1.weight": Malicious()}, tmp_path / "evil.pth")
-    with pytest.raises(AtrousError, match="nothing was executed"):
+    with pytest.raises(AtrousError, match="E-WEIGHTS-PICKLE"):
         create_model("timm/resnet18", num_classes=2, pretrained=tmp_path / "evil.pth")
     assert not (tmp_path / "executed").exists()
     theirs, _ = timm_file(tmp_path, "resnet18")
@@ -200,7 +201,7 @@ def test_imagenet_means_the_hub_file_with_the_authors_weights(monkeypatch):
 
     monkeypatch.setattr(backbones.hub, "download", download)
     for backbone in ("xception41", "xception65", "xception71", "timm/resnet50"):
-        with pytest.raises(AtrousError, match="asked"):
+        with pytest.raises(AtrousError, match="E-HUB-FAILED"):
             backbones.find("imagenet", backbone)
     assert asked[:3] == [f"timm/xception{depth}.tf_in1k" for depth in (41, 65, 71)]
     assert asked[3].startswith("timm/resnet50.")

@@ -79,17 +79,17 @@ def test_the_rest_of_the_model_stays(model):
 
 
 @pytest.mark.parametrize(
-    ("classes", "mapping", "message"),
+    ("classes", "mapping", "code"),
     [
-        (["cat", "cat"], {}, "must differ"),
-        ([], {}, "must differ and be given"),
-        (["pet"], {"pet": "catt"}, "unknown class of the model 'catt'"),
-        (["pet"], {"pett": "cat"}, "unknown new class 'pett'"),
+        (["cat", "cat"], {}, "E-CLASSES"),
+        ([], {}, "E-CLASSES"),
+        (["pet"], {"pet": "catt"}, "E-UNKNOWN-NAME"),
+        (["pet"], {"pett": "cat"}, "E-UNKNOWN-NAME"),
     ],
 )
-def test_impossible_changes_are_refused_and_change_nothing(model, classes, mapping, message):
+def test_impossible_changes_are_refused_and_change_nothing(model, classes, mapping, code):
     before = logits_of(model)
-    with pytest.raises(AtrousError, match=message):
+    with pytest.raises(AtrousError, match=code):
         change_classes(model, classes, mapping=mapping)
     assert torch.equal(logits_of(model), before)
 
@@ -144,5 +144,5 @@ def test_a_graft_brings_its_preprocessing_and_takes_no_other_backbone(model):
     model.architecture = replace(model.architecture, mean=(128.0,), std=(64.0,), epsilon=0.01)
     new, _ = graft(model, replace(model.architecture, mean=None, std=None, epsilon=None))
     assert (new.architecture.mean, new.architecture.epsilon) == ((128.0,), 0.01)
-    with pytest.raises(AtrousError, match="the weights are of mobilenet_v2"):
+    with pytest.raises(AtrousError, match="E-GRAFT"):
         graft(model, replace(model.architecture, backbone="resnet50", depth_multiplier=1.0))

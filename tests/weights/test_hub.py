@@ -142,7 +142,7 @@ def test_an_unknown_repository_is_an_error_of_ours(content, serve):
 
 @pytest.mark.parametrize("text", ["hf:name", "hf:", "hf:../..", "hf:a/b/c", "hf:a/../b", "hf:/etc"])
 def test_other_forms_of_names_are_refused(text):
-    with pytest.raises(AtrousError, match="is no repository"):
+    with pytest.raises(AtrousError, match="E-HUB-NAME"):
         hub.parse(text)
 
 
@@ -173,5 +173,5 @@ def test_a_model_is_pushed_as_one_file_that_loads(model, monkeypatch, tmp_path):
 
 def test_nothing_is_pushed_offline(model, monkeypatch):
     monkeypatch.setenv("ATROUS_OFFLINE", "1")
-    with pytest.raises(AtrousError, match="forbids the network"):
+    with pytest.raises(AtrousError, match="E-HUB-FAILED"):
         hub.push_to_hub(model, "org/name")

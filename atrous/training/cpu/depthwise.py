@@ -1,9 +1,9 @@
-"""Dilated depthwise convolution that trains fast on a CPU.
+"""Dilated depthwise convolution with a fast backward pass on a CPU.
 
-torch's backward of it runs at about 1 % of the machine's peak. Its input gradient is exactly a
-forward convolution with the flipped kernel, and its weight gradient nine products of shifted
-slices; at large rates, where most of the kernel lies in the padding, slices beat torch's forward
-as well. `benchmarks/training.py` measures what this brings.
+torch's backward pass reaches about 1 % of the machine's peak. The gradient of the input is exactly
+a forward convolution with the flipped kernel. The gradient of the weight is nine products of
+shifted slices. At large rates most of the kernel lies in the padding, and sums of slices beat
+torch's forward pass too. `benchmarks/training.py` measures the gain.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_SLICES_FROM_RATE = 6  # measured: below, torch's forward is faster than slices
+_SLICES_FROM_RATE = 6  # measured: at lower rates torch's forward pass is faster than slices
 
 
 class _DilatedDepthwise(torch.autograd.Function):
@@ -83,7 +83,7 @@ _Slices = tuple[slice, slice, slice]
 def _taps(
     source: Tensor, target: Tensor, weight: Tensor, padding: int, rate: int
 ) -> Iterator[tuple[int, int, _Slices, _Slices]]:
-    """Yields each tap that sees the picture, with what it reads and where that goes."""
+    """Yields each tap that overlaps the picture, with its slices of `source` and `target`."""
     for i in range(weight.shape[-2]):
         for j in range(weight.shape[-1]):
             rows = _overlap(i * rate - padding, source.shape[1], target.shape[1])
@@ -94,7 +94,7 @@ def _taps(
 
 
 def _overlap(offset: int, source: int, target: int) -> tuple[slice, slice] | None:
-    """Returns where target index t meets source index t + offset, in both, if anywhere."""
+    """Returns the source and target slices where target t pairs with source t + offset."""
     start, stop = max(0, -offset), min(target, source - offset)
     if stop <= start:
         return None

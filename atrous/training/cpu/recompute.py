@@ -1,9 +1,10 @@
-"""Batch norm and activation made again in the backward pass instead of kept for it.
+"""Recomputes outputs of batch norm and activation in the backward pass instead of storing them.
 
-Autograd keeps what every layer reads. Outputs of convolutions have to be kept; what batch norm and
-ReLU make of them is as large again and costs one pass over memory. So tensors remember their
-origin, and whoever would keep one keeps that: the tensor is made again, equal in every bit, when
-its readers' gradients are due. This is for the CPU; elsewhere batch norm is another operation.
+Autograd stores the input of every layer for the backward pass. The output of a convolution must be
+stored. The output of batch norm and ReLU after it has the same size, and one pass over memory can
+compute it again. Such a tensor therefore carries a recipe (`Origin`). Autograd stores the recipe
+instead of the tensor and rebuilds the tensor, bit for bit, in the backward pass. This works on the
+CPU alone; on other devices batch norm is another operation.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,25 +18,25 @@ _enabled = True
 
 
 class Origin:
-    """How a tensor is made, kept in the place of the tensor.
+    """The recipe of a tensor, which autograd stores in place of the tensor.
 
     Args:
-        make: Returns the tensor, without recording gradients.
+        make: Computes the tensor. No gradients are recorded.
     """
 
     def __init__(self, make: Callable[[], Tensor]) -> None:
         self.make = torch.no_grad()(make)
-        self.version = 0  # of the tensor: one that was written to since is another
+        self.version = 0  # the tensor's version: writing to the tensor makes the recipe invalid
         self._value: Tensor | None = None
         self._readers = 0
 
     def keep(self) -> "Origin":
-        """Notes one more reader."""
+        """Counts one more operation that will read the tensor in the backward pass."""
         self._readers += 1
         return self
 
     def read(self) -> Tensor:
-        """Returns the tensor, which is there from its first reader to its last."""
+        """Returns the tensor. It is built for the first reader and freed after the last."""
         value = self.make() if self._value is None else self._value
         self._readers -= 1
         self._value = value if self._readers > 0 else None
@@ -43,32 +44,32 @@ class Origin:
 
 
 def origin_of(tensor: Tensor) -> Origin | None:
-    """Returns how a tensor is made, where it remembers."""
-    origin = getattr(tensor, "origin", None)  # of a tensor that is only traced: anything
+    """Returns the recipe of a tensor, if it has a valid one."""
+    origin = getattr(tensor, "origin", None)  # a traced tensor answers any name: check the type
     fits = isinstance(origin, Origin) and origin.version == tensor._version
     return origin if fits else None
 
 
 def remember(tensor: Tensor, origin: Origin) -> Tensor:
-    """Returns the tensor, which from now on remembers its origin."""
+    """Attaches a recipe to a tensor and returns the tensor."""
     origin.version = tensor._version
     tensor.origin = origin  # type: ignore[attr-defined]
     return tensor
 
 
 def reading(tensor: Tensor) -> AbstractContextManager[None]:
-    """Lets autograd keep the origin of a tensor, if it has one, in the operations within."""
+    """Makes autograd store the tensor's recipe, if it has one, for operations in the block."""
     origin = origin_of(tensor)
     return nullcontext() if origin is None else _kept(origin, tensor)
 
 
 def normalize(x: Tensor, batch_norm: nn.BatchNorm2d, activation: nn.Module) -> Tensor:
-    """Applies batch norm and an activation; the result remembers both where it can.
+    """Applies batch norm and an activation. The result carries its recipe where possible.
 
     Args:
         x: (N, C, H, W) from a convolution.
-        batch_norm: Plain batch norm, or a class of its own, which is called as it is.
-        activation: In place, or `nn.Identity`.
+        batch_norm: Batch norm. Subclasses of `nn.BatchNorm2d` are called without a recipe.
+        activation: An activation in place, or `nn.Identity`.
     """
     if not _can_remember(x, batch_norm, activation):
         return activation(batch_norm(x))
@@ -76,7 +77,7 @@ def normalize(x: Tensor, batch_norm: nn.BatchNorm2d, activation: nn.Module) -> T
     mean, variance, epsilon = batch_norm.running_mean, batch_norm.running_var, batch_norm.eps
     training, momentum = batch_norm.training, batch_norm.momentum
     assert momentum is not None
-    # What `nn.BatchNorm2d` comes down to; it does not return mean and deviation.
+    # The function that `nn.BatchNorm2d` ends in. The module does not return mean and deviation.
     y, batch_mean, inverse_deviation = torch.native_batch_norm(
         x, weight, bias, mean, variance, training, momentum, epsilon
     )
@@ -98,7 +99,7 @@ def normalize(x: Tensor, batch_norm: nn.BatchNorm2d, activation: nn.Module) -> T
 
 
 def rectify(x: Tensor) -> Tensor:
-    """Returns max(x, 0), which remembers that if x remembers its origin."""
+    """Returns max(x, 0), with a recipe if x has one."""
     before = origin_of(x)
     if before is None:
         return torch.relu(x)
@@ -110,7 +111,7 @@ def rectify(x: Tensor) -> Tensor:
 
 @contextmanager
 def nothing_made_again() -> Iterator[None]:
-    """Lets autograd keep the tensors themselves, for those who forget and remake whole blocks."""
+    """Turns recipes off. Gradient checkpointing needs this: it recomputes whole blocks itself."""
     global _enabled
     before, _enabled = _enabled, False
     try:
@@ -125,18 +126,20 @@ def _can_remember(x: Tensor, batch_norm: nn.BatchNorm2d, activation: nn.Module) 
         and x.requires_grad
         and torch.is_grad_enabled()
         and x.device.type == "cpu"
-        and x.numel() > x.shape[1]  # of a single value a channel, batch norm has something to say
+        and x.numel() > x.shape[1]  # for one value per channel batch norm must raise its own error
         and type(batch_norm) is nn.BatchNorm2d
         and batch_norm.momentum is not None
-        and isinstance(activation, nn.Identity | nn.ReLU | nn.ReLU6)  # gradients by their results
+        and isinstance(
+            activation, nn.Identity | nn.ReLU | nn.ReLU6
+        )  # gradients follow from outputs
         and not torch.compiler.is_compiling()
     )
 
 
 @contextmanager
 def _kept(origin: Origin, tensor: Tensor | None = None) -> Iterator[None]:
-    """Lets autograd keep an origin: instead of a tensor, or of all it would keep."""
-    # The hooks live as long as what was saved with them: they must not hold the tensor.
+    """Makes autograd store a recipe in place of one tensor, or of every tensor if none is given."""
+    # Autograd keeps the hooks as long as the saved recipe, so they must not refer to the tensor.
     wanted = None if tensor is None else _place(tensor)
 
     def pack(saved: Tensor) -> Tensor | Origin:

@@ -1,8 +1,8 @@
-"""Unpacks tar and zip archives nobody vouches for.
+"""Unpacks tar and zip archives from untrusted sources.
 
-Regular files and folders only: links, devices, encrypted or sparse members and names that lead out
-of the target are refused, and what comes out is counted while it comes out. An archive inside an
-archive is a file like any other and is never opened.
+Only regular files and folders are unpacked. Links, devices, encrypted or sparse members and names
+that lead out of the target are refused. Unpacked bytes are counted while they are written. An
+archive inside an archive is an ordinary file and is never opened.
 """
 
 import bz2
@@ -22,7 +22,7 @@ from typing import IO, Any, BinaryIO, cast
 
 from atrous.errors import AtrousError, ExitCode
 
-_CHUNK = 1 << 20  # bytes read at once; also the largest header a tar member may have
+_CHUNK = 1 << 20  # bytes read at once, and the longest header that a tar member may have
 _COMPRESSION: dict[bytes, Callable[..., Any]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
@@ -38,12 +38,12 @@ _READ_ERRORS = (
 
 @dataclass(frozen=True)
 class Limits:
-    """What an archive may unpack to.
+    """Limits of what an archive may unpack to.
 
     Args:
         members: Files and folders.
-        size: Bytes of all files together.
-        ratio: Unpacked bytes per byte of the archive, beyond the first 16 MiB.
+        size: Total bytes of all files.
+        ratio: Unpacked bytes per byte of the archive; 16 MiB are always allowed.
     """
 
     members: int = 10_000
@@ -51,23 +51,23 @@ class Limits:
     ratio: int = 100
 
     def bytes_from(self, archive: Path) -> int:
-        """Returns how many bytes may come out of this archive."""
+        """Returns how many bytes this archive may unpack to."""
         return min(self.size, max(16 << 20, archive.stat().st_size * self.ratio))
 
 
 @contextmanager
 def unpacked(archive: Path, limits: Limits | None = None) -> Iterator[Path]:
-    """Yields a temporary folder with the archive's files; the folder goes when the block ends.
+    """Yields a temporary folder with the archive's files, and removes it after the block.
 
     Args:
-        archive: A ``.tar``, ``.tar.gz``, ``.tgz``, ``.tar.bz2``, ``.tar.xz`` or ``.zip`` file,
-            told apart by content.
-        limits: What it may unpack to.
+        archive: A ``.tar``, ``.tar.gz``, ``.tgz``, ``.tar.bz2``, ``.tar.xz`` or ``.zip`` file. The
+            kind is read from its content, not from its name.
+        limits: Limits of what it may unpack to.
 
     Raises:
-        AtrousError: ``E-ARCHIVE-PATH`` for a member that must not be written (named),
-            ``E-ARCHIVE-SIZE`` beyond a limit, ``E-ARCHIVE-FORMAT`` for anything unreadable,
-            ``E-DISK-FULL`` when the temporary folder is too small.
+        AtrousError: ``E-ARCHIVE-PATH`` for a member that must not be written, with its name;
+            ``E-ARCHIVE-SIZE`` beyond a limit; ``E-ARCHIVE-FORMAT`` for an unreadable archive;
+            ``E-DISK-FULL`` if the temporary folder is too small.
     """
     limits = limits or Limits()
     with tempfile.TemporaryDirectory(prefix="atrous-") as folder:
@@ -105,7 +105,7 @@ def _unpack_tar(archive: Path, target: Path, limits: Limits) -> None:
 
 def _unpack_zip(archive: Path, target: Path, limits: Limits) -> None:
     budget = _Budget(archive, limits)
-    _check_zip_directory(archive, budget)  # before it is read into memory
+    _check_zip_directory(archive, budget)  # zipfile reads the directory into memory whole
     with zipfile.ZipFile(archive) as members:
         for member in members.infolist():
             path = _inside(archive, target, member.filename)
@@ -147,7 +147,7 @@ def _write(archive: Path, name: str, content: IO[bytes], path: Path, size: int) 
 
 
 def _inside(archive: Path, target: Path, name: str) -> Path:
-    """Returns where a member goes, after making sure that it is inside `target`."""
+    """Returns the path of a member, after a check that it is inside `target`."""
     posix, windows = PurePosixPath(name), PureWindowsPath(name)
     if "\0" in name or "\\" in name or posix.is_absolute() or windows.drive or ".." in posix.parts:
         raise _refused(archive, name, "leads out of the folder")
@@ -170,7 +170,7 @@ def _decompressed(raw: BinaryIO) -> Iterator[BinaryIO]:
 
 
 class _Budget:
-    """What is left of an archive's limits."""
+    """Counts down an archive's limits."""
 
     def __init__(self, archive: Path, limits: Limits) -> None:
         self.archive = archive
@@ -191,10 +191,10 @@ class _Budget:
 
 
 class _Capped:
-    """A stream that counts what passes, headers included, against a budget.
+    """A stream that counts the bytes it reads, headers included, against a budget.
 
-    Reading in pieces of at most a megabyte also bounds the headers tarfile would otherwise read
-    into memory whole, whatever length they claim.
+    tarfile reads a header into memory whole, whatever length the header claims. Refusing reads of
+    more than a megabyte bounds that.
     """
 
     def __init__(self, stream: BinaryIO, budget: _Budget) -> None:

@@ -1,9 +1,9 @@
 """Reads TensorFlow V2 checkpoints (``.index`` and ``.data-*``) without TensorFlow.
 
-The index is a sorted string table (the LevelDB format) from tensor name to a protocol buffer with
-type, shape and place; the data files hold the bytes. Every length is checked against the files
-before anything of that length is made, and the checksums TensorFlow wrote are verified.
-The one published reader in pure Python was looked at and left: it needs protobuf below 3.19.
+The index is a sorted string table in LevelDB's format. It maps each tensor's name to a protocol
+buffer with type, shape and place. The data files hold the bytes. Every length is checked against
+the files before memory of that length is allocated, and TensorFlow's checksums are verified.
+The one published reader in pure Python needs protobuf below 3.19, so it is not used.
 """
 
 import math
@@ -25,9 +25,9 @@ _MAX_INDEX = 64 << 20  # bytes; a checkpoint of the zoo has some 0.1 MB
 
 
 class Entry(NamedTuple):
-    """Where one tensor of a checkpoint lies."""
+    """Place of one tensor in a checkpoint."""
 
-    dtype: np.dtype[Any] | None  # None: a type that holds no numbers, such as string
+    dtype: np.dtype[Any] | None  # None: not numbers, such as strings
     shape: tuple[int, ...]
     shard: int
     offset: int
@@ -42,14 +42,15 @@ def read_checkpoint(
 
     Args:
         prefix: The path without ``.index``.
-        wanted: Which names to read; the rest (optimizer slots, say) costs neither time nor memory.
+        wanted: Says whether to read a tensor of this name. Other tensors, such as optimizer slots,
+            cost neither time nor memory.
 
     Returns:
         The arrays by name, and every name in the checkpoint.
 
     Raises:
         AtrousError: ``E-WEIGHTS-FORMAT`` for a file that is damaged, incomplete or of another
-            format; the tensor is named.
+            format, with the name of the tensor.
     """
     index = prefix.with_name(prefix.name + ".index")
     shards, entries = _read_index(index)
@@ -127,7 +128,7 @@ def _entry(path: Path, name: str, content: bytes) -> Entry:
 
 
 def _check_places(path: Path, entries: dict[str, Entry]) -> None:
-    """Refuses tensors that share bytes."""
+    """Raises an error if two tensors share bytes."""
     end = (-1, 0)
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].shard, item[1].offset)):
         if (entry.shard, entry.offset) < end and entry.size:
@@ -136,7 +137,7 @@ def _check_places(path: Path, entries: dict[str, Entry]) -> None:
 
 
 def _pairs(path: Path, block: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yields the keys and values of a block; a key shares a prefix with the one before."""
+    """Yields the keys and values of a block. A key is stored as its difference to the last one."""
     restarts = int.from_bytes(block[-4:], "little")
     end = len(block) - 4 - 4 * restarts
     if end < 0:
@@ -185,7 +186,7 @@ def _varint(content: bytes, position: int) -> tuple[int, int]:
 
 
 def _masked_crc(content: bytes) -> int:
-    """Returns the CRC-32C as LevelDB stores it, rotated and shifted."""
+    """Returns the CRC-32C in LevelDB's form, rotated and offset."""
     crc = google_crc32c.value(content)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 

@@ -1,4 +1,4 @@
-"""TensorFlow's files, whichever they are: ``{variable name: array}`` and what else was in them."""
+"""Reads any of TensorFlow's files into ``{variable name: array}``, and lists what it leaves out."""
 
 import logging
 import re
@@ -36,16 +36,16 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Extras:
-    """What a TensorFlow source holds beside the segmentation network: names, none dropped silently.
+    """Names of the entries that do not belong to the segmentation network.
 
     Args:
         optimizer: Slots of the optimizer, such as ``<variable>/Momentum``.
-        averages: Shadow variables, ``<variable>/ExponentialMovingAverage``.
-        averages_used: Variables that are absent and were taken from their shadows.
-        counters: ``global_step`` and the like.
-        classifier: The head of an ImageNet classifier, unused in segmentation.
-        unread: Entries that are no numbers.
-        global_step: The training step, where the source says it.
+        averages: Moving averages, ``<variable>/ExponentialMovingAverage``.
+        averages_used: Variables that are missing, so their moving averages are used.
+        counters: ``global_step`` and similar counters.
+        classifier: The head of an ImageNet classifier, which segmentation does not use.
+        unread: Entries that are not numbers.
+        global_step: The training step, if the source holds it.
     """
 
     optimizer: tuple[str, ...] = ()
@@ -57,7 +57,7 @@ class Extras:
     global_step: int | None = None
 
     def notes(self) -> list[str]:
-        """Returns a note for each kind of thing, with all its names."""
+        """Returns one note for each kind of entry, with all names."""
         kinds = (
             (self.optimizer, "left out: optimizer slots"),
             (self.averages, "left out: moving averages"),
@@ -73,20 +73,20 @@ class Extras:
 
 
 def read_tensorflow(source: str | Path | Mapping[str, NDArray[Any]]) -> tuple[Arrays, Extras]:
-    """Reads the network's variables from anything TensorFlow's DeepLab wrote.
+    """Reads the network's variables from any file that TensorFlow's DeepLab writes.
 
-    An archive or folder with both a checkpoint and a frozen graph gives the checkpoint; where the
-    graph disagrees with it, a warning says so.
+    If an archive or folder holds both a checkpoint and a frozen graph, the checkpoint is read. A
+    warning is logged if the graph holds other weights.
 
     Args:
         source: The prefix of a V2 checkpoint (with or without ``.index``), a frozen ``.pb``, one of
             the model zoo's archives, a folder holding any of them, or the variables themselves.
 
     Returns:
-        The variables of the network by name, and what else there was.
+        The variables of the network by name, and the names of all other entries.
 
     Raises:
-        AtrousError: The source is missing, damaged, malicious or none of these.
+        AtrousError: The source is missing, damaged, malicious or of another kind.
     """
     if isinstance(source, Mapping):
         return select_variables(source)
@@ -101,11 +101,11 @@ def read_tensorflow(source: str | Path | Mapping[str, NDArray[Any]]) -> tuple[Ar
 
 
 def select_variables(variables: Mapping[str, NDArray[Any]]) -> tuple[Arrays, Extras]:
-    """Sorts variables into the network's and the rest.
+    """Splits variables into those of the network and all others.
 
-    The authors' exporter restores the variables themselves and never their moving averages
-    (export_model.py: ``tf.train.Saver(tf.model_variables())``), so an average is used only where
-    the variable itself is absent.
+    The authors' exporter restores the variables and never their moving averages (export_model.py:
+    ``tf.train.Saver(tf.model_variables())``). An average is therefore used only if its variable is
+    missing.
     """
     found: dict[str, list[str]] = {kind: [] for kind in _KINDS}
     for name in variables:
@@ -175,7 +175,7 @@ def _read_file(path: Path) -> tuple[Arrays, Extras]:
 
 
 def _compare(arrays: Arrays, frozen: Arrays, source: Path, graph: Path) -> None:
-    """Warns where the frozen graph beside a checkpoint was made from other weights."""
+    """Logs a warning if the frozen graph beside a checkpoint was made from other weights."""
     different = [
         name for name, value in frozen.items() if not np.array_equal(arrays.get(name, value), value)
     ]

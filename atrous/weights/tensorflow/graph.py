@@ -1,6 +1,6 @@
 """Reads the weights out of a frozen TensorFlow graph (``.pb``) without TensorFlow.
 
-Freezing turns every variable into a Const node of the same name, read by an Identity node.
+Freezing turns every variable into a Const node of the same name, and an Identity node reads it.
 """
 
 import math
@@ -27,18 +27,18 @@ def read_frozen_graph(path: Path) -> dict[str, NDArray[Any]]:
     """Reads the constants of a graph that were variables, by name.
 
     Raises:
-        AtrousError: ``E-WEIGHTS-FORMAT`` for a file that is damaged or no graph;
-            ``E-WEIGHTS-SIZE`` for tensors that claim far more than the file holds.
+        AtrousError: ``E-WEIGHTS-FORMAT`` for a file that is damaged or not a graph;
+            ``E-WEIGHTS-SIZE`` for tensors that claim far more bytes than the file has.
     """
     size = path.stat().st_size
     if not 0 < size <= _MAX_GRAPH:
-        raise _broken(path, f"{size} bytes are no frozen graph")
+        raise _broken(path, f"a frozen graph cannot have {size} bytes")
     try:
         nodes = message("Graph", path.read_bytes()).node
     except DecodeError as error:
         raise _broken(path, f"not a frozen graph: {error}") from None
     arrays: dict[str, NDArray[Any]] = {}
-    left = 4 * size + (16 << 20)  # bytes; constants of one value may be stored short
+    left = 4 * size + (16 << 20)  # bytes; a constant of equal values is stored as one value
     for name, tensor in _constants(nodes):
         if name in arrays:
             raise _broken(path, f"node {name!r} occurs twice")
@@ -83,7 +83,7 @@ def _array(
     values = np.array(getattr(tensor, field) if field else (), dtype)
     if values.size > count or (values.size == 0 and count > 0):
         raise _broken(path, f"node {name!r} of shape {shape} has {values.size} values")
-    # The last value stands for all that follow (tensor.proto).
+    # The last stored value is repeated for the rest of the tensor (tensor.proto).
     return np.pad(values, (0, count - values.size), mode="edge").reshape(shape)
 
 

@@ -1,9 +1,10 @@
-"""Which network the authors' TensorFlow variables belong to.
+"""Infers the network that the authors' TensorFlow variables belong to.
 
 Names and layouts are those of `tensorflow/models`, research/deeplab (Apache-2.0).
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,10 @@ _LAST_UNIT_OF_LARGE = "MobilenetV3/expanded_conv_14/project/weights"
 
 
 def joined_logits(variables: Variables) -> dict[str, NDArray[np.float32]]:
-    """Makes the two halves of LR-ASPP's classifier one, ``logits/semantic``.
+    """Joins the two halves of LR-ASPP's classifier into one, ``logits/semantic``.
 
-    Its decoder is the sum of a 1x1 convolution of the encoder's features and one of low-level
-    features: one 1x1 convolution of both together.
+    LR-ASPP sums a 1x1 convolution of the encoder's features and a 1x1 convolution of low-level
+    features. That equals one 1x1 convolution of both concatenated.
     """
     high, low = "decoder/decoder_conv0", "decoder/feature_projection0"
     halves = [f"{scope}/{leaf}" for scope in (high, low) for leaf in ("weights", "biases")]
@@ -39,13 +40,23 @@ def infer(
     variables: Variables,
     *,
     output_stride: int,
-    atrous_rates: tuple[int, ...] | None = None,
-    multi_grid: tuple[int, ...] | None = None,
+    atrous_rates: Sequence[int] | None = None,
+    multi_grid: Sequence[int] | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     one_sided_padding: int = 0,
 ) -> Architecture:
-    """Reads from names and shapes what network the variables belong to.
+    """Infers the network from the names and shapes of its variables.
+
+    Args:
+        variables: The network's variables by name.
+        output_stride: Output stride; the variables do not tell.
+        atrous_rates: As in `Architecture`, likewise.
+        multi_grid: As in `Architecture`, likewise; None: (1, 1, 1), the default of the authors'
+            code.
+        mean: As in `Architecture`.
+        std: As in `Architecture`.
+        one_sided_padding: As in `Architecture`.
 
     Raises:
         AtrousError: No known backbone, or no segmentation head.
@@ -88,8 +99,9 @@ def infer(
         head=head,
         separable="aspp1/weights" not in variables,
         image_pooling="image_pooling/weights" in variables or head != "aspp",
-        atrous_rates=atrous_rates,
-        multi_grid=multi_grid or (None if backbone.startswith("mobilenet") else (1, 1, 1)),
+        atrous_rates=None if atrous_rates is None else tuple(atrous_rates),
+        multi_grid=tuple(multi_grid or ())
+        or (None if backbone.startswith("mobilenet") else (1, 1, 1)),
         depth_multiplier=_depth_multiplier(variables) if backbone == "mobilenet_v2" else 1.0,
         in_channels=stem_conv.shape[2],
         stem="plain" if f"{scope}/conv1/weights" in variables else "beta",
@@ -101,7 +113,7 @@ def infer(
 
 
 def _depth_multiplier(variables: Variables) -> float:
-    """Returns the shortest decimal that gives the widths of a MobileNetV2, which are rounded."""
+    """Returns the shortest decimal multiplier that rounds to the widths of this MobileNetV2."""
     rows = [row for row in TABLE_2 for _ in range(row.units)]
     widths = [
         ("expanded_conv" + (f"_{i}" if i else ""), rows[i].channels) for i in range(len(rows))
@@ -115,10 +127,12 @@ def _depth_multiplier(variables: Variables) -> float:
         divisor = 8 if multiplier == 1.0 else 1
         if all(make_divisible(names[n] * multiplier, divisor) == w for n, w in found.items()):
             return multiplier
-    return found["MobilenetV2/Conv/weights"] / 32  # the table of differences says what does not fit
+    return (
+        found["MobilenetV2/Conv/weights"] / 32
+    )  # no multiplier fits: the error about shapes will say where
 
 
-# Low-level features of stride 8 as they are, and nothing but the classifier after them.
+# LR-ASPP's decoder: low-level features of stride 8, not reduced, and the classifier alone.
 _LR_ASPP_DECODER: dict[str, Any] = {
     "decoder_strides": (8,),
     "reduced_channels": None,
@@ -146,7 +160,7 @@ def _backbone_scope(variables: Variables) -> str:
     return found.pop()
 
 
-# Which low-level features a decoder uses shows in their number of channels.
+# The number of channels tells the stride of a decoder's low-level features.
 _LOW_LEVEL_STRIDES = {
     "xception": {256: 4, 728: 8, 1024: 16},
     "resnet": {256: 4, 512: 8, 1024: 16},

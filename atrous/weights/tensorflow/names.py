@@ -1,4 +1,4 @@
-"""Where each of the authors' TensorFlow variables goes in our network.
+"""Maps the authors' TensorFlow variables to the parameters of our networks.
 
 Names and layouts are those of `tensorflow/models`, research/deeplab (Apache-2.0).
 """
@@ -31,13 +31,13 @@ ROOTS = {
     "mobilenet_v3_small": "MobilenetV3",
 }
 
-# Scopes of the segmentation network: a variable left over in one of them means another network.
+# Scopes of the segmentation network. An unused variable in one of them means another network.
 _NETWORK = re.compile(
     r"^(xception_\d+|resnet_v1_\d+|MobilenetV[23]|image_pooling|aspp\d|concat_projection|decoder|"
     r"logits|meta_architecture)"
 )
 
-# From our module paths to the authors' scopes; the first pattern that matches wins.
+# From our module paths to the authors' scopes. The first match counts.
 _SCOPES = [
     (r"encoder\.backbone\.conv1_(\d)", r"{root}/entry_flow/conv1_\1"),
     (
@@ -78,8 +78,8 @@ _SCOPES = [
 def scope_of(path: str, *, root: str, stem: str) -> str:
     """Returns the authors' scope of one of our modules.
 
-    In `_SCOPES`, ``<n>`` counts from one where we count from zero, and ``[n]`` is the suffix of
-    a decoder stage: nothing for the first, ``_n`` for later ones.
+    In `_SCOPES`, ``<n>`` is our number plus one, and ``[n]`` is the suffix of a decoder stage:
+    empty for the first stage, ``_n`` for later ones.
     """
     for pattern, template in _SCOPES:
         match = re.fullmatch(pattern, path)
@@ -94,19 +94,19 @@ def scope_of(path: str, *, root: str, stem: str) -> str:
 
 
 def assign(model: Model, variables: Variables, where: object = "", *, part: str = "") -> list[str]:
-    """Copies variables into the model: every one of them, into every parameter.
+    """Copies variables into the model. Every variable needs a parameter, and the reverse.
 
     Args:
         model: The network.
-        variables: By the authors' names.
-        where: What to call their source in an error.
-        part: The path of the only module to fill, such as ``encoder.backbone``.
+        variables: The variables by the authors' names.
+        where: Name of their source, for errors.
+        part: Path of the only module to fill, such as ``encoder.backbone``; empty: the whole model.
 
     Returns:
-        The names of variables outside the network's scopes, which were left out.
+        The names of variables outside the network's scopes, which are left out.
 
     Raises:
-        AtrousError: Missing, left over or misshapen variables, all of them listed.
+        AtrousError: Missing, unused or misshapen variables, with a list.
     """
     modules = {n: m for n, m in model.named_modules() if not part or n.startswith(f"{part}.")}
     targets = dict(_targets(model, modules, variables.keys()))
@@ -123,7 +123,7 @@ def assign(model: Model, variables: Variables, where: object = "", *, part: str 
             tensor.copy_(torch.from_numpy(values[name]))
         for path, module in modules.items():
             if isinstance(module, ConvBN) and f"{_scope(model, path)}/biases" in targets:
-                _make_identity(module.bn)
+                make_identity(module.bn)
     if strangers:
         logger.warning("unknown variables left out: %s", ", ".join(strangers))
     return strangers
@@ -137,9 +137,9 @@ def _scope(model: Model, path: str) -> str:
 def _targets(
     model: Model, modules: Mapping[str, nn.Module], names: Collection[str]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yields the name of the variable for each tensor of some of the model's modules.
+    """Yields each tensor of some modules with the name of its variable.
 
-    Where a convolution has biases among the given names, its batch norm was folded into it.
+    A convolution with biases among the given names has its batch norm folded into it.
     """
     plain = {path for path, module in modules.items() if isinstance(module, nn.Conv2d)}
     for path, module in modules.items():
@@ -173,8 +173,8 @@ def _in_torch_layout(name: str, array: NDArray[np.float32]) -> NDArray[np.float3
     return np.ascontiguousarray(array)
 
 
-def _make_identity(bn: nn.BatchNorm2d) -> None:
-    """Makes a batch norm that was folded into its convolution pass values through."""
+def make_identity(bn: nn.BatchNorm2d) -> None:
+    """Makes a batch norm the identity plus its offset; `restore_folded` recognises it by that."""
     assert bn.running_mean is not None
     assert bn.running_var is not None
     bn.weight.fill_(1)

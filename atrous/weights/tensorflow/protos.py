@@ -1,8 +1,8 @@
-"""The few protocol buffers of TensorFlow this project reads.
+"""The protocol buffers of TensorFlow that this project reads.
 
-Field names and numbers are those of tensorflow/core/framework and tensorflow/core/protobuf; fields
-left out here are skipped by the parser. tensorboard ships most of these messages, though not the
-two of checkpoints, and brings gRPC and a web server with it.
+Field names and numbers are those of tensorflow/core/framework and tensorflow/core/protobuf. The
+parser skips fields that are not listed here. tensorboard ships most of these messages, but not the
+two of checkpoints, and it installs gRPC and a web server.
 """
 
 from functools import cache
@@ -20,7 +20,7 @@ DTYPES: dict[int, np.dtype[Any]] = {
     )
 }  # fmt: skip
 
-# message -> (field, number, type); a type in capitals is another message, [] repeats it
+# message -> (field, number, type). A type with a capital is another message; [] means repeated.
 _FIELDS = {
     "Dim": (("size", 1, "int64"),),
     "Shape": (("dim", 2, "Dim[]"),),
@@ -60,7 +60,7 @@ def message(name: str, content: bytes) -> Any:
     """Parses one message.
 
     Raises:
-        google.protobuf.message.DecodeError: The bytes are no such message.
+        google.protobuf.message.DecodeError: The bytes are not such a message.
     """
     parsed = _classes()[name]()
     parsed.ParseFromString(content)

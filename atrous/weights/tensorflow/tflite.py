@@ -1,6 +1,6 @@
-"""Quantised .tflite graphs of Google's MobileNetV2, as the variables they were made from.
+"""Reads quantised .tflite graphs of Google's MobileNetV2 as TensorFlow variables.
 
-The file is parsed with the generated schema package; nothing in it is executed.
+The generated schema package parses the file. Nothing in the file is executed.
 """
 
 import hashlib
@@ -18,16 +18,16 @@ from atrous.errors import AtrousError, ExitCode
 
 @dataclass(frozen=True)
 class Graph:
-    """What a quantised graph says, dequantised.
+    """A quantised graph with its weights dequantised.
 
     Attributes:
-        variables: Weights by the names and in the layout of TensorFlow; with batch norm folded,
-            each convolution has ``biases``.
-        output_stride: Of the features before ASPP.
-        mean: Of the normalisation (x - mean) / std that the input's quantisation implies.
-        std: The other half of it.
+        variables: Weights with TensorFlow's names and layout. Batch norm is folded, so each
+            convolution has ``biases``.
+        output_stride: Stride of the features before ASPP.
+        mean: Mean of the normalisation (x - mean) / std that the input's quantisation implies.
+        std: Standard deviation of the same.
         one_sided_padding: Strided convolutions up to this stride pad bottom and right alone.
-        sha256: Of the file.
+        sha256: Hash of the file.
     """
 
     variables: dict[str, NDArray[np.float32]]
@@ -42,7 +42,9 @@ def read(path: Path) -> Graph:
     """Reads a file.
 
     Raises:
-        AtrousError: Missing, not a TFLite file, or without the authors' variable names.
+        AtrousError: ``E-FILE-MISSING``; ``E-WEIGHTS-FORMAT`` for a file of another kind;
+            ``E-WEIGHTS-EDGE-TPU`` for a file compiled for that processor; ``E-WEIGHTS-NAMES``
+            without the authors' variable names.
     """
     if not path.is_file():
         raise AtrousError("E-FILE-MISSING", "no such file", where=path)
@@ -68,6 +70,7 @@ def _parse(data: bytes) -> Graph:
     if data[4:8] != b"TFL3":
         raise AtrousError("E-WEIGHTS-FORMAT", "not a TFLite file", exit_code=ExitCode.DATA)
     model = tflite.Model.GetRootAsModel(data, 0)  # type: ignore[no-untyped-call]
+    _refuse_edge_tpu(model)
     subgraph = model.Subgraphs(0)
     variables: dict[str, NDArray[np.float32]] = {}
     one_sided = 0
@@ -94,6 +97,17 @@ def _parse(data: bytes) -> Graph:
     )
 
 
+def _refuse_edge_tpu(model: Any) -> None:
+    for index in range(model.OperatorCodesLength()):
+        if model.OperatorCodes(index).CustomCode() == b"edgetpu-custom-op":
+            raise AtrousError(
+                "E-WEIGHTS-EDGE-TPU",
+                "compiled for the Edge TPU: the weights are in that processor's own format",
+                fix="name the .tflite file it was compiled from, which has no _edgetpu in its name",
+                exit_code=ExitCode.DATA,
+            )
+
+
 def _convolutions(model: Any, subgraph: Any) -> list[tuple[Any, Any]]:
     """Returns each convolution with its options."""
     import tflite
@@ -106,7 +120,7 @@ def _convolutions(model: Any, subgraph: Any) -> list[tuple[Any, Any]]:
     for index in range(subgraph.OperatorsLength()):
         operator = subgraph.Operators(index)
         code = model.OperatorCodes(operator.OpcodeIndex())
-        # Old files keep the code in a byte, new ones in an integer.
+        # Old files store the code in a byte, new files in an integer.
         kind = kinds.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()))
         if kind is not None:
             options = kind()
@@ -127,7 +141,7 @@ def _scope(tensor_name: str) -> str:
         return _scope_of_keras(match[1])
     raise AtrousError(
         "E-WEIGHTS-NAMES",
-        f"the graph does not keep the authors' variable names (found {tensor_name!r})",
+        f"the tensors do not have the authors' variable names (found {tensor_name!r})",
         fix="only DeepLab and MobileNetV2 graphs exported by the authors' code can be imported",
         exit_code=ExitCode.DATA,
     )
@@ -173,7 +187,7 @@ def _values(model: Any, tensor: Any) -> NDArray[np.float32]:
 
 
 def _pads_one_side(source: Any, target: Any, stride: int) -> bool:
-    """Says whether SAME padding of a 3x3 at this size adds a row below and none above."""
+    """Returns whether SAME padding of a 3x3 at this size adds a row below and none above."""
     missing = (target.Shape(1) - 1) * stride + 3 - source.Shape(1)
     return bool(missing == 1)
 
@@ -185,7 +199,7 @@ def _input_size(subgraph: Any) -> int:
 def _output_stride(model: Any, subgraph: Any) -> int:
     for operator, _ in _convolutions(model, subgraph):
         scope = _scope(subgraph.Tensors(operator.Inputs(1)).Name().decode())
-        if scope in ("aspp0", "MobilenetV2/Conv_1"):  # what follows the backbone
+        if scope in ("aspp0", "MobilenetV2/Conv_1"):  # the first convolution after the backbone
             features = subgraph.Tensors(operator.Inputs(0)).Shape(1)
             return round(_input_size(subgraph) / features)
     raise AtrousError(

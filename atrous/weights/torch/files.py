@@ -1,8 +1,8 @@
-"""Tensors from ``.safetensors`` files and from torch's pickles, without running what is in them.
+"""Reads tensors from ``.safetensors`` files and from torch's pickles, and never runs their code.
 
-A pickle is read by torch's ``weights_only`` loader alone, which knows tensors and plain containers;
-anything else ends in an error that names it, and no switch changes that. What a file claims is
-compared with its length before memory of that size is asked for.
+Only torch's ``weights_only`` loader reads a pickle. It builds tensors and plain containers, and
+nothing else but NumPy scalars here. Any other object is an error that names it; no option changes
+that. Sizes that a file claims are compared with its length before memory is allocated.
 """
 
 import json
@@ -16,33 +16,48 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from atrous.errors import AtrousError, ExitCode
+from atrous.weights.differences import check_finite
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
 _MAX_HEADER = 16 << 20  # bytes; a model of a thousand tensors needs 0.1 MB
 _SLACK = 1 << 20  # bytes a file may claim beyond its length
 _WEIGHTS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network")
 _AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+# Trainers save scores beside the weights as NumPy scalars. Building one runs no code of the file:
+# it takes a number type and bytes. Types that hold Python objects are not in this list.
+_NUMPY_SCALARS: list[Any] = [
+    np.dtype,
+    *(type(np.dtype(code)) for code in "?bhilqBHILQefd"),
+    *(
+        (np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar")
+        for core in ("core", "_core")  # before and since NumPy 2
+    ),
+]
 _PREFIX = re.compile(r"^(module\.|_orig_mod\.|model\.(?=module\.|_orig_mod\.))+")
 
 
 def is_pickle(path: Path) -> bool:
-    """Tells by its name whether a file is one of torch.save (``.pth.tar`` is no archive)."""
+    """Returns whether a file's name is one that torch.save usually gets.
+
+    ``.pth.tar`` is such a name too: it is not an archive.
+    """
     return path.name.endswith((*PICKLES, ".pth.tar"))
 
 
 @dataclass
 class TorchFile:
-    """What a file holds.
+    """Content of a file.
 
     Attributes:
-        tensors: By name, in the file's order.
-        metadata: Of a ``.safetensors`` file.
-        notes: What was stripped, chosen or left out.
+        tensors: Tensors by name, in the file's order.
+        metadata: Metadata of a ``.safetensors`` file.
+        notes: Prefixes that were stripped, entries that were chosen or left out.
     """
 
     tensors: dict[str, Tensor]
@@ -51,11 +66,11 @@ class TorchFile:
 
 
 def read_tensors(path: Path) -> TorchFile:
-    """Reads the tensors of a file; prefixes that wrappers add to names are stripped.
+    """Reads the tensors of a file and strips the prefixes that wrappers add to their names.
 
     Raises:
-        AtrousError: ``E-WEIGHTS-FORMAT`` for a damaged file or one of another kind,
-            ``E-WEIGHTS-PICKLE`` for a pickle that asks for more than tensors (named),
+        AtrousError: ``E-WEIGHTS-FORMAT`` for a file that is damaged or of another kind,
+            ``E-WEIGHTS-PICKLE`` for a pickle with other objects than tensors, with their names,
             ``E-WEIGHTS-SIZE`` for claims beyond the file's length, ``E-WEIGHTS-NAN``.
     """
     if not path.is_file():
@@ -68,13 +83,13 @@ def read_tensors(path: Path) -> TorchFile:
         prefixes = {match[0] for name in file.tensors if (match := _PREFIX.match(name))}
         file.notes.append(f"prefix stripped from the names: {', '.join(sorted(prefixes))}")
         file.tensors = stripped
-    check_finite(file.tensors, path)
+    check_finite(file.tensors.items(), path)
     return file
 
 
 def read_safetensors(path: Path) -> TorchFile:
-    """Reads a ``.safetensors`` file as it is; errors as `read_tensors`."""
-    _check_header(path)
+    """Reads a ``.safetensors`` file and leaves its names as they are; errors as `read_tensors`."""
+    _header(path)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -84,40 +99,24 @@ def read_safetensors(path: Path) -> TorchFile:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Reads what a ``.safetensors`` file says beside its tensors; errors as `read_tensors`."""
-    _check_header(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError, ValueError) as error:
-        raise _broken(path, f"not a sound safetensors file: {error}") from None
+    """Reads the metadata of a ``.safetensors`` file; errors as `read_tensors`."""
+    return dict(_header(path).get("__metadata__") or {})
 
 
-def check_finite(tensors: Mapping[str, Tensor], where: object) -> None:
-    """Refuses weights that are not numbers, with the first tensor that holds any."""
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            count = int((~tensor.isfinite()).sum())
-            raise AtrousError(
-                "E-WEIGHTS-NAN",
-                f"{name} holds {count} values that are NaN or infinite, of {tensor.numel()}",
-                where=where,
-                fix="the training that wrote it diverged; take an earlier checkpoint",
-                exit_code=ExitCode.DATA,
-            )
-
-
-def _check_header(path: Path) -> None:
-    """Refuses headers that are long, or name a tensor twice, before the library reads them."""
+def _header(path: Path) -> dict[str, Any]:
+    """Returns the header. The library would accept one that is too long or names a tensor twice."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(_MAX_HEADER, size - 8):
             raise _broken(path, f"a header of {length} bytes in a file of {size}")
         try:
-            json.loads(file.read(length), object_pairs_hook=_unique)
+            header = json.loads(file.read(length), object_pairs_hook=_unique)
         except (ValueError, RecursionError) as error:
             raise _broken(path, f"the header is damaged: {error}") from None
+    if not isinstance(header, dict):
+        raise _broken(path, "the header is damaged: it is not an object")
+    return header
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -130,7 +129,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _read_pickle(path: Path) -> TorchFile:
     _check_zip(path)
-    _check_claims(path, _unpickled(path, "meta"))  # shapes alone, no memory
+    _check_claims(path, _unpickled(path, "meta"))  # the meta device allocates no memory
     content = _unpickled(path, "cpu")
     notes: list[str] = []
     tensors = _state_dict(content, notes)
@@ -143,29 +142,31 @@ def _unpickled(path: Path, device: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old pickle protocols
-            return torch.load(path, map_location=device, weights_only=True)
+            with torch.serialization.safe_globals(_NUMPY_SCALARS):
+                return torch.load(path, map_location=device, weights_only=True)
     except UnpicklingError as error:
         blocked = _blocked_globals(path, str(error))
         if not blocked:
             raise _broken(path, "not a file of torch.save") from None
         raise AtrousError(
             "E-WEIGHTS-PICKLE",
-            f"the pickle wants to use {', '.join(blocked)}; only tensors and plain containers are "
-            "read, and nothing was executed",
+            f"the pickle asks for {', '.join(blocked)}; only tensors, plain containers and NumPy "
+            "scalars are read, and nothing was executed",
             where=path,
             fix="get the weights as .safetensors, or have their author save the bare state_dict",
             exit_code=ExitCode.DATA,
         ) from None
     except MemoryError:
         raise _too_large(path, "more memory than there is") from None
-    except Exception as error:  # damage can surface as any error of the unpickler
+    except Exception as error:  # a damaged file can raise any error in the unpickler
         raise _broken(path, f"not a sound file of torch.save: {str(error)[:200]}") from None
 
 
 def _blocked_globals(path: Path, message: str) -> list[str]:
-    """Lists what a refused pickle wanted to call."""
+    """Returns the names of the objects that a refused pickle asks for."""
     if zipfile.is_zipfile(path):
-        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
+        with torch.serialization.safe_globals(_NUMPY_SCALARS):
+            return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
     found = set(re.findall(r"GLOBAL (\S+)", message))
     strings: list[str] = []
     try:
@@ -178,12 +179,13 @@ def _blocked_globals(path: Path, message: str) -> list[str]:
                 elif opcode.name == "GLOBAL":
                     found.add(str(argument).replace(" ", "."))
     except ValueError:
-        pass  # no pickle, or the end of the first of several
-    return sorted(name for name in found if not name.startswith(("torch.", "collections.Ordered")))
+        pass  # not a pickle, or the end of the first of several pickles
+    allowed = ("torch.", "collections.Ordered", "numpy.dtype", "numpy.core.", "numpy._core.")
+    return sorted(name for name in found if not name.startswith(allowed))
 
 
 def _check_zip(path: Path) -> None:
-    """Refuses compressed members, which torch never writes, and more bytes than the file has."""
+    """Refuses members that are compressed, as torch never writes them, or claim too many bytes."""
     if not zipfile.is_zipfile(path):
         return
     try:
@@ -196,7 +198,7 @@ def _check_zip(path: Path) -> None:
 
 
 def _check_claims(path: Path, content: Any) -> None:
-    """Compares the storages and shapes of tensors, given without values, with the file."""
+    """Compares the sizes that tensors on the meta device claim with the length of the file."""
     storages: dict[int, int] = {}
     for name, tensor in _all_tensors(content).items():
         storage = tensor.untyped_storage()
@@ -224,7 +226,7 @@ def _all_tensors(content: Any, prefix: str = "") -> dict[str, Tensor]:
 
 
 def _state_dict(content: Any, notes: list[str]) -> dict[str, Tensor]:
-    """Finds the weights in what trainers save around them; averages only if there is no other."""
+    """Finds the weights in a trainer's checkpoint; takes averages only if there is nothing else."""
     if not isinstance(content, Mapping):
         return {}
     for key in (*_WEIGHTS, *_AVERAGES):

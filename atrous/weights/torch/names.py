@@ -1,4 +1,4 @@
-"""Where the tensors of timm's and torchvision's ImageNet networks go in our backbones."""
+"""Maps the tensors of timm's and torchvision's ImageNet networks to our backbones."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -14,17 +14,17 @@ _MINUS_ONE_TO_ONE = ((127.5,), (127.5,))
 
 
 class Layout(NamedTuple):
-    """How one library names the tensors of one network.
+    """Names that one library gives to the tensors of one network.
 
     Args:
-        name: The library and network.
-        backbones: Ours with the same network.
-        mark: A name that tells it apart.
-        rename: From its name, and our backbone, to our name within the backbone; None for what our
-            backbone has no use for.
-        mean: Of its normalisation (x - mean) / std of values 0..255.
-        std: The other half.
-        epsilon: Of its batch norms.
+        name: The library and the network.
+        backbones: Our backbones of the same network.
+        mark: A tensor name that only this layout has.
+        rename: From the library's name, and our backbone, to our name within the backbone; None
+            for tensors that our backbone does not have.
+        mean: Mean of the normalisation (x - mean) / std of values 0..255.
+        std: Standard deviation of the same.
+        epsilon: Epsilon of the batch norms.
     """
 
     name: str
@@ -57,7 +57,7 @@ def _from_timm_xception(name: str, backbone: str) -> str | None:
     return f"exit_flow.{index}.{rest}"
 
 
-# conv and batch norm of timm's blocks -> ours; the first block does not expand
+# Convolutions and batch norms of timm's blocks -> ours. The first block has no expansion.
 _TIMM_FIRST = {"conv_dw": "depthwise", "bn1": "depthwise", "conv_pw": "project", "bn2": "project"}
 _TIMM_OTHER = {
     "conv_pw": "expand", "bn1": "expand", "conv_dw": "depthwise", "bn2": "depthwise",
@@ -79,7 +79,7 @@ def _from_timm_mobilenet(name: str, backbone: str) -> str | None:
     return f"units.{index}.{parts.get(block[3], block[3])}.{kind}.{block[4]}"
 
 
-# places in torchvision's sequences -> ours
+# Positions in torchvision's sequences -> ours.
 _TORCHVISION_FIRST = {
     "0.0": "depthwise.conv", "0.1": "depthwise.bn", "1": "project.conv", "2": "project.bn",
 }  # fmt: skip
@@ -117,7 +117,7 @@ LAYOUTS = (
 
 
 def find_layout(tensors: Mapping[str, Tensor], backbone: str) -> Layout | None:
-    """Returns the layout these names are in, if it is one of our backbone's."""
+    """Returns the layout of these names, if it is a known one for our backbone."""
     for layout in LAYOUTS:
         if backbone in layout.backbones and layout.mark in tensors:
             return layout
@@ -127,7 +127,7 @@ def find_layout(tensors: Mapping[str, Tensor], backbone: str) -> Layout | None:
 def rename(
     tensors: Mapping[str, Tensor], layout: Layout, backbone: str
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Returns the tensors by our names within the backbone, and the names left out."""
+    """Returns the tensors by our names within the backbone, and the unused names."""
     renamed, left_out = {}, []
     for name, tensor in tensors.items():
         ours = layout.rename(name, backbone)

@@ -267,25 +267,25 @@ def test_missing_and_misshapen_variables_are_listed(mobilenet):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_W13_variables_that_are_not_finite_are_refused(mobilenet, value):
     broken = {**mobilenet, "logits/semantic/biases": np.full(21, value)}
-    with pytest.raises(AtrousError, match="logits/semantic/biases holds 21 values that are NaN"):
+    with pytest.raises(AtrousError, match=r"logits/semantic/biases.*E-WEIGHTS-NAN"):
         from_tensorflow(broken)
 
 
 @pytest.mark.parametrize(
-    ("variables", "problem"),
+    ("variables", "code"),
     [
-        ({}, "found none"),
-        ({"inception/conv/weights": np.zeros(1)}, "found none among the scopes inception"),
-        ({"xception_65/entry_flow/conv1_1/weights": np.zeros((3, 3, 3, 32))}, "without a segment"),
+        ({}, "E-WEIGHTS-BACKBONE"),
+        ({"inception/conv/weights": np.zeros(1)}, "E-WEIGHTS-BACKBONE"),
+        ({"xception_65/entry_flow/conv1_1/weights": np.zeros((3, 3, 3, 32))}, "E-WEIGHTS-HEAD"),
     ],
 )
-def test_variables_of_other_networks_are_refused(variables, problem):
-    with pytest.raises(AtrousError, match=problem):
+def test_variables_of_other_networks_are_refused(variables, code):
+    with pytest.raises(AtrousError, match=code):
         from_tensorflow(variables)
 
 
 def test_rates_must_be_as_many_as_the_branches(mobilenet):
-    with pytest.raises(AtrousError, match="3 atrous branches, atrous_rates has 2"):
+    with pytest.raises(AtrousError, match="E-WEIGHTS-RATES"):
         from_tensorflow(mobilenet, atrous_rates=(6, 12))
 
 

@@ -1,12 +1,15 @@
+import flatbuffers
 import numpy as np
 import pytest
+import tflite as schema
 import torch
 from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
 from atrous.errors import AtrousError
 from atrous.images.decode import read_image
-from atrous.loading import from_tflite
+from atrous.loading import from_tflite, load
+from atrous.weights.tensorflow import tflite
 
 VOC_MODEL = "deeplabv3_mnv2_pascal_quant.tflite"
 ADE20K_MODEL = "deeplabv3_mnv2_ade20k_uint8.tflite"
@@ -83,7 +86,7 @@ def test_W10_truncated_files_are_refused(shared, tmp_path, keep):
     whole = (shared / "weights" / VOC_MODEL).read_bytes()
     path = tmp_path / "cut.tflite"
     path.write_bytes(whole[:keep])
-    with pytest.raises(AtrousError, match=r"TFLite file|not readable"):
+    with pytest.raises(AtrousError, match="E-WEIGHTS-FORMAT"):
         from_tflite(path)
 
 
@@ -92,6 +95,30 @@ def test_classification_graphs_are_refused(shared):
         from_tflite(shared / "weights" / "mobilenet_v2_1.0_224_quant.tflite")
 
 
+@pytest.mark.parametrize("function", [from_tflite, load, tflite.read])
+def test_files_compiled_for_the_edge_tpu_are_named_for_what_they_are(tmp_path, function):
+    """A graph whose only operator is the compiler's, as edgetpu_compiler writes them."""
+    builder = flatbuffers.Builder(0)
+    custom = builder.CreateString("edgetpu-custom-op")
+    schema.OperatorCodeStart(builder)
+    schema.OperatorCodeAddDeprecatedBuiltinCode(builder, schema.BuiltinOperator.CUSTOM)
+    schema.OperatorCodeAddCustomCode(builder, custom)
+    schema.OperatorCodeAddBuiltinCode(builder, schema.BuiltinOperator.CUSTOM)
+    code = schema.OperatorCodeEnd(builder)
+    schema.ModelStartOperatorCodesVector(builder, 1)
+    builder.PrependUOffsetTRelative(code)
+    codes = builder.EndVector()
+    schema.ModelStart(builder)
+    schema.ModelAddVersion(builder, 3)
+    schema.ModelAddOperatorCodes(builder, codes)
+    builder.Finish(schema.ModelEnd(builder), b"TFL3")
+    path = tmp_path / "model_edgetpu.tflite"
+    path.write_bytes(builder.Output())
+    with pytest.raises(AtrousError) as caught:
+        function(path)
+    assert caught.value.code == "E-WEIGHTS-EDGE-TPU"
+
+
 def test_missing_files_are_refused(tmp_path):
-    with pytest.raises(AtrousError, match="no such file"):
+    with pytest.raises(AtrousError, match="E-FILE-MISSING"):
         from_tflite(tmp_path / "none.tflite")

@@ -8,6 +8,7 @@ import warnings
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -71,6 +72,23 @@ def test_W08_malicious_pickle_is_never_executed(tmp_path, tensors, save):
     assert error.code == "E-WEIGHTS-PICKLE"
     assert "posix.system" in str(error)  # the blocked global, by name
     assert not proof.exists()
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+@pytest.mark.parametrize("score", [np.float64(0.7), np.float32(0.7), np.int64(7), np.bool_(True)])
+def test_numpy_scalars_beside_the_weights_are_left_out(tmp_path, tensors, score, new_format):
+    path = tmp_path / "a.pth"
+    content = {"state_dict": tensors, "best": score}
+    torch.save(content, path, _use_new_zipfile_serialization=new_format)
+    file = read_tensors(path)
+    assert file.tensors.keys() == tensors.keys()
+    assert "left out: best" in file.notes
+
+
+def test_W08_numpy_objects_are_no_scalars(tmp_path, tensors):
+    path = tmp_path / "a.pth"
+    torch.save({"state_dict": tensors, "names": np.array([object()])}, path)
+    assert refusal(path).code == "E-WEIGHTS-PICKLE"
 
 
 def test_W08_every_blocked_global_is_listed(tmp_path):
