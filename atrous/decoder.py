@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from atrous.layers import HEAD, AtrousSeparableConv, ConvBN, Size, resize
-from atrous.training.cpu.recompute import reading
 
 Refinement = tuple[int, int]  # kernel size, filters
 
@@ -58,13 +57,15 @@ class DecoderStage(nn.Module):
     ) -> Tensor:
         """Returns refined features at the last of `strides` (of decoded, low-level, result)."""
         decoded_stride, low_level_stride, stride = strides
-        parts = [
-            resize(decoded, decoded_stride, stride, size),
-            resize(self.reduce(low_level), low_level_stride, stride, size),
-        ]
-        concatenated = torch.cat(parts, dim=1)
-        del parts  # large, and read by nothing that follows
-        return self.refine(concatenated)
+        return self.refine(
+            torch.cat(
+                [
+                    resize(decoded, decoded_stride, stride, size),
+                    resize(self.reduce(low_level), low_level_stride, stride, size),
+                ],
+                dim=1,
+            )
+        )
 
 
 class Decoder(nn.Module):
@@ -129,8 +130,7 @@ class Decoder(nn.Module):
             size = (-(-low.shape[-2] // step), -(-low.shape[-1] // step))
             decoded = stage(decoded, low, (decoded_stride, low_stride, stride), size)
             decoded_stride = stride
-        with reading(decoded):
-            return self.classifier(decoded)
+        return self.classifier(decoded)
 
 
 class BilinearDecoder(nn.Module):

@@ -12,14 +12,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from atrous.training.cpu.depthwise import dilated_depthwise
-from atrous.training.cpu.recompute import normalize, reading, rectify
 
 logger = logging.getLogger(__name__)
 
@@ -85,50 +82,6 @@ class AtrousConv2d(nn.Conv2d):
         if self.anchor == "start":
             height, width = self._reach()
             input = F.pad(input, (0, width, 0, height))
-        with reading(input):
-            if self._trains_slowly(input):
-                return dilated_depthwise(input, self.weight, self.padding[0], self.dilation[0])  # type: ignore[arg-type]
-            return super().forward(input)
-
-    def _trains_slowly(self, input: Tensor) -> bool:
-        """Says whether torch's own backward would be far from the machine's speed."""
-        return (
-            self.training
-            and torch.is_grad_enabled()
-            and input.device.type == "cpu"
-            and self.groups == self.in_channels == self.out_channels > 1
-            and self.dilation[0] == self.dilation[1] > 1
-            and self.kernel_size[0] == self.kernel_size[1]
-            and self.stride[0] == 1
-            and self.bias is None
-        )
-
-
-class _ClampedInPlace(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.mark_dirty(x)
-        y = x.clamp_(0, 6)
-        ctx.save_for_backward(y)
-        return y
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (y,) = ctx.saved_tensors
-        return torch.ops.aten.hardtanh_backward(grad, y, 0, 6)  # 0 where y is 0 or 6
-
-
-class ReLU6(nn.ReLU6):
-    """ReLU6 whose gradient comes from its result, as ReLU's does.
-
-    torch's saves a copy of its input, even in place: a copy to make and to keep in every layer.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Clamps to 0..6, in place if asked."""
-        if self.inplace and input.requires_grad and torch.is_grad_enabled():
-            return _ClampedInPlace.apply(input)
         return super().forward(input)
 
 
@@ -167,7 +120,7 @@ class Convention:
 _NORMAL_09 = _truncated_normal(0.09)
 XCEPTION = Convention(1e-3, 3e-4, _NORMAL_09, _NORMAL_09, _NORMAL_09)
 RESNET = Convention(1e-5, 0.05, _variance_scaling, _variance_scaling, _variance_scaling)
-MOBILENET_V2 = Convention(1e-3, 3e-3, _NORMAL_09, _NORMAL_09, _NORMAL_09, ReLU6)
+MOBILENET_V2 = Convention(1e-3, 3e-3, _NORMAL_09, _NORMAL_09, _NORMAL_09, nn.ReLU6)
 MOBILENET_V3 = Convention(1e-3, 3e-3, _NORMAL_09, _NORMAL_09, _NORMAL_09)
 HEAD = Convention(  # ASPP and decoder of every network
     1e-5,
@@ -231,10 +184,7 @@ class ConvBN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (N, C, H, W) to (N, C', ceil(H / stride), ceil(W / stride))."""
-        x = self.conv(x)
-        if self.training:
-            return normalize(x, self.bn, self.activation)
-        return self.activation(self.bn(x))
+        return self.activation(self.bn(self.conv(x)))
 
 
 class AtrousSeparableConv(nn.Module):
@@ -290,7 +240,7 @@ class AtrousSeparableConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps (N, C, H, W) to (N, C', ceil(H / stride), ceil(W / stride))."""
         if self.relu_before:
-            x = rectify(x)
+            x = F.relu(x)
         return self.pointwise(self.depthwise(x))
 
 

@@ -14,7 +14,7 @@ last is the fairest. Memory is the peak of the process over all its steps, impor
 smp        as `smp.DeepLabV3Plus(...)` comes: eager, NCHW
 smp_cl     the same in channels_last memory
 smp_kept   the same with our setting of the C library, which `atrous train` comes with
-           (`training/allocation.py`) and which no training script of the peer's makes
+           (`training/cpu/malloc.py`) and which no training script of the peer's makes
 atrous     this package: a whole `Learner.update` (weight groups, guard against values that are not
            finite and all) in the process `atrous train` sets up
 stock      our network as smp_cl would train it: torch's layers, optimiser and memory as they come,
@@ -121,26 +121,13 @@ def peer(
 def stock(backbone: str, images: torch.Tensor, targets: torch.Tensor) -> Step:
     """Returns a step of our network made of torch's own layers."""
     from atrous.build import create_model
-    from atrous.layers import AtrousConv2d
-    from atrous.training.cpu.recompute import nothing_made_again
 
     model = create_model(backbone, num_classes=CLASSES)
-    for module in model.modules():
-        for name, child in module.named_children():
-            if isinstance(child, nn.ReLU6):
-                setattr(module, name, nn.ReLU6(inplace=True))
-    AtrousConv2d._trains_slowly = lambda *_: False  # type: ignore[method-assign]
-    step = plain_step(
+    return plain_step(
         model.train().to(memory_format=torch.channels_last),
         images.to(memory_format=torch.channels_last),
         targets,
     )
-
-    def stock_step() -> None:
-        with nothing_made_again():
-            step()
-
-    return stock_step
 
 
 def plain_step(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> Step:
@@ -157,8 +144,8 @@ def plain_step(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) ->
 
 def ours(backbone: str, images: torch.Tensor, targets: torch.Tensor, *, fast: bool) -> Step:
     from atrous.build import create_model
-    from atrous.layers import AtrousConv2d
     from atrous.training.config import TrainConfig
+    from atrous.training.cpu.install import _AtrousConv2d
     from atrous.training.distributed import Processes
     from atrous.training.update import Learner
 
@@ -168,7 +155,7 @@ def ours(backbone: str, images: torch.Tensor, targets: torch.Tensor, *, fast: bo
     model = create_model(backbone, num_classes=CLASSES)
     learner = Learner(model, config, Processes(0, 1, torch.device("cpu")))
     if not fast:
-        AtrousConv2d._trains_slowly = lambda *_: False  # type: ignore[method-assign]
+        _AtrousConv2d._trains_slowly = lambda *_: False  # type: ignore[method-assign]
 
     def step() -> None:
         learner.update(images, targets, 0)

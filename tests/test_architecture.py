@@ -44,8 +44,6 @@ DOORS = {
 RUNTIME = ("errors", "classes", "images", "engines", "predict", "serve")  # torch may be missing
 # Files that no runtime file imports at its top: they run torch models, and so know the network.
 LATE = {"engines.torch", "engines.bench"}
-# To be removed: the network still knows how training on a CPU saves memory.
-OWED = {("layers", "training"), ("decoder", "training"), ("encoder", "training")}
 
 
 def module_name(path: Path) -> str:
@@ -85,7 +83,7 @@ def test_files_import_only_from_layers_above():
         for imported, at_top in imports(path):
             there = layer(imported)
             door = not at_top and there in DOORS.get(here, set())
-            door = door or name in LATE or (here, there) in OWED
+            door = door or name in LATE
             if at_top and imported in LATE and name not in LATE and here in RUNTIME:
                 wrong.add((name, imported))
             if not (there == here or LAYERS.index(there) < LAYERS.index(here) or door):

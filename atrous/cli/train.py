@@ -157,7 +157,7 @@ def train(
 
     result = run(
         config, folder, resume=resume is not None, override=override, extend=extend,
-        on_progress=_progress_printer(),
+        on_progress=_progress_printer(), own_process=True,
     )  # fmt: skip
     if result.best:
         measure, name = next(iter(config.measures.items()))

@@ -59,9 +59,7 @@ class InvertedResidual(nn.Module):
         expanded = self.expand(x) if self.expands else x
         filtered = self.depthwise(expanded)
         projected = self.project(filtered)
-        if self.adds:
-            projected += x
-        return projected, filtered
+        return (projected + x if self.adds else projected), filtered
 
 
 class MobileNetV2(Backbone):

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from atrous.encoder.backbone import Backbone, atrous_schedule
 from atrous.layers import RESNET, ConvBN
-from atrous.training.cpu.recompute import reading
 
 Stem = Literal["beta", "plain"]
 
@@ -41,16 +40,13 @@ class Bottleneck(nn.Module):
         if self.projects:
             self.shortcut.conv.set_stride_and_rate(stride, 1)
 
-    def forward(self, x: Tensor, *, apart: bool = False) -> tuple[Tensor, Tensor]:
-        """Returns the unit's output and, if it is wanted `apart`, the residual before the sum."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the unit's output, and its residual branch before the sum and the ReLU."""
         residual = self.conv3(self.conv2(self.conv1(x)))
         stride = self.conv2.conv.stride[0]
         # An identity shortcut past a stride is subsampled, not projected.
         shortcut = self.shortcut(x) if self.projects else x[..., ::stride, ::stride]
-        if apart:
-            return F.relu(residual + shortcut, inplace=True), residual
-        residual += shortcut
-        return F.relu(residual, inplace=True), residual
+        return F.relu(residual + shortcut), residual
 
 
 class ResNet(Backbone):
@@ -91,6 +87,7 @@ class ResNet(Backbone):
         else:
             channels = 64
             self.stem = nn.Sequential(ConvBN(in_channels, channels, 7, RESNET, stride=2))
+        self.pool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         self.blocks = nn.ModuleList()
         self._nominal_strides = []
         for index, units in enumerate(UNITS[variant]):
@@ -119,16 +116,12 @@ class ResNet(Backbone):
     def forward(self, x: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
         """See `Backbone.forward`."""
         x = self.stem(x)  # (N, 128, H/2, W/2)
-        with reading(x):
-            x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)  # (N, 128, H/4, W/4)
+        x = self.pool(x)  # (N, 128, H/4, W/4)
         low_level: dict[int, Tensor] = {}
-        stride, previous = 4, x
-        strides_ahead = [*self._nominal_strides[1:], 1]
-        for unit, nominal, ahead in zip(
-            self._units_in_order(), self._nominal_strides, strides_ahead, strict=True
-        ):
+        stride, residual = 4, x
+        for unit, nominal in zip(self._units_in_order(), self._nominal_strides, strict=True):
             if nominal > 1:
-                low_level[stride] = previous  # of the unit before the striding one
+                low_level[stride] = residual  # of the unit before the striding one
                 stride *= nominal
-            x, previous = unit(x, apart=ahead > 1)
+            x, residual = unit(x)
         return x, low_level

@@ -100,9 +100,9 @@ class XceptionModule(nn.Module):
         before_striding = self.separable2(self.separable1(x))
         residual = self.separable3(before_striding)
         if self.skip == "conv":
-            residual += self.shortcut(x)
+            residual = residual + self.shortcut(x)
         elif self.skip == "sum":
-            residual += x
+            residual = residual + x
         return residual, before_striding
 
 

@@ -86,6 +86,7 @@ def train(
     extend: bool = False,
     data: tuple[Dataset, Dataset] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    own_process: bool = False,
 ) -> Result:
     """Trains a network, or goes on with a run that was interrupted.
 
@@ -100,6 +101,8 @@ def train(
         extend: Accept more steps than a finished run had.
         data: Data sets to train and to evaluate on, instead of those `config.data` names.
         on_progress: Called after every update.
+        own_process: The process exists for this run alone, so that the C library may be told how
+            to keep memory (`training/cpu/malloc.py`). Leave it off in a program that does more.
 
     Raises:
         AtrousError: Anything wrong with config, data, folder or machine; a loss that stays not
@@ -107,7 +110,6 @@ def train(
         SystemExit: Stopped by a signal, after a checkpoint: 130 for SIGINT, 143 for SIGTERM.
     """
     out = Path(out)
-    return_freed_memory()
     resume = resume or (restarts() > 0 and (out / "config.json").exists())
     with (
         joined(config.device, config.timeout, out / "heartbeats") as processes,
@@ -116,6 +118,9 @@ def train(
         StopSignals() as stop,
     ):
         _be_deterministic(config.deterministic)
+        own_memory = own_process and processes.device.type == "cpu"
+        if own_memory:
+            return_freed_memory()
         train_data, val_data = data or open_data(config)
         config = balanced(config, train_data)
         facts = {"train": train_data.fingerprint(), "val": val_data.fingerprint()}
@@ -149,7 +154,7 @@ def train(
             with saver.saving_first(state):
                 images, targets, names, state.position = next(batches)
             first = state.step == clock.first_step
-            with memory_errors(config, first=first), _settling(first):
+            with memory_errors(config, first=first), _settling(first and own_memory):
                 update = learner.update(images, targets, state.step)
             guard.check(update, state.step, images, targets, names)
             state.step += 1
@@ -172,7 +177,7 @@ def train(
 
 @contextmanager
 def _settling(first: bool) -> Iterator[None]:
-    """Keeps freed memory from the first update on; see `allocation`."""
+    """Keeps freed memory from the first update on; see `training/cpu/malloc.py`."""
     yield
     if first:
         keep_freed_memory()

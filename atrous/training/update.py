@@ -18,6 +18,7 @@ from atrous.model import Model
 from atrous.training import loss as losses
 from atrous.training.batch_norm import set_momentum, statistics_untouched, synchronize
 from atrous.training.config import TrainConfig, parse_losses
+from atrous.training.cpu.install import install
 from atrous.training.cpu.recompute import nothing_made_again
 from atrous.training.distributed import Processes
 from atrous.training.optim import (
@@ -251,6 +252,8 @@ class _Coarse(nn.Module):
 
 def _set_up(model: Model, config: TrainConfig, processes: Processes) -> None:
     """Freezes, synchronises and recomputes what the config says."""
+    if processes.device.type == "cpu":
+        install(model)
     if config.freeze_backbone:
         model.freeze_backbone()
     if config.batch_norm == "frozen":

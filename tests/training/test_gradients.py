@@ -6,6 +6,7 @@ from torch import nn
 
 from atrous.build import create_model
 from atrous.training.batch_norm import recalibrate
+from atrous.training.cpu.install import install
 from atrous.training.loss import mean_over_valid, pixel_losses
 
 STEPS = (
@@ -33,6 +34,7 @@ def test_gradients_of_the_network_agree_with_finite_differences(
     """(L(w + e d) - L(w - e d)) / 2e = dL/dw . d, for a random direction d of every part."""
     torch.manual_seed(0)
     model = create_model(backbone, num_classes=3, **options).double().train()  # type: ignore[arg-type]
+    install(model)
     model.encoder.aspp.dropout.p = 0.0
     images = 255 * torch.rand(2, 3, 33, 38, dtype=torch.float64)
     targets = torch.randint(0, 3, (2, 33, 38))

@@ -2,7 +2,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from atrous.layers import AtrousConv2d
 from atrous.training.cpu.depthwise import dilated_depthwise
 
 CASES = [(2, 2), (0, 2), (6, 6), (0, 6), (12, 12), (2, 1)]  # padding, rate
@@ -53,13 +52,3 @@ def test_autocast_computes_in_its_own_type() -> None:
     y.float().sum().backward()
     assert weight.grad is not None
     assert weight.grad.dtype == torch.float32
-
-
-@pytest.mark.parametrize("anchor", ["centre", "start"])
-@pytest.mark.parametrize("rate", [2, 6])
-def test_layer_gives_the_same_in_training_and_evaluation(anchor: str, rate: int) -> None:
-    layer = AtrousConv2d(3, 3, 3, atrous_rate=rate, groups=3, anchor=anchor).double()
-    x, _ = _tensors()
-    training = layer.train()(x)
-    assert type(training.grad_fn).__name__.startswith("_DilatedDepthwise")
-    torch.testing.assert_close(training, layer.eval()(x))

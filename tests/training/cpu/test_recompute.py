@@ -7,12 +7,15 @@ from torch import Tensor, nn
 
 from atrous.build import create_model
 from atrous.layers import RESNET, ConvBN
+from atrous.training.cpu.install import install
 from atrous.training.cpu.recompute import normalize, nothing_made_again, origin_of, reading, rectify
 
 
 def _layer() -> tuple[ConvBN, Tensor]:
     torch.manual_seed(0)
-    return ConvBN(3, 4, 3, RESNET).train(), torch.randn(2, 3, 8, 9)
+    layer = ConvBN(3, 4, 3, RESNET).train()
+    install(layer)
+    return layer, torch.randn(2, 3, 8, 9)
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -20,7 +23,7 @@ def _layer() -> tuple[ConvBN, Tensor]:
 def test_loss_gradients_and_statistics_are_equal_in_every_bit(backbone: str, frozen: bool) -> None:
     torch.manual_seed(0)
     model = create_model(backbone, num_classes=3).to(memory_format=torch.channels_last)
-    model.freeze_batch_norm(frozen).train()
+    install(model.freeze_batch_norm(frozen).train())
     start = {name: value.clone() for name, value in model.state_dict().items()}
     images = 255 * torch.rand(2, 3, 40, 33)
 
