@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from atrous.architecture import CLASSIFIER, Architecture, Provenance, as_tuple
+from atrous.architecture import CLASSIFIER, Architecture, Provenance
 from atrous.build import build_blank
 from atrous.classes import ADE20K_31, ADE20K_151, CITYSCAPES, VOC, ClassTable
 from atrous.engines import built_in
@@ -227,8 +227,8 @@ def from_tensorflow(
     architecture = tensorflow.infer(
         variables,
         output_stride=output_stride,
-        atrous_rates=as_tuple(atrous_rates),
-        multi_grid=as_tuple(multi_grid),
+        atrous_rates=atrous_rates,
+        multi_grid=multi_grid,
     )
     return _assembled(architecture, variables, provenance)
 

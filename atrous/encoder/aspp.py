@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from atrous.layers import HEAD, AtrousConv2d, AtrousSeparableConv, ConvBN, PooledBatchNorm2d
 
-RATES_AT_STRIDE_16 = (6, 12, 18)
+RATES_AT_STRIDE_16 = (6.0, 12.0, 18.0)
 
 
 def rates_at(rates_at_16: Sequence[float], output_stride: int) -> tuple[int, ...]:
@@ -46,7 +46,7 @@ class ASPP(nn.Module):
         in_channels: int,
         *,
         output_stride: int = 16,
-        atrous_rates: Sequence[int] | None = None,
+        atrous_rates: Sequence[float] | None = None,
         separable: bool = True,
         image_pooling: bool = True,
         dropout: float = 0.1,

@@ -118,9 +118,7 @@ def train(
         StopSignals() as stop,
     ):
         _be_deterministic(config.deterministic)
-        own_memory = own_process and processes.device.type == "cpu"
-        if own_memory:
-            return_freed_memory()
+        own_memory = own_process and processes.device.type == "cpu" and return_freed_memory()
         train_data, val_data = data or open_data(config)
         config = balanced(config, train_data)
         facts = {"train": train_data.fingerprint(), "val": val_data.fingerprint()}

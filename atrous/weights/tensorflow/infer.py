@@ -4,6 +4,7 @@ Names and layouts are those of `tensorflow/models`, research/deeplab (Apache-2.0
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -39,8 +40,8 @@ def infer(
     variables: Variables,
     *,
     output_stride: int,
-    atrous_rates: tuple[int, ...] | None = None,
-    multi_grid: tuple[int, ...] | None = None,
+    atrous_rates: Sequence[int] | None = None,
+    multi_grid: Sequence[int] | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     one_sided_padding: int = 0,
@@ -88,8 +89,9 @@ def infer(
         head=head,
         separable="aspp1/weights" not in variables,
         image_pooling="image_pooling/weights" in variables or head != "aspp",
-        atrous_rates=atrous_rates,
-        multi_grid=multi_grid or (None if backbone.startswith("mobilenet") else (1, 1, 1)),
+        atrous_rates=None if atrous_rates is None else tuple(atrous_rates),
+        multi_grid=tuple(multi_grid or ())
+        or (None if backbone.startswith("mobilenet") else (1, 1, 1)),
         depth_multiplier=_depth_multiplier(variables) if backbone == "mobilenet_v2" else 1.0,
         in_channels=stem_conv.shape[2],
         stem="plain" if f"{scope}/conv1/weights" in variables else "beta",
