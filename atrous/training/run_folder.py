@@ -1,7 +1,6 @@
 """The folder of a training run: what was asked, what happened, and what came of it."""
 
 import csv
-import fcntl
 import io
 import json
 import logging
@@ -13,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -152,16 +151,33 @@ def opened(path: Path, *, leads: bool, resume: bool) -> Iterator[RunFolder]:
     except OSError as error:
         raise _unwritable(path, error) from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(lock):
             raise AtrousError(
                 "E-RUN-LOCKED",
                 "another run is writing to this folder",
                 where=path,
                 fix="wait for it, stop it, or choose another --out",
-            ) from None
+            )
         yield RunFolder(path)
+
+
+def _locked(lock: IO[str]) -> bool:
+    """Takes a lock that the operating system gives back when the process ends; False: it is taken.
+
+    The modules exist on one kind of system each, so neither is imported with this file.
+    """
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _unwritable(path: Path, error: OSError) -> AtrousError:
@@ -205,20 +221,26 @@ def _processor() -> str:
     return platform.processor()
 
 
-def draw_curves(run: RunFolder) -> None:
-    """Draws curves.png from metrics.csv: loss and scores over steps."""
+def draw_curves(run: RunFolder, measures: Sequence[str]) -> None:
+    """Draws curves.png from metrics.csv: loss and scores over steps; empty before an evaluation.
+
+    Args:
+        run: The run folder.
+        measures: The two columns of metrics.csv that are scores.
+    """
     rows = run.metrics()
     steps = [int(row["step"]) for row in rows]
     figure = _figure(9, 3.6)
     left, right = figure.subplots(1, 2)
     left.plot(steps, [float(row["loss"]) for row in rows], "o-", color="#c03030")
     left.set_title("training loss, mean since the last evaluation")
-    for name, color in zip(list(rows[0])[3:], ("#2060c0", "#30a030"), strict=True):
+    for name, color in zip(measures, ("#2060c0", "#30a030"), strict=True):
         values = [float(row[name]) for row in rows]
-        right.plot(steps, values, "o-", color=color, label=f"{name} {values[-1]:.3f}")
+        label = f"{name} {values[-1]:.3f}" if values else name
+        right.plot(steps, values, "o-", color=color, label=label)
     right.set_ylim(0, 1)
     right.legend(loc="lower right")
-    right.set_title("validation")
+    right.set_title("validation" if rows else "validation: no evaluation yet")
     for axes in (left, right):
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
@@ -296,11 +318,11 @@ def write_model_card(
     words = _CARD_WORDS[asked.task]
     (best_by, first), (other, second) = asked.measures.items()
     lines = [
-        f"# {asked.backbone} on {Path(asked.data).name}",
+        f"# {asked.network.backbone} on {Path(asked.data).name}",
         "",
         f"{words.network} trained by atrous {__version__}, recipe `{asked.recipe or 'none'}`, "
         f"{asked.steps} steps of {asked.batch_size} crops of "
-        f"{asked.crop_size[0]}x{asked.crop_size[1]}, output stride {asked.output_stride}.",
+        f"{asked.crop_size[0]}x{asked.crop_size[1]}, output stride {asked.network.output_stride}.",
         "",
         f"- {first} on {asked.val_split}: {scores[best_by]:.4f} (best, step {scores['step']}; "
         f"{words.protocol})",
