@@ -77,8 +77,8 @@ def sum_over_pictures(
 ) -> Tensor:
     """Returns the sum of the losses of single pictures, each taken together with its gradient.
 
-    What a loss needs at full resolution is so there for one picture at a time, and gone before
-    the backward pass begins.
+    Tensors at full resolution exist for one picture at a time, and are freed before the backward
+    pass begins.
 
     Args:
         logits: (N, K, h, w), coarse.
@@ -97,7 +97,7 @@ def ohem(
     min_kept: float = 1 / 16,
     ignore_index: int = IGNORE_INDEX,
 ) -> Tensor:
-    """Returns the mean loss of the pixels the network is not sure of (online hard examples).
+    """Returns the mean loss of the pixels the network is unsure of (online hard examples).
 
     Only labelled pixels count, as candidates and in the minimum.
 

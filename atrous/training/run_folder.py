@@ -1,4 +1,4 @@
-"""The folder of a training run: what was asked, what happened, and what came of it."""
+"""The folder of a training run: its config, its scores and its models."""
 
 import csv
 import io
@@ -34,7 +34,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Where the run goes on from."""
+        """Folder of the checkpoints."""
         return self.path / "checkpoints"
 
     @property
@@ -44,21 +44,21 @@ class RunFolder:
 
     @property
     def heartbeats(self) -> Path:
-        """Where each of several processes notes its step."""
+        """Folder in which each of several processes notes its step."""
         return self.path / "heartbeats"
 
     def config(self) -> TrainConfig:
-        """Reads what was asked."""
+        """Reads the config of the run."""
         return config.read_config(self.path / "config.json")
 
     def write_config(self, asked: TrainConfig) -> None:
-        """Keeps what is asked."""
+        """Writes config.json."""
         self.write("config.json", config.to_json(asked))
 
     def begin(self, asked: TrainConfig, *, leads: bool) -> None:
-        """Says that the folder holds a run: what fails or is killed before can simply be repeated.
+        """Marks the folder as a run, by its config.json.
 
-        To be called once there is a checkpoint to go on from.
+        Call this after the first checkpoint: a start that fails before can simply be repeated.
         """
         if leads:
             self.write_config(asked)
@@ -96,7 +96,7 @@ class RunFolder:
         self.write("metrics.csv", text.getvalue())
 
     def add_timing(self, step: int, seconds: float, pictures: int, memory: int) -> None:
-        """Appends to timing.csv, which is about this machine and not reproducible."""
+        """Appends to timing.csv. Times depend on the machine and do not repeat."""
         path = self.path / "timing.csv"
         new = not path.exists()
         with path.open("a", newline="", encoding="utf-8") as file:
@@ -191,7 +191,7 @@ def _unwritable(path: Path, error: OSError) -> AtrousError:
 
 
 def environment(device: torch.device, world_size: int) -> dict[str, Any]:
-    """Returns what the run ran on."""
+    """Returns versions, processor and command of the run."""
     packages = {}
     for name in ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors"):
         try:
@@ -280,7 +280,7 @@ def _save(figure: Any, path: Path) -> None:
 
 
 class _CardWords(NamedTuple):
-    """What a card says of every model of a task."""
+    """Words of the model card that depend on the task."""
 
     network: str
     protocol: str
@@ -314,7 +314,7 @@ def write_model_card(
     scores: Mapping[str, Any],
     palette: Sequence[Color],
 ) -> None:
-    """Writes model_card.md: what the model is, its scores by class, how it was made."""
+    """Writes model_card.md: the network, its scores by class, and the run it comes from."""
     words = _CARD_WORDS[asked.task]
     (best_by, first), (other, second) = asked.measures.items()
     lines = [

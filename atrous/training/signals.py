@@ -1,4 +1,4 @@
-"""What interrupts a run from outside: signals, and memory that runs out."""
+"""Interruptions of a run from outside: signals, and memory that runs out."""
 
 import os
 import re
@@ -23,7 +23,7 @@ SIGNALS = tuple(
 
 
 class StopSignals:
-    """Takes note of the first signal; a second one stops the process at once."""
+    """Remembers the first signal; a second signal stops the process at once."""
 
     def __init__(self) -> None:
         self.received = 0
@@ -56,11 +56,11 @@ class StopSignals:
 
 @contextmanager
 def memory_errors(config: TrainConfig, *, first: bool) -> Iterator[None]:
-    """Turns running out of memory into advice.
+    """Turns an error of an allocator into an `AtrousError` with advice.
 
     Args:
         config: The run.
-        first: Whether this is the first update: then it is the config that does not fit.
+        first: Whether this is the first update. If it fails, the config does not fit.
     """
     try:
         yield
