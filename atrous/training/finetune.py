@@ -13,6 +13,7 @@ from atrous.classes import plain_name
 from atrous.data.dataset import Dataset
 from atrous.data.opening import recognise
 from atrous.engines import built_in
+from atrous.engines.machine import usable_processors
 from atrous.errors import AtrousError
 from atrous.loading import load
 from atrous.training.config import TrainConfig
@@ -146,7 +147,7 @@ def _from_data(config: TrainConfig, data: Dataset, known: set[str]) -> dict[str,
         "batch_norm_momentum": None if frozen else 0.03,
         "cache_megabytes": int(min(memory, 0.1 * free_memory("cpu")) / 2**20),
         "precision": "bf16" if on_gpu else "fp32",
-        "workers": min(8, os.cpu_count() or 1) if on_gpu else 0,
+        "workers": min(8, usable_processors()) if on_gpu else 0,
     }
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from atrous import __version__
 from atrous.classes import Color
+from atrous.engines.machine import processor
 from atrous.errors import AtrousError, ExitCode
 from atrous.images.decode import atomic
 from atrous.training import config
@@ -202,7 +203,7 @@ def environment(device: torch.device, world_size: int) -> dict[str, Any]:
         "atrous": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
@@ -210,15 +211,6 @@ def environment(device: torch.device, world_size: int) -> dict[str, Any]:
         "packages": packages,
         "command": sys.argv,
     }
-
-
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 def draw_curves(run: RunFolder, measures: Sequence[str]) -> None:
