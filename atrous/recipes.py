@@ -1,4 +1,5 @@
-"""The recipes, under the name they have always had; they live in `atrous.training.recipes`."""
+"""The recipes, under their public name; `atrous.training` holds them."""
 
+from atrous.training.finetune import finetune as finetune
 from atrous.training.recipes import *  # noqa: F403
 from atrous.training.recipes import RECIPES as RECIPES

@@ -26,7 +26,7 @@ from atrous.evaluation.networks import TorchNetwork
 from atrous.evaluation.views import Views, segment
 from atrous.model import DeepLabV3Plus
 from atrous.training.distributed import Processes
-from atrous.training.optim import create_optimizer, parameter_groups, set_learning_rate
+from atrous.training.optim import Optimizer, parameter_groups, set_learning_rate
 from atrous.training.setup import create_network
 from atrous.training.update import Learner
 
@@ -37,7 +37,7 @@ FORWARD = ("decoder", "bilinear", "dense", "one_3x3", "conv3_conv2")
 def network(row: str, **changes: Any) -> DeepLabV3Plus:
     """Returns a row's network with random weights."""
     config = ablations.config_of("short", row, 0)
-    model = create_network(replace(config, **changes), scenes(0, 1))
+    model = create_network(config.changed(**changes), scenes(0, 1))
     return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
 
@@ -88,7 +88,7 @@ def updates() -> dict[str, Callable[[], Any]]:
     learner = Learner(network("decoder"), CONFIG, Processes(0, 1, torch.device("cpu")))
     peer = Peer(CONFIG, 7).train()
     groups = parameter_groups(peer, weight_decay=CONFIG.weight_decay)
-    optimizer = create_optimizer(groups, optimizer=CONFIG.optimizer, momentum=CONFIG.momentum)
+    optimizer = Optimizer(groups, kind=CONFIG.optimizer)
     set_learning_rate(optimizer, 1e-4)
     return {
         "decoder": lambda: learner.update(images, targets, CONFIG.steps - 1),

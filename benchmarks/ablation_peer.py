@@ -31,14 +31,13 @@ from atrous.encoder.backbone import Backbone
 from atrous.training import random_state
 from atrous.training.batch_norm import restore_folded, set_momentum
 from atrous.training.config import TrainConfig
+from atrous.training.inputs import augmentation
 from atrous.training.optim import (
     Optimizer,
-    create_optimizer,
     learning_rate,
     parameter_groups,
     set_learning_rate,
 )
-from atrous.training.setup import augmentation
 from atrous.weights.tensorflow import tflite
 
 BASE = "short"  # of `ablations.py`
@@ -53,7 +52,7 @@ class Peer(nn.Module):
             "mobilenet_v2",
             encoder_weights=None,
             classes=num_classes,
-            decoder_atrous_rates=config.atrous_rates,
+            decoder_atrous_rates=config.network.atrous_rates,
         )
         self.to(memory_format=torch.channels_last)
 
@@ -122,7 +121,7 @@ def train(seed: int, runs: Path) -> tuple[Engine, TrainConfig]:
     groups = parameter_groups(
         model, weight_decay=config.weight_decay, bias_multiplier=config.bias_multiplier
     )
-    optimizer = create_optimizer(groups, optimizer=config.optimizer, momentum=config.momentum)
+    optimizer = Optimizer(groups, kind=config.optimizer)
     model.train()
     for step, batch in zip(range(config.steps), loader.batches(), strict=False):
         rate = learning_rate(

@@ -76,7 +76,7 @@ class Row:
 
 
 _QUIET = {"evaluate_every": 0, "save_every": 100, "samples": 0}
-_SCENES = replace(scenes(), decoder_channels=256, steps=400, base_lr=0.002, **_QUIET)
+_SCENES = scenes().changed(refine=((3, 256), (3, 256)), steps=400, base_lr=0.002, **_QUIET)
 _ANIMALS = replace(
     voc_animals(),
     crop_size=(257, 257),
@@ -118,7 +118,7 @@ BASES = {
         trimap="void",
     ),
     "xception": Base(
-        replace(scenes(), backbone="xception41", batch_size=4, steps=150, **_QUIET),
+        scenes().changed(backbone="xception41", batch_size=4, steps=150, **_QUIET),
     ),
 }
 
@@ -147,12 +147,12 @@ ROWS: dict[str, dict[str, Row]] = {
         "reduced_16": Row({"reduced_channels": 16}),
         "reduced_32": Row({"reduced_channels": 32}),
         "reduced_64": Row({"reduced_channels": 64}),
-        "one_3x3": Row({"decoder_kernels": (3,)}),
-        "three_3x3": Row({"decoder_kernels": (3, 3, 3)}),
-        "one_3x3_of_128": Row({"decoder_kernels": (3,), "decoder_channels": 128}),
-        "two_3x3_of_128": Row({"decoder_channels": 128}),
-        "one_1x1": Row({"decoder_kernels": (1,)}),
-        "conv3_conv2": Row({"decoder_kernels": (3,), "decoder_strides": (8, 4)}),
+        "one_3x3": Row({"refine": ((3, 256),)}),
+        "three_3x3": Row({"refine": ((3, 256),) * 3}),
+        "one_3x3_of_128": Row({"refine": ((3, 128),)}),
+        "two_3x3_of_128": Row({"refine": ((3, 128),) * 2}),
+        "one_1x1": Row({"refine": ((1, 256),)}),
+        "conv3_conv2": Row({"refine": ((3, 256),), "decoder_strides": (8, 4)}),
         "no_image_pooling": Row({"image_pooling": False}),
         "no_atrous_branches": Row({"atrous_rates": ()}),
     },
@@ -169,7 +169,7 @@ ROWS: dict[str, dict[str, Row]] = {
 
 def config_of(base: str, row: str, seed: int) -> TrainConfig:
     """Returns the run of a row, which still lacks its start weights."""
-    return replace(BASES[base].config, **ROWS[base][row].changes, seed=seed)
+    return BASES[base].config.changed(**ROWS[base][row].changes, seed=seed)
 
 
 def data_of(base: str, seed: int) -> tuple[Dataset, Dataset, Dataset]:
@@ -193,7 +193,7 @@ def start_of(base: str, seed: int, num_classes: int, runs: Path) -> str | None:
         model = atrous.create_model(
             "mobilenet_v2",
             num_classes=num_classes,
-            atrous_rates=BASES[base].config.atrous_rates,
+            atrous_rates=BASES[base].config.network.atrous_rates,
             pretrained=SHARED / "weights" / BASES[base].start,
         )
         atrous.save(model, path)
@@ -227,7 +227,7 @@ def measure(base: str, name: str, seed: int, runs: Path) -> None:
         trimap=BASES[base].trimap,
         **row.evaluation,
     )
-    model.set_output_stride(row.evaluation.get("output_stride", config.output_stride))
+    model.set_output_stride(row.evaluation.get("output_stride", config.network.output_stride))
     content = {
         "changes": {**row.changes, **row.evaluation},
         "command": f"python benchmarks/ablations.py train {base} {name} --seeds {seed}",

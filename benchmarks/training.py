@@ -143,6 +143,7 @@ def plain_step(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) ->
 
 
 def ours(backbone: str, images: torch.Tensor, targets: torch.Tensor, *, fast: bool) -> Step:
+    from atrous.architecture import Architecture
     from atrous.build import create_model
     from atrous.training.config import TrainConfig
     from atrous.training.cpu.install import _AtrousConv2d
@@ -150,7 +151,9 @@ def ours(backbone: str, images: torch.Tensor, targets: torch.Tensor, *, fast: bo
     from atrous.training.update import Learner
 
     config = TrainConfig(
-        backbone=backbone, batch_size=len(images), crop_size=(images.shape[2], images.shape[3])
+        network=Architecture(backbone),
+        batch_size=len(images),
+        crop_size=(images.shape[2], images.shape[3]),
     )
     model = create_model(backbone, num_classes=CLASSES)
     learner = Learner(model, config, Processes(0, 1, torch.device("cpu")))

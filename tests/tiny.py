@@ -3,10 +3,10 @@
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from atrous.architecture import Architecture
 from atrous.data import scenes
 from atrous.data.dataset import Dataset
 from atrous.training.config import TrainConfig
@@ -15,8 +15,7 @@ SIZE = (32, 48)
 
 CONFIG = TrainConfig(
     recipe="tiny",
-    backbone="mobilenet_v2",
-    depth_multiplier=0.1,
+    network=Architecture("mobilenet_v2", depth_multiplier=0.1),
     steps=6,
     batch_size=4,
     crop_size=SIZE,
@@ -29,8 +28,8 @@ CONFIG = TrainConfig(
 
 
 def tiny(**changes: Any) -> TrainConfig:
-    """Returns a run of six updates with some fields changed."""
-    return replace(CONFIG, **changes)
+    """Returns a run of six updates with other values, those of its network among them."""
+    return CONFIG.changed(**changes)
 
 
 def tiny_data(pictures: int = 10) -> tuple[Dataset, Dataset]:

@@ -62,10 +62,12 @@ class Subset:
     Args:
         dataset: Where the samples come from.
         indices: Which samples, in order.
+        identity: The fingerprint; "": `fingerprint` hashes the files.
     """
 
     dataset: Dataset
-    indices: tuple[int, ...]
+    indices: Sequence[int]
+    identity: str = ""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -90,6 +92,6 @@ class Subset:
 
     def fingerprint(self) -> str:
         """Hashes the whole data set's fingerprint and the names of the samples."""
-        return combined_digest(
+        return self.identity or combined_digest(
             [self.dataset.fingerprint().encode(), *(os.fsencode(name) for name in self.names)]
         )

@@ -1,9 +1,9 @@
 """Checkpoints that survive kills, full disks and flipped bits.
 
 A checkpoint is a folder ``step-00012345`` of safetensors files and a ``state.json``, with a
-``manifest.json`` of sizes and SHA-256 written last. It is written under a temporary name, synced
-to the disk and renamed, so that it is whole or absent; the file ``last`` names the newest. Reading
-takes the newest one whose manifest verifies. There is no pickle in it.
+``manifest.json`` of sizes and SHA-256 written last. The folder is written under a temporary name,
+synced to the disk and renamed, so that a checkpoint is whole or absent. The file ``last`` names the
+newest. Reading takes the newest checkpoint whose manifest verifies. No file is a pickle.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from atrous.errors import AtrousError, ExitCode
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # raised when an older reader could not make sense of the files
+FORMAT = 1  # raised when an older version could not read the files
 SPARE_BYTES = 256 * 2**20  # left free beside twice the last checkpoint
 
 _NAME = re.compile(r"step-(\d{8,})")
@@ -39,7 +39,7 @@ class Checkpoint:
     Args:
         step: Updates done.
         tensors: Named tensors by file: ``{"model": {...}, "optimizer": {...}}``.
-        state: What else there is, in JSON's types.
+        state: The rest of the run's state, in JSON's types.
     """
 
     step: int
@@ -48,19 +48,19 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint, *, keep: int = 2) -> Path:
-    """Writes a checkpoint, and deletes older ones only once it is safely there.
+    """Writes a checkpoint, and deletes older ones after that.
 
     Args:
         folder: Holds the checkpoints of one run.
-        checkpoint: What to write.
-        keep: How many of the newest stay.
+        checkpoint: The checkpoint.
+        keep: How many of the newest checkpoints stay.
 
     Returns:
         The new checkpoint's folder.
 
     Raises:
-        AtrousError: ``E-CHECKPOINT-WRITE``: no space, or the disk refuses. What was there before
-            is untouched and nothing half-written is left.
+        AtrousError: ``E-CHECKPOINT-WRITE``: no space, or the disk refuses. Earlier checkpoints
+            are untouched and nothing half-written is left.
     """
     final = folder / f"step-{checkpoint.step:08d}"
     temporary = folder / f"{_TEMPORARY}{checkpoint.step}-{os.getpid()}"
@@ -94,9 +94,9 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int = 2) -> Path:
 
 
 def load_newest(folder: Path) -> Checkpoint | None:
-    """Returns the newest checkpoint that verifies, or None where there is none at all.
+    """Returns the newest checkpoint that verifies, or None where there is no checkpoint.
 
-    One that does not verify is named in a warning, and the next older one is taken.
+    A checkpoint that does not verify is named in a warning, and the next older one is read.
 
     Raises:
         AtrousError: There are checkpoints, and none of them verifies; or the newest was written
@@ -201,14 +201,14 @@ def _newest_first(folder: Path) -> list[Path]:
 
 
 def _remove(path: Path) -> None:
-    """Deletes a checkpoint so that a kill in between leaves no half of one under its name."""
+    """Deletes a checkpoint; a kill in between leaves no half checkpoint under its name."""
     trash = path.with_name(f"{_TRASH}{path.name}")
     path.rename(trash)
     shutil.rmtree(trash, ignore_errors=True)
 
 
 def _clear(folder: Path, *prefixes: str) -> None:
-    """Deletes what killed writers left behind."""
+    """Deletes the temporary files of writers that were killed."""
     for path in folder.iterdir():
         if path.name.startswith(prefixes):
             if path.is_dir():

@@ -1,9 +1,9 @@
-"""Several processes as one: what torchrun started, or this process alone."""
+"""The processes that torchrun started as one, or this process alone."""
 
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,12 +20,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that train together.
+    """This process among the processes that train together.
 
     Attributes:
-        rank: 0 for the one that writes files.
-        world_size: How many there are.
-        device: What this one computes on.
+        rank: 0 for the leading process, which writes files.
+        world_size: Number of processes.
+        device: Where this process computes.
     """
 
     rank: int
@@ -54,15 +54,27 @@ class Processes:
         return [part.cpu() for part in gathered]
 
     def follow(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrites tensors with those of the process that leads."""
+        """Overwrites tensors with those of the leading process."""
         if self.world_size > 1:
             for tensor in tensors:
-                dist.broadcast(tensor, 0)
+                contiguous = tensor.contiguous()  # channels_last weights are not
+                dist.broadcast(contiguous, 0)
+                tensor.copy_(contiguous)
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Overwrites tensors with their means over all processes, in one exchange."""
+        if self.world_size > 1 and tensors:
+            joined = torch.cat([tensor.flatten() for tensor in tensors])
+            dist.all_reduce(joined)
+            joined /= self.world_size
+            parts = torch.split(joined, [tensor.numel() for tensor in tensors])
+            for tensor, part in zip(tensors, parts, strict=True):
+                tensor.copy_(part.view_as(tensor))
 
 
 @contextmanager
 def joined(device: str, timeout: float, heartbeats: Path) -> Iterator[Processes]:
-    """Joins the processes torchrun started; without torchrun, this one is alone.
+    """Joins the processes that torchrun started; without torchrun, this process is alone.
 
     Args:
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -73,7 +85,7 @@ def joined(device: str, timeout: float, heartbeats: Path) -> Iterator[Processes]
         AtrousError: No such device; another process was lost, or hung, while in the context.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    chosen = _device(device, int(os.environ.get("LOCAL_RANK", 0)))
+    chosen = chosen_device(device)
     processes = Processes(rank, world_size, chosen)
     if world_size == 1:
         yield processes
@@ -81,8 +93,8 @@ def joined(device: str, timeout: float, heartbeats: Path) -> Iterator[Processes]
     backend = "nccl" if chosen.type == "cuda" else "gloo"
     limit = timedelta(seconds=timeout)
     store, _, _ = next(dist.rendezvous("env://", timeout=limit))  # type: ignore[attr-defined]
-    # An elastic restart keeps the store (torch 2.14): without a prefix, a process that is early
-    # reads the address that one of the last attempt left there.
+    # An elastic restart keeps the store (torch 2.14). Without a prefix, an early process would read
+    # an address that the last attempt left in the store.
     store = dist.PrefixStore(f"attempt-{restarts()}", store)  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=limit)
     try:
@@ -110,7 +122,7 @@ def restarts() -> int:
 
 
 def beat(heartbeats: Path, processes: Processes, step: int) -> None:
-    """Notes that this process has begun a step, for whoever looks for one that hangs."""
+    """Notes that this process has begun a step, so that a process that hangs can be found."""
     if processes.world_size > 1:
         heartbeats.mkdir(exist_ok=True)
         (heartbeats / f"rank-{processes.rank}").write_text(str(step))
@@ -135,7 +147,12 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:200]
 
 
-def _device(name: str, local_rank: int) -> torch.device:
+def chosen_device(name: str) -> torch.device:
+    """Returns the device that a config names; torchrun gives each process a GPU of its own.
+
+    Raises:
+        AtrousError: There is no CUDA device.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
@@ -143,6 +160,7 @@ def _device(name: str, local_rank: int) -> torch.device:
             raise AtrousError(
                 "E-DEVICE", "no CUDA device is available", fix="use --device cpu, or auto"
             )
+        local_rank = int(os.environ.get("LOCAL_RANK", 0))
         torch.cuda.set_device(local_rank)
         return torch.device("cuda", local_rank)
     return torch.device("cpu")

@@ -1,4 +1,4 @@
-"""What goes wrong in training without an error: kept out of the weights, or said aloud."""
+"""Failures of training that raise no error: kept out of the weights, or logged."""
 
 import json
 import logging
@@ -24,8 +24,8 @@ class Guard:
     """Watches the updates of a run.
 
     Args:
-        folder: Where inputs of failed updates are kept.
-        fp16: Whether an overflow of the loss scaler is expected now and then.
+        folder: Folder for the inputs of failed updates.
+        fp16: Whether the loss scaler is on, which overflows now and then.
     """
 
     def __init__(self, folder: Path, *, fp16: bool) -> None:
@@ -39,7 +39,7 @@ class Guard:
     def check(
         self, update: Update, step: int, images: Tensor, targets: Tensor, names: Sequence[str]
     ) -> None:
-        """Looks at one update.
+        """Checks one update.
 
         Raises:
             AtrousError: The third update in a row that was not finite.
@@ -99,7 +99,7 @@ class Guard:
 
 
 def check_learning_rate(learner: Learner) -> None:
-    """Says aloud when the learning rate is out of the range people have used with success."""
+    """Warns if learning rate or batch is outside the range that usually trains."""
     config = learner.config
     low, high = (1e-6, 0.5) if config.optimizer == "sgd" else (1e-6, 0.02)
     if not low <= config.base_lr <= high:
@@ -117,7 +117,7 @@ def check_learning_rate(learner: Learner) -> None:
 
 
 def check_predictions(counts: NDArray[np.int64], classes: Sequence[str], learner: Learner) -> None:
-    """Says aloud when everything gets one class, or batch norms have died."""
+    """Warns if the model predicts a single class, or if batch norms are dead."""
     predicted, true = counts.sum(0), counts.sum(1)
     top = int(predicted.argmax())
     unit = "pictures" if learner.config.task == "classification" else "pixels"

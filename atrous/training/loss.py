@@ -77,8 +77,8 @@ def sum_over_pictures(
 ) -> Tensor:
     """Returns the sum of the losses of single pictures, each taken together with its gradient.
 
-    What a loss needs at full resolution is so there for one picture at a time, and gone before
-    the backward pass begins.
+    Tensors at full resolution exist for one picture at a time, and are freed before the backward
+    pass begins.
 
     Args:
         logits: (N, K, h, w), coarse.
@@ -86,38 +86,6 @@ def sum_over_pictures(
         loss: Maps logits (1, K, h, w) and targets (1, H, W) to a scalar, upsampling included.
     """
     return _SumOverPictures.apply(logits, targets, loss)
-
-
-def mean_over_valid(losses: Tensor, targets: Tensor, *, ignore_index: int = IGNORE_INDEX) -> Tensor:
-    """Returns the sum of pixel losses divided by the number of labelled pixels.
-
-    The authors' normaliser: class weights scale the loss (PyTorch would divide by their sum).
-    """
-    return losses.sum() / (targets != ignore_index).sum().clamp(min=1)
-
-
-def hardest_pixels(losses: Tensor, fraction: float) -> Tensor:
-    """Returns the mean of the hardest pixels, by the rule of the authors' code.
-
-    Kept is a fraction of all pixels, unlabelled ones included, and the sum is divided by the
-    number of non-zero losses among them.
-
-    Args:
-        losses: Losses of pixels, 0 where unlabelled.
-        fraction: Share of pixels to keep, see `mining_fraction`.
-    """
-    hardest = losses.flatten().topk(max(1, int(fraction * losses.numel()))).values
-    return hardest.sum() / (hardest != 0).sum().clamp(min=1)
-
-
-def mining_fraction(step: int, *, top_k: float, mining_steps: int) -> float:
-    """Returns the share of pixels to keep: from 1 falling linearly to `top_k` at `mining_steps`.
-
-    >>> [mining_fraction(step, top_k=0.25, mining_steps=100) for step in (0, 50, 100, 200)]
-    [1.0, 0.625, 0.25, 0.25]
-    """
-    progress = min(1.0, step / mining_steps) if mining_steps else 1.0
-    return progress * top_k + (1 - progress)
 
 
 def ohem(
@@ -129,7 +97,7 @@ def ohem(
     min_kept: float = 1 / 16,
     ignore_index: int = IGNORE_INDEX,
 ) -> Tensor:
-    """Returns the mean loss of the pixels the network is not sure of (online hard examples).
+    """Returns the mean loss of the pixels the network is unsure of (online hard examples).
 
     Only labelled pixels count, as candidates and in the minimum.
 

@@ -1,10 +1,9 @@
-"""The optimiser: momentum, who learns how fast, what decays, and the schedules.
+"""The optimiser, the learning rate of each parameter, and the moving average of the weights.
 
-The rules of the authors' code (`train_utils.py`) where they have one.
+Where the authors' code (`train_utils.py`) has a rule, this file follows it.
 """
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -15,48 +14,34 @@ from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
 Schedule = Literal["poly", "cosine", "staircase", "constant"]
+Kind = Literal["sgd", "nesterov", "adamw"]
 
 
 def learning_rate(
-    step: int,
-    *,
-    base_lr: float,
-    steps: int,
-    schedule: Schedule = "poly",
-    power: float = 0.9,
-    decay_rate: float = 0.94,
-    decay_steps: int = 1,
-    slow_start_steps: int = 0,
-    slow_start_lr: float = 1e-4,
+    step: int, *, base_lr: float, steps: int, schedule: Schedule = "poly", decay_steps: int = 1
 ) -> float:
-    """Returns the learning rate of a step, a function of nothing but the step.
+    """Returns the learning rate of a step, which depends on the step alone.
 
     Args:
         step: The update, from 0.
-        base_lr: The rate after the slow start.
+        base_lr: The rate of step 0.
         steps: Updates of the whole run.
-        schedule: ``poly``: base_lr * (1 - t) ** power (DeepLabv3, Sec. 4.1); ``cosine``:
-            base_lr * (1 + cos(pi t)) / 2; t runs from 0 after the slow start to 1 at the end;
-            ``staircase``: base_lr * decay_rate ** floor(s / decay_steps), s counting updates from
-            the end of the slow start (the paper's ImageNet training, Sec. 4); ``constant``.
-        power: Of the polynomial.
-        decay_rate: Factor of each step of the staircase.
-        decay_steps: Updates between its steps.
-        slow_start_steps: Updates at the constant `slow_start_lr` before the schedule begins.
-        slow_start_lr: Their rate.
+        schedule: With t = step / steps: ``poly`` is base_lr * (1 - t) ** 0.9 (DeepLabv3,
+            Sec. 4.1); ``cosine`` is base_lr * (1 + cos(pi t)) / 2; ``staircase`` is
+            base_lr * 0.94 ** floor(step / decay_steps), the paper's training on ImageNet (Sec. 4);
+            ``constant`` is base_lr.
+        decay_steps: Updates between the steps of the staircase.
 
-    >>> learning_rate(15, base_lr=1.0, steps=20, power=1.0, slow_start_steps=10)
-    0.5
+    >>> learning_rate(15, base_lr=1.0, steps=20, schedule="cosine") < 0.15
+    True
     """
-    if step < slow_start_steps:
-        return slow_start_lr
-    t = min(1.0, (step - slow_start_steps) / max(1, steps - slow_start_steps))
+    t = min(1.0, step / max(1, steps))
     if schedule == "poly":
-        return base_lr * (1 - t) ** power
+        return base_lr * (1 - t) ** 0.9
     if schedule == "cosine":
         return base_lr * (1 + math.cos(math.pi * t)) / 2
     if schedule == "staircase":
-        return base_lr * decay_rate ** ((step - slow_start_steps) // decay_steps)
+        return base_lr * 0.94 ** (step // decay_steps)
     return base_lr
 
 
@@ -67,13 +52,13 @@ def parameter_groups(
     head_multiplier: float = 1.0,
     bias_multiplier: float = 2.0,
 ) -> list[dict[str, Any]]:
-    """Sorts a network's parameters by how they learn.
+    """Sorts a network's parameters by learning rate and weight decay.
 
-    Weight decay applies to weights of convolutions that mix channels: not to depthwise ones, not
-    to batch norm, not to biases. Everything outside `encoder.backbone` (ASPP, decoder,
-    classifier) learns `head_multiplier` times as fast, biases of convolutions `bias_multiplier`
-    times; what is frozen is in no group. With momentum, a multiple of the rate is what the
-    authors' multiple of the gradient is.
+    Weight decay applies to the weights of convolutions that mix channels, so not to depthwise
+    convolutions, batch norms and biases. Parameters outside `encoder.backbone` (ASPP, decoder,
+    classifier) learn `head_multiplier` times as fast, biases of convolutions `bias_multiplier`
+    times. Frozen parameters are in no group. The authors multiply gradients; with momentum, a
+    multiple of the learning rate is the same.
 
     Returns:
         Groups for an optimiser, each with its ``lr_multiplier``.
@@ -97,43 +82,44 @@ def parameter_groups(
 
 
 def is_depthwise(module: nn.Module) -> bool:
-    """Says whether a layer filters each channel by itself."""
+    """Returns whether a layer is a convolution that filters each channel separately."""
     return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels
 
 
-class Optimizer(ABC):
-    """What torch's optimisers do, by torch's functions for one update, without their classes.
+class Optimizer:
+    """SGD with momentum, plain or Nesterov's, or AdamW (arXiv:1711.05101).
 
-    The first use of those imports torch's compiler: 155 MB of every process that trains, and two
-    seconds. State has torch's names.
+    An update calls the functions inside torch's optimisers instead of their classes, because the
+    first use of a class imports torch's compiler: 155 MB and two seconds of every process.
 
     Args:
-        groups: Parameters, each in one group; see `parameter_groups`.
+        groups: Parameters with their rates and weight decay; see `parameter_groups`.
+        kind: ``sgd``, ``nesterov`` or ``adamw``.
+        momentum: Of SGD; the first beta of AdamW, whose second is 0.999.
 
     Attributes:
         param_groups: The groups, each with its ``lr``.
-        state: Tensors by name, for each parameter.
+        state: Tensors of each parameter by name, the names of torch's optimisers.
     """
 
-    def __init__(self, groups: list[dict[str, Any]]) -> None:
+    def __init__(
+        self, groups: list[dict[str, Any]], *, kind: Kind = "sgd", momentum: float = 0.9
+    ) -> None:
+        self.kind = kind
+        self.momentum = momentum
         self.param_groups = [{"lr": 0.0, **group} for group in groups]
-        # Before the first gradients: among those they would divide the memory of all later ones.
+        # State is allocated before the first gradients. Allocated among them, it would split the
+        # memory that all later updates use again.
         self.state = {p: self._begin(p) for group in self.param_groups for p in group["params"]}
 
-    @abstractmethod
-    def _begin(self, parameter: Tensor) -> dict[str, Tensor]: ...
-
-    @abstractmethod
-    def _update(
-        self,
-        group: Mapping[str, Any],
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        state: dict[str, list[Tensor]],
-    ) -> None: ...
+    def _begin(self, parameter: Tensor) -> dict[str, Tensor]:
+        if self.kind == "adamw":
+            zeros = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+            return {**zeros, "step": torch.zeros(())}
+        return {"momentum_buffer": torch.zeros_like(parameter)} if self.momentum else {}
 
     def zero_grad(self) -> None:
-        """Forgets the gradients."""
+        """Frees the gradients."""
         for parameter in self.state:
             parameter.grad = None
 
@@ -142,10 +128,25 @@ class Optimizer(ABC):
         """Moves every parameter that has a gradient."""
         for group in self.param_groups:
             moving = [p for p in group["params"] if p.grad is not None]
-            if moving:
-                states = [self.state[p] for p in moving]
-                by_name = {name: [state[name] for state in states] for name in states[0]}
-                self._update(group, moving, [p.grad for p in moving], by_name)
+            if not moving:
+                continue
+            gradients = [p.grad for p in moving]
+            states = [self.state[p] for p in moving]
+            rates = {"lr": group["lr"], "weight_decay": group["weight_decay"], "maximize": False}
+            if self.kind == "adamw":
+                averages, squares, steps = (
+                    [state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step")
+                )
+                adamw(
+                    moving, gradients, averages, squares, [], steps, amsgrad=False,
+                    beta1=self.momentum, beta2=0.999, eps=1e-8, **rates,
+                )  # fmt: skip
+            else:
+                buffers = [state.get("momentum_buffer") for state in states]
+                sgd(
+                    moving, gradients, buffers, momentum=self.momentum, dampening=0.0,
+                    nesterov=self.kind == "nesterov", **rates,
+                )  # fmt: skip
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns the state by index of the parameter and name: ``3.momentum_buffer``."""
@@ -157,95 +158,10 @@ class Optimizer(ABC):
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Takes over what `tensors` returned."""
+        """Copies the state that `tensors` returned."""
         own = self.tensors()
         for name, value in tensors.items():
             own[name].copy_(value)
-
-
-class Momentum(Optimizer):
-    """SGD with momentum: a = m * a + gradient; w = w - lr * a."""
-
-    def __init__(
-        self, groups: list[dict[str, Any]], momentum: float, *, nesterov: bool = False
-    ) -> None:
-        self.momentum = momentum
-        self.nesterov = nesterov
-        super().__init__(groups)
-
-    def _begin(self, parameter: Tensor) -> dict[str, Tensor]:
-        return {"momentum_buffer": torch.zeros_like(parameter)} if self.momentum else {}
-
-    def _update(
-        self,
-        group: Mapping[str, Any],
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        state: dict[str, list[Tensor]],
-    ) -> None:
-        none: list[Tensor | None] = [None] * len(parameters)
-        sgd(
-            parameters,
-            gradients,
-            [*state.get("momentum_buffer", none)],
-            weight_decay=group["weight_decay"],
-            momentum=self.momentum,
-            lr=group["lr"],
-            dampening=0.0,
-            nesterov=self.nesterov,
-            maximize=False,
-        )
-
-
-class AdamW(Optimizer):
-    """Adam with weight decay apart from the gradient (arXiv:1711.05101)."""
-
-    def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float]) -> None:
-        self.betas = betas
-        super().__init__(groups)
-
-    def _begin(self, parameter: Tensor) -> dict[str, Tensor]:
-        zeros = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
-        return {**zeros, "step": torch.zeros(())}
-
-    def _update(
-        self,
-        group: Mapping[str, Any],
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        state: dict[str, list[Tensor]],
-    ) -> None:
-        adamw(
-            parameters,
-            gradients,
-            state["exp_avg"],
-            state["exp_avg_sq"],
-            [],
-            state["step"],
-            amsgrad=False,
-            beta1=self.betas[0],
-            beta2=self.betas[1],
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=1e-8,
-            maximize=False,
-        )
-
-
-def create_optimizer(
-    groups: list[dict[str, Any]],
-    *,
-    optimizer: Literal["sgd", "adamw"],
-    momentum: float = 0.9,
-    nesterov: bool = False,
-) -> Optimizer:
-    """Returns SGD with momentum, or AdamW, where momentum is the first beta.
-
-    The authors segment with plain momentum, and train on ImageNet with Nesterov's.
-    """
-    if optimizer == "sgd":
-        return Momentum(groups, momentum, nesterov=nesterov)
-    return AdamW(groups, (momentum, 0.999))
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
@@ -258,8 +174,8 @@ class MovingAverage:
     """An exponential moving average of a network's parameters and statistics.
 
     Args:
-        model: The network; its present values start the average.
-        decay: Weight of the past in each update.
+        model: The network, whose present values start the average.
+        decay: Weight of the old average in each update.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -277,7 +193,7 @@ class MovingAverage:
 
     @contextmanager
     def swapped_in(self, model: nn.Module) -> Iterator[None]:
-        """Lets the model hold the average for a while."""
+        """Exchanges the model's values with the average inside the context."""
         self._swap(model)
         try:
             yield

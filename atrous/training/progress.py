@@ -1,22 +1,20 @@
-"""How fast a run is, and how long it still takes."""
+"""The pace of a run, and the time it still takes."""
 
-import logging
 import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 from atrous.training.config import TrainConfig
 from atrous.training.run_folder import RunFolder
+from atrous.training.saver import State
 from atrous.training.signals import peak_memory
 from atrous.training.update import Update
-
-logger = logging.getLogger(__name__)
 
 _EVERY = 10  # updates between lines of timing.csv
 
 
 class Progress(NamedTuple):
-    """What the caller of `train` is told after every update."""
+    """The place and pace of a run, after an update."""
 
     step: int
     steps: int
@@ -26,18 +24,26 @@ class Progress(NamedTuple):
     pictures_per_second: float
     seconds_left: float
     peak_memory: int  # bytes
+    score: str  # of the last evaluation, such as "mean IoU 0.7312"; "" before the first
 
     def __str__(self) -> str:
         minutes, seconds = divmod(round(self.seconds_left), 60)
+        score = f"  {self.score}" if self.score else ""
         return (
-            f"step {self.step}/{self.steps}  epoch {self.epoch}  loss {self.loss:.4f}  "
+            f"step {self.step}/{self.steps}  epoch {self.epoch}  loss {self.loss:.4f}{score}  "
             f"lr {self.lr:.2g}  {self.pictures_per_second:.1f} pictures/s  "
             f"{self.peak_memory / 2**20:.0f} MB  {minutes}:{seconds:02d} left"
         )
 
 
 class Clock:
-    """Times the updates of a run."""
+    """Times the updates of a run.
+
+    Args:
+        config: The run.
+        step: Updates done before this process began.
+        on_progress: Called after every update.
+    """
 
     def __init__(
         self, config: TrainConfig, step: int, on_progress: Callable[[Progress], None] | None
@@ -47,20 +53,26 @@ class Clock:
         self.on_progress = on_progress
         self.start = self.mark = time.perf_counter()
 
-    def tick(self, run: RunFolder, step: int, epoch: int, update: Update) -> None:
-        """Notes that a step is done."""
+    def tick(self, run: RunFolder, state: State, update: Update) -> None:
+        """Notes that an update is done."""
         now = time.perf_counter()
-        if step % _EVERY == 0:
+        if state.step % _EVERY == 0:
             pictures = _EVERY * self.config.batch_size
-            run.add_timing(step, now - self.mark, pictures, peak_memory())
+            run.add_timing(state.step, now - self.mark, pictures, peak_memory())
             self.mark = now
         if self.on_progress is None:
             return
-        per_step = (now - self.start) / (step - self.first_step)
-        left = per_step * (self.config.steps - step)
-        rate = self.config.batch_size / per_step
-        self.on_progress(
-            Progress(
-                step, self.config.steps, epoch, update.loss, update.lr, rate, left, peak_memory()
-            )
+        per_step = (now - self.start) / (state.step - self.first_step)
+        measure, name = next(iter(self.config.measures.items()))
+        progress = Progress(
+            state.step,
+            self.config.steps,
+            state.position.epoch,
+            update.loss,
+            update.lr,
+            pictures_per_second=self.config.batch_size / per_step,
+            seconds_left=per_step * (self.config.steps - state.step),
+            peak_memory=peak_memory(),
+            score=f"{name} {state.scores[measure]:.4f}" if state.scores else "",
         )
+        self.on_progress(progress)

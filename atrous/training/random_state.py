@@ -1,4 +1,4 @@
-"""The random states of a process: seeded, read and put back, so that a run can go on exactly."""
+"""The random states of a process: seeded, read and restored, so that a run resumes exactly."""
 
 import base64
 import json
@@ -11,10 +11,10 @@ from torch import Tensor
 
 
 def seed(value: int, rank: int = 0) -> None:
-    """Seeds Python, NumPy and torch; every process its own way."""
+    """Seeds Python, NumPy and torch, each process with other numbers."""
     state = np.random.SeedSequence(value, spawn_key=(rank,)).generate_state(3)
     random.seed(int(state[0]))
-    np.random.seed(int(state[1]))  # noqa: NPY002  # nothing of ours draws from it; others may
+    np.random.seed(int(state[1]))  # noqa: NPY002  # for code of others that draws from it
     torch.manual_seed(int(state[2]))
 
 
@@ -32,7 +32,7 @@ def state() -> dict[str, Any]:
 
 
 def restore(states: dict[str, Any]) -> None:
-    """Puts back what `state` returned."""
+    """Restores the states that `state` returned."""
     version, keys, gauss = states["python"]
     random.setstate((version, tuple(keys), gauss))
     np.random.set_state(tuple(states["numpy"]))  # noqa: NPY002
@@ -47,7 +47,7 @@ def as_tensor(states: dict[str, Any]) -> Tensor:
 
 
 def from_tensor(packed: Tensor) -> dict[str, Any]:
-    """Unpacks what `as_tensor` packed."""
+    """Returns the states that `as_tensor` packed."""
     unpacked: dict[str, Any] = json.loads(bytes(packed.tolist()))
     return unpacked
 

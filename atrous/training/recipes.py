@@ -1,31 +1,37 @@
-"""Recipes: every number of a training run, with where it comes from.
+"""Recipes: every number of a training run, with its source.
 
 A recipe is a function that returns a `TrainConfig`. Sources: DeepLabv3+ (arXiv:1802.02611),
-DeepLabv3 (arXiv:1706.05587), the authors' code and what they said in its issue tracker
-(tensorflow/models). Scores beside "paper" are theirs; ours follow "here".
+DeepLabv3 (arXiv:1706.05587), the authors' code and their answers in its issue tracker
+(tensorflow/models). "Paper" gives the authors' scores, "Here" gives the scores of this project.
 """
 
 from collections.abc import Callable
+from typing import Any
 
+from atrous.architecture import Architecture
 from atrous.training.config import TrainConfig
 
 
+def network(backbone: str, **options: Any) -> Architecture:
+    """Returns a network for a recipe; the data set decides the number of classes."""
+    return Architecture(backbone, num_classes=0, **options)
+
+
 def scenes() -> TrainConfig:
-    """Painted landscapes, MobileNetV2: no download, nothing to prepare.
+    """Painted landscapes, MobileNetV2: nothing to download, nothing to prepare.
 
     atrous train scenes --out runs/scenes
 
+    Crops are whole pictures, because image pooling sees whole pictures in evaluation. The atrous
+    rates suit features of 8x10, and batch norm's momentum suits a run of some hundred steps.
+
     Paper: has no such data. Here: .906 to .909 mean IoU on 100 scenes of each of three other seeds
-    after 2 min 37 s on two idle cores with AVX-512 (`benchmarks/scenes.py`). Crops are whole
-    pictures, which is what image pooling sees in evaluation; rates fit features of 8x10, and batch
-    norm's momentum a run of some hundred steps.
+    after 2 min 37 s on two idle cores with AVX-512 (`benchmarks/scenes.py`).
     """
     return TrainConfig(
         recipe="scenes",
         data="scenes",
-        backbone="mobilenet_v2",
-        atrous_rates=(1, 2, 4),
-        decoder_channels=128,
+        network=network("mobilenet_v2", atrous_rates=(1, 2, 4), refine=((3, 128), (3, 128))),
         steps=1_150,
         batch_size=6,
         crop_size=(128, 160),
@@ -47,8 +53,8 @@ def camvid() -> TrainConfig:
 
     atrous train camvid --data camvid --out runs/street
 
-    Starts from MLCommons' DeepLabv3+ for 31 classes of ADE20K, which knows streets; ASPP's atrous
-    branches are added to it. A step sees whole pictures.
+    The start is MLCommons' DeepLabv3+ for 31 classes of ADE20K, which knows streets. ASPP's atrous
+    branches are added to it. Crops are whole pictures.
 
     Paper: not reported. Here: see docs/results.md; an hour and a quarter on one core.
     """
@@ -57,7 +63,7 @@ def camvid() -> TrainConfig:
         data="camvid",
         weights="mobilenetv2_ade20k_31_quant",
         graft=True,
-        backbone="mobilenet_v2",
+        network=network("mobilenet_v2"),
         steps=1_200,
         batch_size=8,
         crop_size=(361, 481),
@@ -81,10 +87,11 @@ def voc_animals() -> TrainConfig:
 
     atrous train voc_animals --data VOC2012 --out runs/animals
 
-    Starts from Google's MobileNetV2 for VOC, which has neither atrous branches nor a decoder: both
-    are added to it so that the network at first computes what Google's does. The backbone stays as
-    it is: it has seen these pictures and more of their kind, and unlearns cows and sheep when it
-    goes on with these alone. Crops are about the size of a whole picture, which image pooling sees.
+    The start is Google's MobileNetV2 for VOC, which has neither atrous branches nor a decoder. Both
+    are added so that the network at first computes what Google's computes. The backbone stays
+    frozen: Google trained it on these pictures and more, and trained on these alone it gets worse
+    at cows and sheep. Crops are about as large as whole pictures, which image pooling sees in
+    evaluation.
 
     Paper: not reported (never compare it with a score over all 21 classes).
     Here: see docs/results.md.
@@ -95,7 +102,7 @@ def voc_animals() -> TrainConfig:
         train_split="train_aug",
         weights="mobilenetv2_voc_quant",
         graft=True,
-        backbone="mobilenet_v2",
+        network=network("mobilenet_v2"),
         steps=600,
         batch_size=8,
         crop_size=(337, 449),
@@ -125,9 +132,7 @@ def voc_resnet101() -> TrainConfig:
         data="VOC2012",
         train_split="trainaug",
         weights="imagenet",
-        backbone="resnet101",
-        separable=False,
-        multi_grid=(1, 2, 4),
+        network=network("resnet101", separable=False, multi_grid=(1, 2, 4)),
         weight_decay=1e-4,
         batch_norm="sync",
     )
@@ -146,13 +151,15 @@ def voc_xception65() -> TrainConfig:
         data="VOC2012",
         train_split="trainaug",
         weights="imagenet",
-        backbone="xception65",
+        network=network("xception65"),
         batch_norm="sync",
     )
 
 
 def voc_xception65_trainval() -> TrainConfig:
     """The second stage for VOC's test server: trainval, output stride 8, frozen batch norm.
+
+    It starts from a run of voc_xception65, which `--weights` names.
 
     atrous train voc_xception65_trainval --data VOC2012 --weights runs/voc --out runs/voc_test
 
@@ -165,8 +172,7 @@ def voc_xception65_trainval() -> TrainConfig:
         data="VOC2012",
         train_split="trainval",
         weights="voc_xception65",
-        backbone="xception65",
-        output_stride=8,
+        network=network("xception65", output_stride=8),
         base_lr=0.001,
         batch_norm="frozen",
     )
@@ -179,13 +185,14 @@ def imagenet_xception65() -> TrainConfig:
     atrous train voc_xception65 --data VOC2012 --weights runs/imagenet --out runs/voc
 
     The paper's Sec. 4: Nesterov momentum 0.9, learning rate 0.05 times 0.94 every 2 epochs, weight
-    decay 4e-5, pictures of 299x299; 50 GPUs with 32 pictures each, asynchronously: an update there
-    is one GPU's 32 pictures, as it is here, where nothing is asynchronous. Two epochs are
-    int(2 * 1,281,167 / 32) updates. Head, and dropout of half the features: the authors' code.
+    decay 4e-5, pictures of 299x299. The authors had 50 GPUs that updated the weights
+    asynchronously, each with 32 pictures, so an update here has 32 pictures too. Two epochs are
+    int(2 * 1,281,167 / 32) updates. The head, with dropout of half the features, is from the
+    authors' code.
 
-    Ours, where both are silent: a hundred epochs, and how pictures are cropped
-    (`data/area_crop.py`). Two numbers of the authors' segmentation code do not apply: stride 16
-    and biases that learn twice as fast.
+    Neither source gives the number of epochs (here a hundred) or the crops (here
+    `data/area_crop.py`). Two numbers of the authors' segmentation code do not apply: stride 16 and
+    biases that learn twice as fast.
 
     Paper: 79.81 % top-1, 94.83 % top-5 on val (Table 4). Here: not run; some 4,000,000 updates.
     """
@@ -193,17 +200,14 @@ def imagenet_xception65() -> TrainConfig:
         recipe="imagenet_xception65",
         task="classification",
         data="imagenet",
-        backbone="xception65",
-        output_stride=32,
+        network=network("xception65", output_stride=32),
         steps=4_003_600,
         batch_size=32,
         crop_size=(299, 299),
         base_lr=0.05,
+        optimizer="nesterov",
         schedule="staircase",
-        decay_rate=0.94,
         decay_steps=80_072,
-        momentum=0.9,
-        nesterov=True,
         weight_decay=4e-5,
         bias_multiplier=1.0,
         evaluate_every=80_072,
@@ -214,23 +218,35 @@ def imagenet_xception65() -> TrainConfig:
 def coco_xception65() -> TrainConfig:
     """COCO, VOC's classes, Xception-65: the weights VOC training then starts from.
 
-    atrous train coco_xception65 --data coco_voc.yaml --out runs/coco
+    atrous train coco_xception65 --data coco --out runs/coco
+    atrous train voc_xception65 --data VOC2012 --weights runs/coco --base-lr 1e-4 --out runs/voc
 
-    DeepLabv3, Sec. 4.1: pictures of trainval (without minival) with more than 1,000 annotated
-    pixels of VOC's classes, some 60,000; all other classes are background. The authors: 500,000
-    steps (300,000 should do) of 16 at learning rate 0.007 (tensorflow/models #4234); then
-    fine-tune on VOC at 1e-4. Paper: 82.20 % on VOC val after that. Here: not run.
+    DeepLabv3, Sec. 4.1, keeps VOC's classes of COCO, makes all others background, and takes the
+    pictures of trainval (without minival) with more than 1,000 annotated pixels, some 60,000. This
+    recipe takes all pictures of train2017. The authors: 500,000 steps (300,000 should do) of 16 at
+    learning rate 0.007 (tensorflow/models #4234); then VOC at 1e-4.
+
+    Paper: 82.20 % mean IoU on VOC val after that. Here: not run.
     """
     return TrainConfig(
         recipe="coco_xception65",
         data="coco",
+        names=_VOC_OF_COCO,
         weights="imagenet",
-        backbone="xception65",
+        network=network("xception65"),
         steps=500_000,
         batch_norm="sync",
         evaluate_every=10_000,
         save_every=1_000,
     )
+
+
+# VOC's classes in VOC's order, each with COCO's name where that differs.
+_VOC_OF_COCO = (
+    "background", "aeroplane=airplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat",
+    "chair", "cow", "diningtable=dining table", "dog", "horse", "motorbike=motorcycle", "person",
+    "pottedplant=potted plant", "sheep", "sofa=couch", "train", "tvmonitor=tv",
+)  # fmt: skip
 
 
 def cityscapes_xception65() -> TrainConfig:
@@ -245,7 +261,7 @@ def cityscapes_xception65() -> TrainConfig:
         recipe="cityscapes_xception65",
         data="cityscapes",
         weights="imagenet",
-        backbone="xception65",
+        network=network("xception65"),
         steps=90_000,
         base_lr=0.01,
         crop_size=(769, 769),
@@ -266,7 +282,7 @@ def cityscapes_xception71() -> TrainConfig:
         recipe="cityscapes_xception71",
         data="cityscapes",
         weights="imagenet",
-        backbone="xception71",
+        network=network("xception71"),
         steps=90_000,
         base_lr=0.01,
         crop_size=(769, 769),
@@ -289,7 +305,7 @@ def ade20k_xception65() -> TrainConfig:
         recipe="ade20k_xception65",
         data="ADEChallengeData2016",
         weights="imagenet",
-        backbone="xception65",
+        network=network("xception65"),
         steps=150_000,
         batch_norm="sync",
         evaluate_every=10_000,

@@ -1,7 +1,6 @@
-"""The folder of a training run: what was asked, what happened, and what came of it."""
+"""The folder of a training run: its config, its scores and its models."""
 
 import csv
-import fcntl
 import io
 import json
 import logging
@@ -13,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from atrous import __version__
 from atrous.classes import Color
+from atrous.engines.machine import processor
 from atrous.errors import AtrousError, ExitCode
 from atrous.images.decode import atomic
 from atrous.training import config
@@ -35,7 +35,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Where the run goes on from."""
+        """Folder of the checkpoints."""
         return self.path / "checkpoints"
 
     @property
@@ -45,21 +45,21 @@ class RunFolder:
 
     @property
     def heartbeats(self) -> Path:
-        """Where each of several processes notes its step."""
+        """Folder in which each of several processes notes its step."""
         return self.path / "heartbeats"
 
     def config(self) -> TrainConfig:
-        """Reads what was asked."""
+        """Reads the config of the run."""
         return config.read_config(self.path / "config.json")
 
     def write_config(self, asked: TrainConfig) -> None:
-        """Keeps what is asked."""
+        """Writes config.json."""
         self.write("config.json", config.to_json(asked))
 
     def begin(self, asked: TrainConfig, *, leads: bool) -> None:
-        """Says that the folder holds a run: what fails or is killed before can simply be repeated.
+        """Marks the folder as a run, by its config.json.
 
-        To be called once there is a checkpoint to go on from.
+        Call this after the first checkpoint: a start that fails before can simply be repeated.
         """
         if leads:
             self.write_config(asked)
@@ -97,7 +97,7 @@ class RunFolder:
         self.write("metrics.csv", text.getvalue())
 
     def add_timing(self, step: int, seconds: float, pictures: int, memory: int) -> None:
-        """Appends to timing.csv, which is about this machine and not reproducible."""
+        """Appends to timing.csv. Times depend on the machine and do not repeat."""
         path = self.path / "timing.csv"
         new = not path.exists()
         with path.open("a", newline="", encoding="utf-8") as file:
@@ -152,16 +152,33 @@ def opened(path: Path, *, leads: bool, resume: bool) -> Iterator[RunFolder]:
     except OSError as error:
         raise _unwritable(path, error) from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(lock):
             raise AtrousError(
                 "E-RUN-LOCKED",
                 "another run is writing to this folder",
                 where=path,
                 fix="wait for it, stop it, or choose another --out",
-            ) from None
+            )
         yield RunFolder(path)
+
+
+def _locked(lock: IO[str]) -> bool:
+    """Takes a lock that the operating system gives back when the process ends; False: it is taken.
+
+    The modules exist on one kind of system each, so neither is imported with this file.
+    """
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _unwritable(path: Path, error: OSError) -> AtrousError:
@@ -175,7 +192,7 @@ def _unwritable(path: Path, error: OSError) -> AtrousError:
 
 
 def environment(device: torch.device, world_size: int) -> dict[str, Any]:
-    """Returns what the run ran on."""
+    """Returns versions, processor and command of the run."""
     packages = {}
     for name in ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors"):
         try:
@@ -186,7 +203,7 @@ def environment(device: torch.device, world_size: int) -> dict[str, Any]:
         "atrous": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
@@ -196,29 +213,26 @@ def environment(device: torch.device, world_size: int) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
+def draw_curves(run: RunFolder, measures: Sequence[str]) -> None:
+    """Draws curves.png from metrics.csv: loss and scores over steps; empty before an evaluation.
 
-
-def draw_curves(run: RunFolder) -> None:
-    """Draws curves.png from metrics.csv: loss and scores over steps."""
+    Args:
+        run: The run folder.
+        measures: The two columns of metrics.csv that are scores.
+    """
     rows = run.metrics()
     steps = [int(row["step"]) for row in rows]
     figure = _figure(9, 3.6)
     left, right = figure.subplots(1, 2)
     left.plot(steps, [float(row["loss"]) for row in rows], "o-", color="#c03030")
     left.set_title("training loss, mean since the last evaluation")
-    for name, color in zip(list(rows[0])[3:], ("#2060c0", "#30a030"), strict=True):
+    for name, color in zip(measures, ("#2060c0", "#30a030"), strict=True):
         values = [float(row[name]) for row in rows]
-        right.plot(steps, values, "o-", color=color, label=f"{name} {values[-1]:.3f}")
+        label = f"{name} {values[-1]:.3f}" if values else name
+        right.plot(steps, values, "o-", color=color, label=label)
     right.set_ylim(0, 1)
     right.legend(loc="lower right")
-    right.set_title("validation")
+    right.set_title("validation" if rows else "validation: no evaluation yet")
     for axes in (left, right):
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
@@ -258,7 +272,7 @@ def _save(figure: Any, path: Path) -> None:
 
 
 class _CardWords(NamedTuple):
-    """What a card says of every model of a task."""
+    """Words of the model card that depend on the task."""
 
     network: str
     protocol: str
@@ -292,15 +306,15 @@ def write_model_card(
     scores: Mapping[str, Any],
     palette: Sequence[Color],
 ) -> None:
-    """Writes model_card.md: what the model is, its scores by class, how it was made."""
+    """Writes model_card.md: the network, its scores by class, and the run it comes from."""
     words = _CARD_WORDS[asked.task]
     (best_by, first), (other, second) = asked.measures.items()
     lines = [
-        f"# {asked.backbone} on {Path(asked.data).name}",
+        f"# {asked.network.backbone} on {Path(asked.data).name}",
         "",
         f"{words.network} trained by atrous {__version__}, recipe `{asked.recipe or 'none'}`, "
         f"{asked.steps} steps of {asked.batch_size} crops of "
-        f"{asked.crop_size[0]}x{asked.crop_size[1]}, output stride {asked.output_stride}.",
+        f"{asked.crop_size[0]}x{asked.crop_size[1]}, output stride {asked.network.output_stride}.",
         "",
         f"- {first} on {asked.val_split}: {scores[best_by]:.4f} (best, step {scores['step']}; "
         f"{words.protocol})",

@@ -1,9 +1,9 @@
-"""What interrupts a run from outside: signals, and memory that runs out."""
+"""Interruptions of a run from outside: signals, and memory that runs out."""
 
 import os
 import re
-import resource
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,11 +16,14 @@ from atrous.errors import AtrousError, ExitCode
 from atrous.training.config import TrainConfig
 from atrous.training.distributed import Processes
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # SLURM warns with SIGUSR1
+# SLURM warns with SIGUSR1, which Windows does not have.
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+)
 
 
 class StopSignals:
-    """Takes note of the first signal; a second one stops the process at once."""
+    """Remembers the first signal; a second signal stops the process at once."""
 
     def __init__(self) -> None:
         self.received = 0
@@ -53,11 +56,11 @@ class StopSignals:
 
 @contextmanager
 def memory_errors(config: TrainConfig, *, first: bool) -> Iterator[None]:
-    """Turns running out of memory into advice.
+    """Turns an error of an allocator into an `AtrousError` with advice.
 
     Args:
         config: The run.
-        first: Whether this is the first update: then it is the config that does not fit.
+        first: Whether this is the first update. If it fails, the config does not fit.
     """
     try:
         yield
@@ -105,7 +108,15 @@ def _asked_for(error: Exception) -> str | None:
 
 
 def peak_memory() -> int:
-    """Returns the most bytes this process had in use: on the GPU if it has one, else in RAM."""
+    """Returns the peak of this process's memory in bytes, of the GPU where it uses one.
+
+    Windows has no `resource`; there the answer is 0.
+    """
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    try:
+        import resource
+    except ModuleNotFoundError:
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

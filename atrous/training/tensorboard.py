@@ -1,6 +1,6 @@
-"""Scores of a run as an event file, which TensorBoard shows; nothing of it is needed to write one.
+"""Scores of a run as an event file, which TensorBoard shows. Writing one needs no TensorBoard.
 
-The file is made anew from metrics.csv at every evaluation, so that a resumed run leaves no step
+The file is written again from metrics.csv at every evaluation, so that a resumed run leaves no step
 twice. Format: records of (length, its checksum, bytes, their checksum); the bytes are an `Event` of
 tensorboard/compat/proto/event.proto: wall_time = 1, step = 2, file_version = 3, summary = 5.
 """

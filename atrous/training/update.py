@@ -1,8 +1,8 @@
-"""What learns: network, optimiser, average and loss of a run, and one update of them."""
+"""The learner of a run, which is network, optimiser, average and loss, and one update of it."""
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -13,17 +13,23 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint as recomputed
 
+from atrous.data.dataset import ignore_index
 from atrous.errors import AtrousError
 from atrous.model import Model
 from atrous.training import loss as losses
-from atrous.training.batch_norm import set_momentum, statistics_untouched, synchronize
+from atrous.training.batch_norm import (
+    batch_norms,
+    set_momentum,
+    statistics_untouched,
+    synchronize,
+)
 from atrous.training.config import TrainConfig, parse_losses
 from atrous.training.cpu.install import install
 from atrous.training.cpu.recompute import nothing_made_again
 from atrous.training.distributed import Processes
 from atrous.training.optim import (
     MovingAverage,
-    create_optimizer,
+    Optimizer,
     learning_rate,
     parameter_groups,
     set_learning_rate,
@@ -31,12 +37,14 @@ from atrous.training.optim import (
 
 logger = logging.getLogger(__name__)
 
+OwnLoss = Callable[[Tensor, Tensor], Tensor]
+
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Update:
-    """What one update did."""
+    """The result of one update."""
 
     loss: float  # mean over the pictures of all processes
     gradient_norm: float
@@ -49,17 +57,29 @@ class Update:
 class Learner:
     """Network, optimiser, scaler and average of a run on one process.
 
+    All processes start with the tensors of the leading one, and their states stay equal.
+
     Args:
         model: The network; it is moved to the device, in channels_last memory.
         config: The run.
-        processes: Those that learn together.
+        processes: The processes that train together.
+        own_loss: Replaces `config.losses`: logits (N, K, H, W) in float32 and targets (N, H, W) in
+            int64 to a scalar, the mean over the pictures.
     """
 
-    def __init__(self, model: Model, config: TrainConfig, processes: Processes) -> None:
+    def __init__(
+        self,
+        model: Model,
+        config: TrainConfig,
+        processes: Processes,
+        own_loss: OwnLoss | None = None,
+    ) -> None:
         self.config = config
         self.processes = processes
+        self.own_loss = own_loss
         device = processes.device
         self.model = model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        processes.follow(model.state_dict().values())
         _set_up(model, config, processes)
         groups = parameter_groups(
             model,
@@ -67,33 +87,31 @@ class Learner:
             head_multiplier=config.head_multiplier,
             bias_multiplier=config.bias_multiplier,
         )
-        self.optimizer = create_optimizer(
-            groups,
-            optimizer=config.optimizer,
-            momentum=config.momentum,
-            nesterov=config.nesterov,
-        )
+        self.optimizer = Optimizer(groups, kind=config.optimizer)
         self.average = MovingAverage(model, config.average_decay) if config.average_decay else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
         self.network: nn.Module = _Coarse(model)
         if processes.world_size > 1:
-            # Each process's own statistics stay its own, as in the authors' clones.
+            # Statistics of batch norm are averaged after each update, not broadcast before it.
             self.network = DistributedDataParallel(self.network, broadcast_buffers=False)
-        if config.compile:
-            self.network.compile()
         weights = torch.tensor(config.class_weights, device=device)
         if len(weights) not in (0, len(model.classes)):
             raise AtrousError(
                 "E-CONFIG", f"{len(weights)} class_weights for {len(model.classes)} classes"
             )
         self.class_weights = weights if len(weights) else None
-        self.ignore_index = 255 if len(model.classes) <= 255 else 65535
+        self.ignore_index = ignore_index(len(model.classes))
 
     def update(self, images: Tensor, targets: Tensor, step: int) -> Update:
-        """Learns from one batch: this process's share of it.
+        """Learns from this process's share of one batch.
 
-        The parts of an accumulated batch and the shares of several processes weigh as the labelled
-        pixels they hold, so that the gradient of cross-entropy is that of the whole batch at once.
+        Parts of an accumulated batch and shares of several processes weigh as the labelled pixels
+        they hold. The gradient of cross-entropy is therefore that of the whole batch at once.
+
+        Args:
+            images: (N, 3, H, W) uint8.
+            targets: (N, H, W) class indices.
+            step: The update, from 0.
         """
         config, device = self.config, self.processes.device
         lr = self.learning_rate(step)
@@ -104,24 +122,25 @@ class Learner:
         statistics = [buffer.clone() for buffer in self.model.buffers()]
         self.optimizer.zero_grad()
         total = torch.zeros((), device=device)
-        parts = list(
-            zip(images.chunk(config.accumulation), targets.chunk(config.accumulation), strict=True)
-        )
+        # There may be fewer chunks than asked for: 6 pictures in 4 parts are 3 chunks of 2.
+        chunks = images.chunk(config.accumulation)
+        parts = list(zip(chunks, targets.chunk(config.accumulation), strict=True))
         for index, (part, truth) in enumerate(parts):
             with self._communicating(index == len(parts) - 1):
                 with torch.autocast(
                     device.type, _AUTOCAST.get(config.precision), config.precision != "fp32"
                 ):
                     logits = self.network(part)  # coarse
-                loss = self.loss(logits, truth, step, labelled)
+                loss = self.loss(logits, truth, labelled, parts=len(parts))
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach() / self.processes.world_size
         loss_value = self.processes.sum(total).item()
-        self.scaler.unscale_(self.optimizer)  # type: ignore[arg-type]  # it has all that is used
+        self.scaler.unscale_(self.optimizer)  # type: ignore[arg-type]  # only the groups are used
         norm = self._clip()
         finite = math.isfinite(loss_value) and math.isfinite(norm)
         if finite:
             self.scaler.step(self.optimizer)  # type: ignore[arg-type]
+            self._share_statistics()
             if self.average is not None:
                 self.average.update(self.model)
         else:
@@ -130,8 +149,16 @@ class Learner:
         self.scaler.update()
         return Update(loss_value, norm, lr, int(labelled), finite, self.scaler.get_scale())
 
+    def _share_statistics(self) -> None:
+        """Averages the running statistics, which each process took of its own pictures."""
+        if self.config.batch_norm == "train" and self.processes.world_size > 1:
+            statistics = []
+            for _, module in batch_norms(self.model):
+                statistics += [module.running_mean, module.running_var]
+            self.processes.average([s for s in statistics if s is not None])
+
     def _clip(self) -> float:
-        """Returns the norm of the gradient, which is scaled down to the limit if there is one."""
+        """Scales the gradient down to `clip_norm`, if that is set, and returns its norm before."""
         parameters = list(self.model.parameters())
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self.config.clip_norm:
@@ -146,64 +173,62 @@ class Learner:
             base_lr=config.base_lr,
             steps=config.steps,
             schedule=config.schedule,
-            power=config.power,
-            decay_rate=config.decay_rate,
             decay_steps=config.decay_steps,
-            slow_start_steps=config.slow_start_steps,
-            slow_start_lr=config.slow_start_lr,
         )
 
-    def loss(self, coarse_logits: Tensor, targets: Tensor, step: int, labelled: Tensor) -> Tensor:
-        """Returns what this part adds to the mean gradient of all processes.
+    def loss(
+        self, coarse_logits: Tensor, targets: Tensor, labelled: Tensor, *, parts: int = 1
+    ) -> Tensor:
+        """Returns the loss of one part, scaled so that parts and processes add up to a mean.
 
         Cross-entropy and focal loss are sums over pixels divided by the labelled pixels of the
-        whole batch. The others are means by themselves, and averaged over parts and processes
-        (so are the authors' clones).
+        whole batch. The other losses are means, and averaged over parts and processes, as the
+        authors average over GPUs.
+
+        Args:
+            coarse_logits: (n, K, h, w).
+            targets: (n, H, W).
+            labelled: Labelled pixels in the whole batch, of all processes.
+            parts: How many parts this process computes.
         """
-        config, ignore = self.config, self.ignore_index
-        parts = config.accumulation
-        share = self.processes.world_size / labelled.clamp(min=1)
-        upsample = partial(self.model.upsample, size=(targets.shape[-2], targets.shape[-1]))
-        pixel_losses = partial(
-            losses.pixel_losses, class_weights=self.class_weights, ignore_index=ignore
-        )
-
-        def total_of(coarse: Tensor, truth: Tensor, focal_gamma: float = 0.0) -> Tensor:
-            return pixel_losses(upsample(coarse), truth, focal_gamma=focal_gamma).sum()
-
-        def mean(name: str) -> Tensor:
-            logits = upsample(coarse_logits)
-            if name == "dice":
-                return losses.dice_loss(logits, targets, ignore_index=ignore)
-            if name == "lovasz":
-                return losses.lovasz_loss(logits, targets, ignore_index=ignore)
-            per_pixel = pixel_losses(logits, targets)
-            if name == "ohem":
-                return losses.ohem(
-                    per_pixel, logits, targets, threshold=config.ohem_threshold,
-                    ignore_index=ignore,
-                )  # fmt: skip
-            fraction = losses.mining_fraction(
-                step, top_k=config.top_k, mining_steps=config.mining_steps
-            )
-            return losses.hardest_pixels(per_pixel, fraction)
-
+        size = (targets.shape[-2], targets.shape[-1])
         total = coarse_logits.new_zeros(
             (), dtype=torch.promote_types(coarse_logits.dtype, torch.float32)
         )
-        for name, factor in parse_losses(config.losses).items():
-            if name == "focal" or (name == "cross_entropy" and config.top_k == 1):
-                of_picture = partial(
-                    total_of, focal_gamma=config.focal_gamma if name == "focal" else 0.0
-                )
+        if self.own_loss is not None:
+            return total + self.own_loss(self._upsample(coarse_logits, size), targets) / parts
+        share = self.processes.world_size / labelled.clamp(min=1)
+        pixel_losses = partial(
+            losses.pixel_losses, class_weights=self.class_weights, ignore_index=self.ignore_index
+        )
+
+        def sum_of_picture(coarse: Tensor, truth: Tensor, focal_gamma: float = 0.0) -> Tensor:
+            return pixel_losses(self._upsample(coarse, size), truth, focal_gamma=focal_gamma).sum()
+
+        for name, factor in parse_losses(self.config.losses).items():
+            if name in ("cross_entropy", "focal"):
+                of_picture = partial(sum_of_picture, focal_gamma=2.0 * (name == "focal"))
                 value = losses.sum_over_pictures(coarse_logits, targets, of_picture) * share
             else:
-                value = mean(name) / parts
+                logits, ignore = self._upsample(coarse_logits, size), self.ignore_index
+                if name == "ohem":
+                    pixels = pixel_losses(logits, targets)
+                    value = losses.ohem(pixels, logits, targets, ignore_index=ignore)
+                else:
+                    mean = losses.dice_loss if name == "dice" else losses.lovasz_loss
+                    value = mean(logits, targets, ignore_index=ignore)
+                value = value / parts
             total = total + factor * value
         return total
 
+    def _upsample(self, coarse_logits: Tensor, size: tuple[int, int]) -> Tensor:
+        """Returns logits at the targets' size, at least in float32."""
+        wide = torch.promote_types(coarse_logits.dtype, torch.float32)
+        return self.model.upsample(coarse_logits, size=size).to(wide)
+
     @contextmanager
     def _communicating(self, wanted: bool) -> Iterator[None]:
+        """Lets processes exchange gradients in the backward pass, or not."""
         network = self.network
         quiet = isinstance(network, DistributedDataParallel) and not wanted
         with network.no_sync() if quiet else nullcontext():  # type: ignore[operator]
@@ -211,9 +236,9 @@ class Learner:
 
     @contextmanager
     def evaluated(self) -> Iterator[Model]:
-        """Lends the network as it is evaluated and kept: the average where there is one.
+        """Yields the network that is evaluated and kept: the average where there is one.
 
-        Processes need not do this together.
+        A process may do this without the others.
         """
         with self.average.swapped_in(self.model) if self.average else nullcontext():
             try:
@@ -222,7 +247,7 @@ class Learner:
                 self.model.train()
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Returns every tensor the run goes on from, by file."""
+        """Returns every tensor a run needs to go on, by file."""
         files = {"model": dict(self.model.state_dict())}
         files["optimizer"] = self.optimizer.tensors()
         if self.average is not None:
@@ -230,7 +255,14 @@ class Learner:
         return files
 
     def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any]) -> None:
-        """Takes over what `tensors` returned, and the scaler's state."""
+        """Copies the tensors that `tensors` returned, and the scaler's state.
+
+        Raises:
+            AtrousError: They belong to another network, optimiser or average.
+        """
+        own = self.tensors()
+        for file in {**own, **tensors}:
+            _check_same_network(file, own.get(file, {}), tensors.get(file, {}))
         self.model.load_state_dict(dict(tensors["model"]))
         self.optimizer.restore(tensors["optimizer"])
         if self.average is not None:
@@ -239,8 +271,25 @@ class Learner:
         self.scaler.load_state_dict(state)
 
 
+def _check_same_network(file: str, own: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> None:
+    """Refuses a checkpoint whose tensors have other names or shapes."""
+    ours = {name: tuple(tensor.shape) for name, tensor in own.items()}
+    theirs = {name: tuple(tensor.shape) for name, tensor in kept.items()}
+    if ours != theirs:
+        different = sorted(n for n in {*ours, *theirs} if ours.get(n) != theirs.get(n))
+        name = different[0]
+        raise AtrousError(
+            "E-RUN-NETWORK",
+            f"the checkpoint does not fit this config: {len(different)} tensors of {file} differ, "
+            f"the first is {name}: {theirs.get(name, 'missing')} in the checkpoint, "
+            f"{ours.get(name, 'missing')} by the config and its data",
+            fix="resume with the config and the data of the run, or start a new run from its "
+            "weights: atrous train RECIPE --weights RUN --out NEW",
+        )
+
+
 class _Coarse(nn.Module):
-    """The network up to its coarse logits, as DistributedDataParallel wants to call it."""
+    """The network up to its coarse logits. DistributedDataParallel calls `forward` only."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -251,7 +300,7 @@ class _Coarse(nn.Module):
 
 
 def _set_up(model: Model, config: TrainConfig, processes: Processes) -> None:
-    """Freezes, synchronises and recomputes what the config says."""
+    """Freezes parts, synchronises batch norms and recomputes blocks, as the config says."""
     if processes.device.type == "cpu":
         install(model)
     if config.freeze_backbone:
@@ -267,9 +316,9 @@ def _set_up(model: Model, config: TrainConfig, processes: Processes) -> None:
 
 
 def recompute_blocks(model: Model) -> None:
-    """Lets the backbone's blocks forget their insides and compute them again when needed.
+    """Makes the backbone's blocks compute their activations again in the backward pass.
 
-    The second computation leaves batch norm's running statistics alone.
+    The second computation does not change batch norm's running statistics.
     """
     for container in model.encoder.backbone.modules():
         if isinstance(container, (nn.ModuleList, nn.Sequential)):

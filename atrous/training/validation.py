@@ -1,10 +1,7 @@
-"""Evaluation during training, shared by all processes, and what it leaves behind."""
+"""Evaluation during training, shared by all processes, and the samples it draws."""
 
-import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,115 +11,79 @@ from PIL import Image
 
 from atrous.classes import Color
 from atrous.classifier import Classifier
-from atrous.data.dataset import Dataset, Sample
-from atrous.data.loader import TrainingLoader, evaluation_samples
-from atrous.data.order import Position, evaluation_order
+from atrous.data.dataset import Dataset
+from atrous.data.loader import evaluation_samples
+from atrous.data.order import evaluation_order
+from atrous.data.splitting import Subset
 from atrous.evaluation import metrics
 from atrous.evaluation.classification import classify
 from atrous.evaluation.evaluator import Outcome, evaluate
 from atrous.images.decode import atomic
 from atrous.model import DeepLabV3Plus
 from atrous.predict.overlay import overlay
-from atrous.training.batch_norm import recalibrate
 from atrous.training.distributed import Processes
 from atrous.training.run_folder import RunFolder
 from atrous.training.update import Learner
 
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Share:
-    """Every n-th sample of a data set: what one process evaluates. None is repeated or lost."""
-
-    dataset: Dataset
-    indices: Sequence[int]
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes."""
-        return self.dataset.classes
-
-    @property
-    def palette(self) -> tuple[Color, ...]:
-        """Their colours."""
-        return self.dataset.palette
-
-    @property
-    def names(self) -> Sequence[str]:
-        """Names of these samples."""
-        return [self.dataset.names[index] for index in self.indices]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.dataset[self.indices[index]]
-
-    def fingerprint(self) -> str:
-        """Says which part this is: hashing the data anew at every evaluation would be slow."""
-        return f"{self.indices} of a validation set"
-
 
 class Evaluation(NamedTuple):
-    """What an evaluation found."""
+    """Counts and scores of an evaluation."""
 
-    confusion: NDArray[np.int64]  # (K, K): pixels, or pictures where those are classified
-    scores: dict[str, Any]  # the config's measures, and one for each class; in JSON's types
+    confusion: NDArray[np.int64]  # (K, K), true class by predicted class: pixels, or pictures
+    scores: dict[str, Any]  # the config's measures, and a score for each class; in JSON's types
 
 
-def validate(
-    learner: Learner, data: Dataset, loader: TrainingLoader, run: RunFolder, position: Position
-) -> Evaluation:
+def validate(learner: Learner, data: Dataset, run: RunFolder) -> Evaluation:
     """Evaluates the network as it stands, on all processes together.
 
     Args:
-        learner: Whose network; its batch norms are recalibrated first if its config says so.
-        data: What to evaluate on.
-        loader: Where batches for the recalibration come from.
-        run: Where sample predictions go.
-        position: Of the training stream, where those batches begin.
+        learner: Its network, or the moving average, is evaluated.
+        data: The validation pictures.
+        run: The folder for drawn samples.
 
     Returns:
         Confusion and scores over all pictures, the same in every process.
     """
-    processes = learner.processes
     with learner.evaluated() as model:
-        if learner.config.recalibration:
-            batches = islice(loader.batches(position), learner.config.recalibration)
-            recalibrate(model, (b.images.to(processes.device) for b in batches))
-            model.eval()
-        # Where each process has statistics of its own, those of the leading one count.
-        processes.follow(model.buffers())
         if isinstance(model, Classifier):
             return _classified(model, learner, data)
         assert isinstance(model, DeepLabV3Plus)
         return _segmented(model, learner, data, run)
 
 
-def rehearse(learner: Learner, data: Dataset) -> None:
-    """Evaluates the first picture: what is wrong with it or the memory is found before training."""
-    image, target = data[0]
-    with learner.evaluated() as model, torch.no_grad():
+def rehearse(learner: Learner, data: Dataset, run: RunFolder) -> None:
+    """Evaluates the first picture, so that a bad picture or little memory is found at once.
+
+    The prediction of the start weights is the first drawn sample.
+    """
+    with learner.evaluated() as model:
         if isinstance(model, Classifier):
-            classify(model, [Sample(image, target)], learner.config.crop_size)
+            classify(model, [data[0]], learner.config.crop_size)
         elif isinstance(model, DeepLabV3Plus):
-            picture = torch.from_numpy(image).permute(2, 0, 1)[None]
-            model.coarse_logits(picture.to(learner.processes.device))
+            wanted = min(1, learner.config.samples) if learner.processes.leads else 0
+            _evaluated(model, Subset(data, [0], "first picture"), run, wanted)
+
+
+def _evaluated(
+    model: DeepLabV3Plus, part: Dataset, run: RunFolder, wanted: int
+) -> NDArray[np.int64]:
+    """Returns the confusion over some pictures, and draws the first `wanted` of them."""
+
+    def keep(outcome: Outcome) -> None:
+        if outcome.position < wanted:
+            draw_sample(run, outcome, part.palette)
+
+    return evaluate(model, part, trimap=None, on_picture=keep).confusion
 
 
 def _segmented(model: DeepLabV3Plus, learner: Learner, data: Dataset, run: RunFolder) -> Evaluation:
     processes = learner.processes
     indices = evaluation_order(len(data), rank=processes.rank, world_size=processes.world_size)
-    wanted = learner.config.samples if processes.leads else 0
     counts = np.zeros((len(data.classes),) * 2, np.int64)
-
-    def keep(outcome: Outcome) -> None:
-        if outcome.position < wanted:
-            draw_sample(run, outcome, data.palette)
-
     if indices:
-        counts += evaluate(model, Share(data, indices), trimap=None, on_picture=keep).confusion
+        # The indices serve as fingerprint: to hash the files at every evaluation would be slow.
+        share = Subset(data, indices, f"{indices} of a validation set")
+        counts += _evaluated(model, share, run, learner.config.samples if processes.leads else 0)
     counts = _over_processes(processes, counts)
     return Evaluation(counts, scores_of(counts, data.classes))
 

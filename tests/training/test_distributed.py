@@ -1,5 +1,6 @@
 """Two processes on the CPU (gloo) against one."""
 
+import hashlib
 import json
 import os
 import re
@@ -14,12 +15,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from atrous.data.loader import TrainingLoader
 from atrous.errors import AtrousError
+from atrous.training.batch_norm import batch_norms
 from atrous.training.checkpoint import load_newest
 from atrous.training.config import from_json, to_json
 from atrous.training.distributed import Processes, joined
+from atrous.training.inputs import augmentation
+from atrous.training.loop import _try_batch
 from atrous.training.run_folder import RunFolder
-from atrous.training.setup import augmentation, create_network
+from atrous.training.setup import create_network
 from atrous.training.update import Learner
 from atrous.training.validation import validate
 from tests.tiny import tiny, tiny_data
@@ -29,8 +34,6 @@ CONFIG = tiny(batch_norm="sync", steps=4)
 
 def run(processes: Processes, out: Path) -> dict[str, object]:
     """Trains four updates in float64 without dropout, and evaluates three pictures."""
-    from atrous.data.loader import TrainingLoader
-
     torch.manual_seed(0)
     train_data, val_data = tiny_data()
     network = create_network(CONFIG, train_data).double()
@@ -48,7 +51,7 @@ def run(processes: Processes, out: Path) -> dict[str, object]:
             targets[2, :20] = 255
         losses.append(learner.update(batch.images, targets, step).loss)
     network.float()
-    counts = validate(learner, val_data, loader, RunFolder(out), batch.position).confusion
+    counts = validate(learner, val_data, RunFolder(out)).confusion
     return {"losses": losses, "pixels": int(counts.sum()), "correct": int(counts.trace())}
 
 
@@ -84,6 +87,47 @@ def test_T16_two_processes_are_one(tmp_path: Path) -> None:
         assert result["losses"] == pytest.approx(alone["losses"], rel=1e-6, abs=1e-6)
         assert result["pixels"] == alone["pixels"]
         assert result["correct"] == pytest.approx(alone["correct"], rel=1e-3)
+
+
+def hashes(processes: Processes, out: Path, batch_norm: str) -> list[str]:
+    """Returns the hash of a learner's state after set-up and after each of three updates."""
+    train_data, _ = tiny_data()
+    config = tiny(batch_norm=batch_norm, average_decay=0.9, weights="folded")
+    torch.manual_seed(processes.rank)  # each process starts from weights of its own
+    network = create_network(replace(config, weights=None), train_data)
+    for _, module in batch_norms(network):
+        module.running_var.fill_(1 - module.eps)  # as after folding
+    loader = TrainingLoader(
+        train_data, augmentation(config), config.batch_size, config.seed,
+        rank=processes.rank, world_size=processes.world_size,
+    )  # fmt: skip
+    _try_batch(network, loader, config, resume=False)
+    learner = Learner(network, config, processes)
+    found = [_hash(learner)]
+    for step, batch in zip(range(3), loader.batches(), strict=False):
+        learner.update(batch.images, batch.targets, step)
+        found.append(_hash(learner))
+    return found
+
+
+def _hash(learner: Learner) -> str:
+    digest = hashlib.sha256()
+    for file, tensors in learner.tensors().items():
+        for name, tensor in tensors.items():
+            digest.update(f"{file}/{name}".encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize("batch_norm", ["train", "sync", "frozen"])
+def test_states_of_two_processes_are_equal_after_set_up_and_every_update(
+    tmp_path: Path, batch_norm: str
+) -> None:
+    for process in _two("tests.training.test_distributed", str(tmp_path), batch_norm):
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+    first, second = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    assert len(set(first)) == 4  # every update changes the state
 
 
 def _stop_second(tmp_path: Path, number: signal.Signals) -> str:
@@ -184,11 +228,11 @@ def test_P05_cuda_that_is_not_there_is_refused_and_auto_does_without(
 def _main() -> None:
     torch.set_num_threads(1)
     out = Path(sys.argv[1])
-    if len(sys.argv) > 2:
+    if len(sys.argv) > 2 and sys.argv[2].startswith("{"):
         start_in_process(out, sys.argv[2])
         return
     with joined("cpu", 60.0, out) as processes:
-        result = run(processes, out)
+        result = hashes(processes, out, sys.argv[2]) if len(sys.argv) > 2 else run(processes, out)
     (out / f"rank-{processes.rank}.json").write_text(json.dumps(result))
 
 

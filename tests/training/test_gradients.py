@@ -7,7 +7,7 @@ from torch import nn
 from atrous.build import create_model
 from atrous.training.batch_norm import recalibrate
 from atrous.training.cpu.install import install
-from atrous.training.loss import mean_over_valid, pixel_losses
+from atrous.training.loss import pixel_losses
 
 STEPS = (
     1e-7,
@@ -45,7 +45,7 @@ def test_gradients_of_the_network_agree_with_finite_differences(
         model.freeze_batch_norm()
 
     def loss() -> torch.Tensor:
-        return mean_over_valid(pixel_losses(model(images), targets), targets)
+        return pixel_losses(model(images), targets).sum() / (targets != 255).sum()
 
     loss().backward()
     for part in PARTS:

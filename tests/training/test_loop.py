@@ -22,14 +22,17 @@ from atrous.training import checkpoint
 from atrous.training import loop as training
 from atrous.training.batch_norm import batch_norms, recalibrate
 from atrous.training.checkpoint import load_newest
-from atrous.training.config import to_json
+from atrous.training.config import read_config, to_json
 from atrous.training.distributed import Processes
 from atrous.training.guard import Guard, check_learning_rate, check_predictions
+from atrous.training.inputs import augmentation
 from atrous.training.loop import train
 from atrous.training.progress import Progress
+from atrous.training.renamed import with_names
 from atrous.training.run_folder import RunFolder, opened
-from atrous.training.setup import augmentation, create_network
+from atrous.training.setup import create_network
 from atrous.training.update import Learner, Update
+from atrous.weights.store import save as save_model
 from tests.tiny import SCRIPT, start, tiny, tiny_data
 
 ALONE = Processes(0, 1, torch.device("cpu"))
@@ -133,6 +136,86 @@ def test_timing_is_written_every_ten_updates(tmp_path: Path) -> None:
     assert header.startswith("step,seconds")
     assert row.startswith("10,")
     assert [progress.step for progress in seen] == list(range(1, 11))
+
+
+def test_a_run_of_version_0_1_goes_on_bit_for_bit(tmp_path: Path, finished: Path) -> None:
+    """Its config.json is flat, with options that are constants or of the network today."""
+    with pytest.raises(KilledError):
+        train(
+            tiny(average_decay=0.9), tmp_path / "run", data=tiny_data(), on_progress=_stop_after(3)
+        )
+    old = Path(__file__).parents[1] / "assets" / "config_0.1.json"
+    shutil.copy(old, tmp_path / "run" / "config.json")
+    config = read_config(tmp_path / "run" / "config.json")
+    train(config, tmp_path / "run", data=tiny_data(), resume=True)
+    assert _fingerprint(tmp_path / "run") == _fingerprint(finished)
+
+
+@pytest.mark.parametrize(
+    ("classes", "changes"),
+    [
+        (5, {}),
+        (7, {"decoder": False}),
+        (7, {"reduced_channels": 16}),
+        (7, {"optimizer": "adamw", "base_lr": 0.001}),
+        (7, {"average_decay": 0.0}),
+    ],
+)
+def test_resuming_with_another_network_says_so(
+    tmp_path: Path, finished: Path, classes: int, changes: dict[str, Any]
+) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    config = tiny(**{"average_decay": 0.9, **changes})
+    data = tuple(with_names(part, part.classes[1:classes]) for part in tiny_data())
+    if classes == 7:
+        data = tiny_data()
+    with pytest.raises(AtrousError) as caught:
+        train(config, tmp_path / "run", data=data, resume=True, override=True)  # type: ignore[arg-type]
+    assert caught.value.code == "E-RUN-NETWORK"
+    assert "--weights RUN" in caught.value.fix
+
+
+def test_the_average_starts_from_the_weights_training_starts_from(tmp_path: Path) -> None:
+    """Batch norms that were folded are restored first; at learning rate 0 nothing else changes."""
+    model = create_network(tiny(), tiny_data()[0])
+    for _, module in batch_norms(model):
+        module.running_var.fill_(1 - module.eps)  # as after folding
+    save_model(model, tmp_path / "folded.safetensors")
+    config = tiny(
+        weights=str(tmp_path / "folded.safetensors"), average_decay=0.99, base_lr=1e-30,
+        weight_decay=0.0, steps=2, evaluate_every=0, batch_norm_momentum=1e-9,
+    )  # fmt: skip
+    train(config, tmp_path / "run", data=tiny_data())
+    snapshot = load_newest(tmp_path / "run" / "checkpoints")
+    assert snapshot is not None
+    average, last = snapshot.tensors["average"], snapshot.tensors["model"]
+    for name, value in average.items():
+        torch.testing.assert_close(value, last[name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("loss", ["dice", "lovasz", "ohem", "cross_entropy", "focal"])
+@pytest.mark.parametrize(("pictures", "accumulation"), [(6, 4), (4, 3), (2, 4)])
+def test_every_loss_has_its_size_whatever_the_number_of_chunks(
+    loss: str, pictures: int, accumulation: int
+) -> None:
+    """Six pictures in four parts are three chunks of two: the mean of three, not of four."""
+    data, _ = tiny_data()
+    config = tiny(batch_size=12, accumulation=accumulation, losses=loss, batch_norm="frozen")
+    torch.manual_seed(0)
+    network = create_network(config, data)
+    network.encoder.aspp.dropout.p = 0.0
+    recalibrate(network, [_batch(data)[0]])
+    learner = Learner(network, config, ALONE)
+    images, targets = (part[:1].repeat(pictures, *[1] * (part.ndim - 1)) for part in _batch(data))
+    one_picture = _loss_of(learner, images[:1], targets[:1])
+    assert learner.update(images, targets, 0).loss == pytest.approx(one_picture, rel=1e-4)
+
+
+def _loss_of(learner: Learner, images: torch.Tensor, targets: torch.Tensor) -> float:
+    labelled = (targets != 255).sum()
+    with torch.no_grad():
+        coarse = learner.model.coarse_logits(images)
+        return learner.loss(coarse, targets.long(), labelled).item()
 
 
 def test_finished_run_has_nothing_left_to_do(tmp_path: Path, finished: Path) -> None:
@@ -495,7 +578,7 @@ def test_mixed_precision_trains(precision: str) -> None:
 def test_clipping_bounds_the_update() -> None:
     torch.manual_seed(0)
     data, _ = tiny_data()
-    config = tiny(clip_norm=1e-3, momentum=0.0, weight_decay=0.0, bias_multiplier=1.0)
+    config = tiny(clip_norm=1e-3, weight_decay=0.0, bias_multiplier=1.0)
     learner = Learner(create_network(config, data), config, ALONE)
     before = torch.cat([p.detach().flatten() for p in learner.model.parameters()])
     update = learner.update(*_batch(data), 0)
@@ -561,7 +644,7 @@ def test_T20_evaluation_and_training_mode_agree_after_a_short_run() -> None:
         labelled = learner.processes.sum((targets != 255).sum())
 
         def loss_of(model, learner=learner, labelled=labelled):
-            return learner.loss(model.coarse_logits(images), targets.long(), 0, labelled).item()
+            return learner.loss(model.coarse_logits(images), targets.long(), labelled).item()
 
         with torch.no_grad():
             with learner.evaluated() as model:

@@ -8,23 +8,26 @@ from torch import Tensor
 from atrous.layers import resize
 from atrous.training.loss import (
     dice_loss,
-    hardest_pixels,
     lovasz_loss,
-    mean_over_valid,
-    mining_fraction,
     ohem,
     pixel_losses,
     sum_over_pictures,
 )
 
 IGNORE = 255
+
+
+def mean_over_valid(losses: Tensor, targets: Tensor) -> Tensor:
+    """Returns the loss of a batch as the learner sums it up: over the labelled pixels."""
+    return losses.sum() / (targets != IGNORE).sum().clamp(min=1)
+
+
 LOSSES = {
     "cross_entropy": lambda x, y: mean_over_valid(pixel_losses(x, y), y),
     "weighted": lambda x, y: mean_over_valid(
         pixel_losses(x, y, class_weights=torch.tensor([1.0, 3.0, 0.5])), y
     ),
     "focal": lambda x, y: mean_over_valid(pixel_losses(x, y, focal_gamma=2.0), y),
-    "hardest": lambda x, y: hardest_pixels(pixel_losses(x, y), 0.3),
     "ohem": lambda x, y: ohem(pixel_losses(x, y), x, y),
     "dice": dice_loss,
     "lovasz": lovasz_loss,
@@ -93,19 +96,6 @@ def test_focal_loss_matches_its_definition() -> None:
     pixels = _naive(logits, targets)
     expected = sum((1 - math.exp(-loss)) ** 2 * loss for _, loss in pixels) / len(pixels)
     assert LOSSES["focal"](logits, targets).item() == pytest.approx(expected, rel=1e-12)
-
-
-def test_hardest_pixels_follow_the_authors_rule() -> None:
-    losses = torch.tensor([4.0, 0.0, 1.0, 3.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0])
-    # int(.35 * 10) = 3 of all pixels, ignored ones included
-    assert hardest_pixels(losses, 0.35) == (4 + 3 + 2) / 3
-    # 6 pixels kept, of which two are zero and do not count
-    assert hardest_pixels(losses, 0.6) == (4 + 3 + 2 + 1) / 4
-
-
-def test_mining_fraction_falls_linearly() -> None:
-    assert mining_fraction(0, top_k=0.2, mining_steps=0) == 0.2
-    assert mining_fraction(25, top_k=0.2, mining_steps=100) == pytest.approx(0.8)
 
 
 def test_ohem_counts_labelled_pixels_only() -> None:

@@ -4,7 +4,8 @@ import pytest
 from atrous.architecture import Architecture
 from atrous.data.dataset import Sample
 from atrous.errors import AtrousError
-from atrous.training.setup import balanced, create_network
+from atrous.training.inputs import balanced
+from atrous.training.setup import create_network
 from tests.tiny import tiny, tiny_data
 
 
@@ -43,7 +44,7 @@ def test_weights_are_counted_only_if_asked_for_and_not_given() -> None:
 
 def test_the_network_is_the_one_the_config_describes() -> None:
     changes = {"image_pooling": False, "decoder_strides": (8, 4), "reduced_channels": 16}
-    config = tiny(**changes, decoder_kernels=(3, 1), decoder_channels=32)
+    config = tiny(**changes, refine=((3, 32), (1, 32)))
     model = create_network(config, tiny_data()[0])
     described = {name: getattr(model.architecture, name) for name in changes}
     assert described == changes
