@@ -200,14 +200,13 @@ predict: coco cutout jobs json keep-exif memory model no-legend no-overlay on-er
     precision probability shard threads unknown
 submit: flip json names out output-stride pad-to scales to window
 train: accumulation atrous-rates average-decay backbone base-lr batch batch-norm batch-norm-momentum
-    batch-size bias-multiplier cache-megabytes class-balance class-weights clip-norm compile
-    crop-size data decay-rate decay-steps decoder decoder-channels decoder-kernels decoder-strides
-    depth-multiplier deterministic device dry-run evaluate-every extend flip focal-gamma
-    freeze-backbone gradient-checkpointing graft head-multiplier image-pooling keep losses
-    mining-steps momentum multi-grid nesterov ohem-threshold optimizer out output-stride override
-    photometric power precision recalibration reduced-channels relu-after-depthwise resume rotation
-    samples save-every scale-range scale-step schedule seed separable slow-start-lr slow-start-steps
-    steps task tensorboard timeout top-k train-split val-split weight-decay weights workers
+    batch-size bias-multiplier cache-megabytes class-balance class-weights clip-norm crop-size data
+    decay-steps decoder decoder-separable decoder-strides depth-multiplier deterministic device
+    dry-run epochs evaluate-every extend flip freeze-backbone gradient-checkpointing graft head
+    head-multiplier image-pooling losses minutes multi-grid names optimizer out output-stride
+    override photometric precision reduced-channels refine relu-after-depthwise resume samples
+    save-every scale-range schedule seed separable stem steps task tensorboard timeout train-split
+    val-split weight-decay weights workers
 """
 
 
