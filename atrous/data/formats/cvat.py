@@ -22,10 +22,10 @@ from atrous.data.formats.layout import (
     split_by_name,
     split_name,
 )
-from atrous.data.masks.rle import decode_runs
 from atrous.data.masks.shapes import Points, Region, Shape
 from atrous.data.masks.targets import ShapeReader
 from atrous.errors import AtrousError
+from atrous.predict.rle import decode_runs
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from atrous.data.masks.rle import (
+from atrous.errors import AtrousError
+from atrous.predict.rle import (
     decode_coco,
     decode_runs,
     encode_coco,
@@ -12,7 +13,6 @@ from atrous.data.masks.rle import (
     pack_counts,
     unpack_counts,
 )
-from atrous.errors import AtrousError
 
 masks = st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(lambda s: arrays(np.bool_, s))
 
