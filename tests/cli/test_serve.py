@@ -1,7 +1,6 @@
 import pytest
 
 from atrous.cli import main
-from atrous.cli.serve import serve
 
 
 def failing(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -36,12 +35,3 @@ def test_two_models_of_one_name_are_refused(capsys: pytest.CaptureFixture[str]) 
 
 def test_a_missing_file_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "missing.onnx" in failing(capsys, "--model", "missing.onnx")
-
-
-def test_the_options_are_those_of_the_documentation() -> None:
-    options = {option for each in serve.params for option in each.opts}
-    assert options == {
-        "--model", "--host", "--port", "--workers", "--threads", "--token-file", "--insecure",
-        "--max-bytes", "--max-pixels", "--queue", "--deadline", "--memory", "--allow-host",
-        "--downloadable",
-    }  # fmt: skip
