@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 PATH = "/v1/segment"
+IDLE_SECONDS = 3.0  # after which a connection is not used again: the server may be closing it
 
 
 @dataclass
@@ -55,10 +56,11 @@ class Connection:
     def __init__(self, port: int) -> None:
         self.port = port
         self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self.used = 0.0
 
     async def post(self, body: bytes, kind: str = "application/octet-stream") -> tuple[int, bytes]:
-        if self.streams is not None and self.streams[0].at_eof():
-            self.close()  # the server ends connections that are idle for five seconds
+        if time.perf_counter() - self.used > IDLE_SECONDS:
+            self.close()
         if self.streams is None:
             self.streams = await asyncio.open_connection("127.0.0.1", self.port)
         reader, writer = self.streams
@@ -68,6 +70,7 @@ class Connection:
         length = re.search(r"content-length: (\d+)", head)
         assert length is not None, head
         content = await reader.readexactly(int(length[1]))
+        self.used = time.perf_counter()
         if "connection: close" in head:
             self.close()
         return int(head[9:12]), content

@@ -173,7 +173,7 @@ class Server:
     async def _listen(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         _raise_file_limit()
-        config = _configuration(self.service)
+        config = _configuration(self.service, self.settings.header_seconds)
         protocol = type("_Protocol", (Protocol,), {"header_seconds": self.settings.header_seconds})
 
         def connection() -> Protocol:
@@ -222,7 +222,7 @@ class Server:
             task.cancel()
 
 
-def _configuration(service: Service) -> uvicorn.Config:
+def _configuration(service: Service, idle_seconds: float) -> uvicorn.Config:
     config = uvicorn.Config(
         service.application(),
         lifespan="off",
@@ -234,6 +234,7 @@ def _configuration(service: Service) -> uvicorn.Config:
         proxy_headers=False,
         server_header=False,
         date_header=False,
+        timeout_keep_alive=idle_seconds,  # type: ignore[arg-type]  # it takes any number
         h11_max_incomplete_event_size=_LONGEST_HEAD,
     )
     config.load()
