@@ -130,11 +130,7 @@ def _npz(result: "Segmentation", classes: Sequence[str]) -> bytes:
 
 
 def _cutout(result: "Segmentation", classes: Sequence[str]) -> bytes:
-    """The picture with the probability of the classes as its opacity."""
-    opacity = sum((result.probability(name) for name in classes), np.float32(0))
-    cutout = result.image.convert("RGB")
-    cutout.putalpha(Image.fromarray(np.rint(255 * np.clip(opacity, 0, 1)).astype(np.uint8)))
-    return _encoded(cutout, "PNG")
+    return _encoded(result.cutout(*classes), "PNG")
 
 
 def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:

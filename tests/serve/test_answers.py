@@ -112,13 +112,12 @@ def test_classes_not_asked_for_are_unknown(server: Server, model: Path) -> None:
     assert Image.open(io.BytesIO(overlay.body)).size == (44, 31)
 
 
-def test_a_cutout_has_the_probability_as_its_opacity(server: Server, model: Path) -> None:
+def test_a_cutout_is_the_predictors(server: Server, model: Path) -> None:
     image = noise(31, 44)
-    answer = ask(server, "/v1/segment?format=cutout&classes=light", encoded(image))
-    cutout = np.asarray(Image.open(io.BytesIO(answer.body)))
-    np.testing.assert_array_equal(cutout[..., :3], image)
-    expected = np.rint(255 * atrous.Predictor(model)(image).probability("light"))
-    np.testing.assert_array_equal(cutout[..., 3], expected)
+    for names in (("light",), ("dark", "light")):
+        answer = ask(server, f"/v1/segment?format=cutout&classes={','.join(names)}", encoded(image))
+        expected = atrous.Predictor(model)(image).cutout(*names)
+        np.testing.assert_array_equal(Image.open(io.BytesIO(answer.body)), expected)
 
 
 def test_a_longer_side_is_reduced_to_max_side(server: Server) -> None:
