@@ -229,5 +229,8 @@ def test_a_worker_ends_when_the_front_process_left_an_answer_unread(model: Path)
             while b'"ready"' not in ours.recv(1 << 16, socket.MSG_PEEK):
                 time.sleep(0.01)
             time.sleep(0.5)
-        assert process.wait(20) == 0
+        try:
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
         assert process.communicate()[1] == b""
