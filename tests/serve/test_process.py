@@ -234,3 +234,11 @@ def test_a_worker_ends_when_the_front_process_left_an_answer_unread(model: Path)
         finally:
             process.kill()
         assert process.communicate()[1] == b""
+
+
+def test_the_front_process_loads_nothing_that_decodes_or_computes() -> None:
+    code = (
+        "import sys, atrous.serve.server, atrous.cli.serve\n"
+        "assert not {'PIL', 'openvino', 'torch', 'multipart'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
