@@ -63,7 +63,7 @@ def run_lengths(pixels: Array) -> list[int]:
 
 
 def packed(counts: list[int]) -> str:
-    """Packs run lengths as COCO does: see the format's description in `atrous.data.masks.rle`."""
+    """Packs run lengths as COCO does: see the format's description in `atrous.predict.rle`."""
     text = ""
     for i, count in enumerate(counts):
         value = count - counts[i - 2] if i > 2 else count

@@ -22,6 +22,7 @@ COMMANDS = (
     "submit",
     "bench",
     "page",
+    "serve",
 )
 
 

@@ -18,11 +18,11 @@ from PIL import Image
 
 from atrous.classes import CITYSCAPES, VOC
 from atrous.data.formats import cityscapes
-from atrous.data.masks.rle import encode_coco
 from atrous.errors import AtrousError
 from atrous.evaluation.networks import open_network, prepared
 from atrous.evaluation.views import Views, segment
 from atrous.images.decode import atomic, read_image
+from atrous.predict.rle import encode_coco
 
 Benchmark = Literal["voc", "cityscapes", "coco-stuff"]
 Result = tuple[str, NDArray[Any]]  # a picture's name without suffix, and its labels (H, W)

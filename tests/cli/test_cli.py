@@ -199,6 +199,8 @@ page: json model out
 predict: coco cutout jobs json keep-exif memory model no-legend no-overlay on-error out overwrite
     precision probability shard threads unknown
 submit: flip json names out output-stride pad-to scales to window
+serve: allow-host deadline downloadable host insecure max-bytes max-pixels memory model port queue
+    threads token-file workers
 train: accumulation atrous-rates average-decay backbone base-lr batch batch-norm batch-norm-momentum
     batch-size bias-multiplier cache-megabytes class-balance class-weights clip-norm crop-size data
     decay-steps decoder decoder-separable decoder-strides depth-multiplier deterministic device

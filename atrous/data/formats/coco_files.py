@@ -12,10 +12,10 @@ from atrous.classes import ClassTable, Color, pascal_palette
 from atrous.data.dataset import Item, Target, ignore_index, target_dtype
 from atrous.data.formats.documents import invalid, once_per_file, read_field, read_json
 from atrous.data.formats.layout import class_table, shape_classes
-from atrous.data.masks.rle import decode_coco
 from atrous.data.masks.shapes import Region, Shape
 from atrous.errors import AtrousError, ExitCode
 from atrous.images.decode import open_image
+from atrous.predict.rle import decode_coco
 
 
 @dataclass(frozen=True)

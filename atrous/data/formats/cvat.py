@@ -15,10 +15,10 @@ from atrous.data.formats.documents import invalid, once_per_file, read_field, re
 from atrous.data.formats.layout import Layout, class_table, shape_classes
 from atrous.data.formats.pairing import Listing, find_pictures, pick_described, split_name
 from atrous.data.formats.splits import divide
-from atrous.data.masks.rle import decode_runs
 from atrous.data.masks.shapes import Points, Region, Shape
 from atrous.data.masks.targets import ShapeReader
 from atrous.errors import AtrousError, ExitCode
+from atrous.predict.rle import decode_runs
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element

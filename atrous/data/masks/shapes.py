@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.data.dataset import Target
-from atrous.data.masks.rle import decode_runs, unpack_counts
 from atrous.errors import AtrousError, ExitCode, missing_extra
+from atrous.predict.rle import decode_runs, unpack_counts
 
 Points = NDArray[np.float64]  # (N, 2) x and y in pixels, from the picture's upper left corner
 

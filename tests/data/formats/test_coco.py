@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from atrous.classes import COCO_STUFF, COCO_STUFF_VALUES, pascal_palette
-from atrous.data.masks.rle import encode_coco
 from atrous.data.opening import open_dataset, recognise
 from atrous.errors import AtrousError
+from atrous.predict.rle import encode_coco
 from tests import reference
 from tests.data.trees import blocks, picture, save, write
 

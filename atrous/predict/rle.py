@@ -1,13 +1,11 @@
 """Run lengths: binary masks as COCO and CVAT store them.
 
-A mask is read column by column (COCO) or row by row (CVAT). The counts are the lengths of its runs
+A mask is read column by column (COCO) or row by row (CVAT); the counts are the lengths of its runs
 of equal pixels, alternately off and on, beginning with off. COCO also packs the counts into text:
 each count from the fourth on is first replaced by its difference to the count two before it, then
 written in groups of five bits, lowest first, each as the character 48 + bits, + 32 if more follow;
-the highest bit of the last group is the sign (Lin et al., Microsoft COCO, arXiv:1405.0312).
-
-pycocotools packs and draws. Unpacking is done here, because pycocotools' C code reads and writes
-beyond its memory if a file's text is cut off or its counts are larger than the picture.
+the highest bit of the last group is the sign (Lin et al., Microsoft COCO, arXiv:1405.0312; the
+format is the one of pycocotools).
 """
 
 from collections.abc import Sequence
@@ -15,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from atrous.errors import AtrousError, ExitCode, missing_extra
+from atrous.errors import AtrousError, ExitCode
 
 
 def unpack_counts(text: str | bytes) -> list[int]:
@@ -47,6 +45,24 @@ def unpack_counts(text: str | bytes) -> list[int]:
     return counts
 
 
+def pack_counts(counts: Sequence[int]) -> str:
+    """Returns run lengths as COCO text, the inverse of `unpack_counts`.
+
+    >>> pack_counts([0, 4, 28, 3])
+    '04l0O'
+    """
+    text = []
+    for i, count in enumerate(counts):
+        value = count - counts[i - 2] if i > 2 else count
+        more = True
+        while more:
+            group = value & 31
+            value >>= 5
+            more = value != (-1 if group & 16 else 0)
+            text.append(chr(48 + (group | 32 if more else group)))
+    return "".join(text)
+
+
 def decode_runs(counts: Sequence[int], size: int) -> NDArray[np.bool_]:
     """Returns `size` pixels from their run lengths, in the order the format walks them.
 
@@ -60,6 +76,14 @@ def decode_runs(counts: Sequence[int], size: int) -> NDArray[np.bool_]:
         raise _broken(f"runs of {int(lengths.sum())} pixels for a mask of {size}")
     states = np.arange(lengths.size) % 2 == 1
     return np.repeat(states, lengths)
+
+
+def encode_runs(pixels: NDArray[np.bool_]) -> list[int]:
+    """Returns the run lengths of pixels in the order given, the inverse of `decode_runs`."""
+    changes = np.flatnonzero(np.diff(pixels)) + 1
+    bounds = np.concatenate(([0], changes, [pixels.size]))
+    counts = np.diff(bounds).tolist()
+    return [0, *counts] if pixels.size and pixels[0] else counts
 
 
 def decode_coco(rle: object, size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -83,12 +107,7 @@ def decode_coco(rle: object, size: tuple[int, int]) -> NDArray[np.bool_]:
 
 def encode_coco(mask: NDArray[np.bool_]) -> dict[str, object]:
     """Returns a mask (H, W) as a COCO segmentation with packed counts."""
-    try:
-        from pycocotools import mask as mask_api
-    except ModuleNotFoundError as error:
-        raise missing_extra("writing COCO's run lengths", error, "data") from None
-    packed = mask_api.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": list(mask.shape), "counts": packed["counts"].decode()}
+    return {"size": list(mask.shape), "counts": pack_counts(encode_runs(mask.ravel(order="F")))}
 
 
 def _broken(what: str) -> AtrousError:

@@ -1,0 +1,68 @@
+"""Messages between the front process and its workers: JSON with bytes behind it, no pickle.
+
+A message is 4 bytes (length of the JSON), 8 bytes (length of the payload), the JSON, the payload.
+Both ends belong to one program, so lengths are trusted.
+"""
+
+import asyncio
+import json
+import socket
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+_LENGTHS = struct.Struct(">IQ")
+
+Message = tuple[dict[str, Any], bytes]
+
+
+def packed(fields: Mapping[str, Any], payload: bytes = b"") -> tuple[bytes, bytes]:
+    """Returns what is sent before a payload, and the payload."""
+    text = json.dumps(fields, separators=(",", ":")).encode()
+    return _LENGTHS.pack(len(text), len(payload)) + text, payload
+
+
+async def read(stream: asyncio.StreamReader) -> Message:
+    """Reads a message in the front process.
+
+    Raises:
+        asyncio.IncompleteReadError: The worker is gone.
+    """
+    text_length, length = _LENGTHS.unpack(await stream.readexactly(_LENGTHS.size))
+    fields = json.loads(await stream.readexactly(text_length))
+    return fields, await stream.readexactly(length) if length else b""
+
+
+def receive(connection: socket.socket) -> Message | None:
+    """Reads a message in a worker; None: the front process is gone."""
+    lengths = _receive_exactly(connection, _LENGTHS.size)
+    if lengths is None:
+        return None
+    text_length, length = _LENGTHS.unpack(lengths)
+    text = _receive_exactly(connection, text_length)
+    payload = _receive_exactly(connection, length)
+    if text is None or payload is None:
+        return None
+    return json.loads(text), bytes(payload)
+
+
+def send(connection: socket.socket, fields: Mapping[str, Any], payload: bytes = b"") -> None:
+    """Sends a message from a worker."""
+    head, payload = packed(fields, payload)
+    if len(payload) < 1 << 16:
+        connection.sendall(head + payload)
+    else:
+        connection.sendall(head)
+        connection.sendall(payload)
+
+
+def _receive_exactly(connection: socket.socket, length: int) -> bytearray | None:
+    data = bytearray(length)
+    view = memoryview(data)
+    at = 0
+    while at < length:
+        count = connection.recv_into(view[at:])
+        if count == 0:
+            return None
+        at += count
+    return data
