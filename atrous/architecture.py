@@ -1,19 +1,23 @@
-"""The options of a network, as data. No other file spells them."""
+"""The options of a network, as data. No other file spells them, and no torch is needed here."""
 
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Literal, get_args
 
-from atrous.decoder import Refinement
-from atrous.encoder import mobilenet_v3, resnet, xception
-from atrous.encoder.aspp import RATES_AT_STRIDE_16, rates_at
-from atrous.encoder.backbone import check_output_stride
-from atrous.encoder.resnet import Stem
+from atrous.encoder.strides import RATES_AT_STRIDE_16, check_output_stride, rates_at
 from atrous.errors import AtrousError, unknown_name
 
 Head = Literal["aspp", "dense_prediction_cell", "lr_aspp"]
 CLASSIFIER: Final = "global_pooling"  # the head of a classifier of whole pictures
 
-BACKBONES = (*xception.VARIANTS, *resnet.UNITS, "mobilenet_v2", *mobilenet_v3.VARIANTS)
+_XCEPTIONS = ("xception41", "xception65", "xception71")
+_RESNETS = ("resnet50", "resnet101")
+BACKBONES = (
+    *_XCEPTIONS,
+    *_RESNETS,
+    "mobilenet_v2",
+    "mobilenet_v3_large",
+    "mobilenet_v3_small",
+)
 # The options that change the backbone's weights. Two backbones share weights if these agree.
 BACKBONE_OPTIONS = ("depth_multiplier", "in_channels", "stem", "relu_after_depthwise")
 
@@ -74,10 +78,10 @@ class Architecture:
     decoder: bool = True
     decoder_strides: tuple[int, ...] = (4,)
     reduced_channels: int | None = 48
-    refine: tuple[Refinement, ...] = ((3, 256), (3, 256))
+    refine: tuple[tuple[int, int], ...] = ((3, 256), (3, 256))
     depth_multiplier: float = 1.0
     in_channels: int = 3
-    stem: Stem = "beta"
+    stem: Literal["beta", "plain"] = "beta"
     relu_after_depthwise: bool = False
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -132,7 +136,7 @@ class Architecture:
 
     def _problems(self) -> dict[str, bool]:
         """Returns what may be wrong with the backbone, and whether it is."""
-        is_resnet, is_xception = self.backbone in resnet.UNITS, self.backbone in xception.VARIANTS
+        is_resnet, is_xception = self.backbone in _RESNETS, self.backbone in _XCEPTIONS
         return {
             "num_classes must be at least 1": self.num_classes < 1,
             "in_channels must be at least 1": self.in_channels < 1,

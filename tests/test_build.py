@@ -96,3 +96,11 @@ def test_defaults_are_the_papers():
     assert parameters(model) == 41_055_413  # separable ASPP and decoder; 41.055 M
     with torch.device("meta"):
         assert create_model("resnet101", num_classes=21).encoder.backbone.multi_grid == (1, 2, 4)
+
+
+def test_the_names_of_backbones_are_those_of_the_families():
+    from atrous.architecture import BACKBONES
+    from atrous.encoder import mobilenet_v3, resnet, xception
+
+    families = (*xception.VARIANTS, *resnet.UNITS, "mobilenet_v2", *mobilenet_v3.VARIANTS)
+    assert set(BACKBONES) == set(families)

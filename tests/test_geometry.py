@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from atrous.architecture import Architecture
 from atrous.build import build, create_model
 from atrous.classes import ClassTable
-from atrous.encoder.backbone import OUTPUT_STRIDES
+from atrous.encoder.strides import OUTPUT_STRIDES
 from atrous.errors import AtrousError
 from atrous.evaluation.evaluator import evaluate
 from atrous.layers import AtrousConv2d

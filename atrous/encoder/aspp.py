@@ -9,18 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from atrous.encoder.strides import RATES_AT_STRIDE_16, rates_at
 from atrous.layers import HEAD, AtrousConv2d, AtrousSeparableConv, ConvBN, PooledBatchNorm2d
-
-RATES_AT_STRIDE_16 = (6.0, 12.0, 18.0)
-
-
-def rates_at(rates_at_16: Sequence[float], output_stride: int) -> tuple[int, ...]:
-    """Scales rates so that filters cover the same pixels at every output stride.
-
-    >>> rates_at((6, 12, 18), 8)
-    (12, 24, 36)
-    """
-    return tuple(max(1, round(rate * 16 / output_stride)) for rate in rates_at_16)
 
 
 class ASPP(nn.Module):

@@ -9,7 +9,8 @@ from typing import NamedTuple, cast
 
 from torch import Tensor, nn
 
-from atrous.encoder.backbone import Backbone, atrous_schedule, last_units
+from atrous.encoder.backbone import Backbone
+from atrous.encoder.strides import atrous_schedule, last_units
 from atrous.layers import MOBILENET_V2, Anchor, ConvBN
 
 

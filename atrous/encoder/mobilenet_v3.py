@@ -10,8 +10,9 @@ from typing import NamedTuple, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atrous.encoder.backbone import Backbone, atrous_schedule, last_units
+from atrous.encoder.backbone import Backbone
 from atrous.encoder.mobilenet_v2 import make_divisible
+from atrous.encoder.strides import atrous_schedule, last_units
 from atrous.layers import MOBILENET_V3, ConvBN
 
 MOBILENET_V3_SWISH = replace(MOBILENET_V3, activation=nn.Hardswish)

@@ -11,7 +11,8 @@ from typing import Literal, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atrous.encoder.backbone import Backbone, atrous_schedule
+from atrous.encoder.backbone import Backbone
+from atrous.encoder.strides import atrous_schedule
 from atrous.layers import RESNET, ConvBN
 
 Stem = Literal["beta", "plain"]

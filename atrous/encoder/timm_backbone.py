@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from atrous.encoder.backbone import Backbone, check_output_stride
+from atrous.encoder.backbone import Backbone
+from atrous.encoder.strides import check_output_stride
 from atrous.errors import AtrousError, ExitCode, unknown_name
 
 OUTPUT_STRIDES = (8, 16, 32)

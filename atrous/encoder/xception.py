@@ -14,7 +14,8 @@ from typing import Literal, NamedTuple, cast
 
 from torch import Tensor, nn
 
-from atrous.encoder.backbone import Backbone, atrous_schedule
+from atrous.encoder.backbone import Backbone
+from atrous.encoder.strides import atrous_schedule
 from atrous.layers import XCEPTION, AtrousSeparableConv, ConvBN
 
 Skip = Literal["conv", "sum", "none"]

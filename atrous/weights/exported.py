@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from atrous.architecture import Architecture, Provenance, Training
 from atrous.build import build_blank
 from atrous.classes import ClassTable
-from atrous.encoder.aspp import RATES_AT_STRIDE_16, rates_at
+from atrous.encoder.strides import RATES_AT_STRIDE_16, rates_at
 from atrous.engines.exported_file import Header, read_header
 from atrous.engines.openvino import ExportedEngine
 from atrous.errors import AtrousError, ExitCode

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from atrous.encoder.backbone import atrous_schedule
 from atrous.encoder.mobilenet_v3 import InvertedResidualV3, MobileNetV3
 from atrous.encoder.resnet import Bottleneck
+from atrous.encoder.strides import atrous_schedule
 from atrous.encoder.xception import XceptionModule
 from atrous.errors import AtrousError
 
