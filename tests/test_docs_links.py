@@ -62,7 +62,9 @@ def test_links_of_markdown_lead_to_files_and_headings(links, tmp_path):
 def test_the_api_page_has_every_public_name():
     """That the paths exist is mkdocstrings' to check, when the site is built."""
     page = (ROOT / "docs" / "reference" / "api.md").read_text()
-    documented = {path.rpartition(".")[2] for path in re.findall(r"^::: (\S+)$", page, re.MULTILINE)}
+    documented = {
+        path.rpartition(".")[2] for path in re.findall(r"^::: (\S+)$", page, re.MULTILINE)
+    }
     assert {*atrous.__all__, *atrous.data.__all__} - documented == {"data"}  # a package
 
 
