@@ -94,19 +94,19 @@ def check(document: str, folder: Path, *, short: bool) -> None:
         "PYTHONPATH": str(ROOT),
         "PYTHONWARNINGS": "ignore",
     }
-    interpreter = Interpreter(folder, environment)
-    for block in blocks((ROOT / document).read_text()):
-        if block.skipped or block.language not in RUN:
-            continue
-        code = shortened(block.code) if short else block.code
-        if block.language == "python":
-            failure = interpreter.run(code)
-        elif block.language == "bash":
-            failure = run(["bash", "-euo", "pipefail"], code, folder, environment)
-        elif shutil.which("node"):
-            failure = run(["node", "--check", "-"], code, folder, environment)
-        assert not failure, f"{document}:{block.line}\n{code}\n{failure[-2000:]}"
-    interpreter.close()
+    with Interpreter(folder, environment) as interpreter:
+        for block in blocks((ROOT / document).read_text()):
+            if block.skipped or block.language not in RUN:
+                continue
+            code = shortened(block.code) if short else block.code
+            failure = ""
+            if block.language == "python":
+                failure = interpreter.run(code)
+            elif block.language == "bash":
+                failure = run(["bash", "-euo", "pipefail"], code, folder, environment)
+            elif shutil.which("node"):
+                failure = run(["node", "--check", "-"], code, folder, environment)
+            assert not failure, f"{document}:{block.line}\n{code}\n{failure[-2000:]}"
 
 
 def run(command: list[str], code: str, folder: Path, environment: dict[str, str]) -> str:
@@ -145,7 +145,10 @@ class Interpreter:
         answer = self.process.stdout.readline()
         return json.loads(answer) if answer else "the process ended"
 
-    def close(self) -> None:
+    def __enter__(self) -> "Interpreter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         if self.process is not None:
             self.process.stdin.close()
             self.process.stdout.close()
