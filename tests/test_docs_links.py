@@ -72,3 +72,12 @@ def test_every_page_is_in_the_navigation():
     navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2]
     pages = {path.relative_to(ROOT / "docs").as_posix() for path in ROOT.glob("docs/**/*.md")}
     assert pages == set(re.findall(r"[\w/-]+\.md", navigation))
+
+
+def test_the_tests_that_security_names_exist():
+    text = (ROOT / "SECURITY.md").read_text()
+    names = re.findall(r"`test_(\w+)`", text) + re.findall(r"\b[DPSTW]\d\d\b", text)
+    tests = "\n".join(path.read_text() for path in ROOT.glob("tests/**/test_*.py"))
+    assert len(names) > 15
+    missing = [name for name in names if not re.search(rf"def test_(\w+_)?{name}", tests)]
+    assert missing == []
