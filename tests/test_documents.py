@@ -183,6 +183,16 @@ def test_labels_of_the_code_without_atrous_are_the_predictors(folder):
     assert (names["labels"] == expected).mean() > 0.9999  # engines differ by rounding
 
 
+def test_the_page_on_file_formats_has_every_field_of_a_record(folder):
+    atrous.segment_many([folder / "photo.jpg"], folder / "model.onnx", folder / "masks")
+    page = (ROOT / "docs" / "reference" / "files.md").read_text()
+    table = page.partition("| field of the record")[2].partition("\n\n")[0]
+    rows = [line.split("|")[1] for line in table.splitlines()[2:]]
+    fields = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    record = json.loads((folder / "masks" / "photo.json").read_text())
+    assert record.keys() == fields
+
+
 def test_blocks_that_do_not_run_say_why():
     for document in DOCUMENTS:
         for block in blocks((ROOT / document).read_text()):
