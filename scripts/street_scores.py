@@ -17,10 +17,10 @@ import numpy as np
 
 from atrous.classes import CAMVID, CITYSCAPES
 from atrous.data.opening import open_dataset
-from atrous.evaluation.views import Views, segment
+from atrous.evaluation.metrics import class_iou, confusion_matrix, mean_iou
 from atrous.evaluation.networks import open_network, prepared
 from atrous.evaluation.uncertainty import interval, mean_iou_resamples
-from atrous.evaluation.metrics import class_iou, confusion_matrix, mean_iou
+from atrous.evaluation.views import Views, segment
 
 MERGED = {
     "Sky": ("sky",),
