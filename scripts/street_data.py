@@ -6,7 +6,8 @@ python scripts/street_data.py --cityscapes cityscapes_small --camvid camvid --ou
 The new folder holds links to the pictures of both, masks with Cityscapes' train ids, and a dataset
 YAML with three splits:
 
-- train: both training sets, CamVid's pictures three times, so that they are a third of all;
+- train: both training sets, CamVid's pictures three times, so that they are a third of all, or as
+  often as --copies says;
 - val: every second validation picture of each, to choose by;
 - test: the other validation pictures, by which nothing is chosen.
 
@@ -28,7 +29,6 @@ from atrous.classes import CITYSCAPES
 from atrous.data.dataset import FileDataset, Target
 from atrous.data.opening import open_dataset
 
-COPIES = 3  # of each training picture of CamVid
 RIDER = 0.55  # of a bicyclist's height; the rest is the bicycle
 
 CAMVID = {
@@ -52,13 +52,14 @@ def main() -> None:
     parser.add_argument("--cityscapes", type=Path, required=True)
     parser.add_argument("--camvid", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="a folder that does not exist")
+    parser.add_argument("--copies", type=int, default=3, help="of each training picture of CamVid")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True)
     for split in ("train", "val", "test"):
         (asked.out / "images" / split).mkdir(parents=True)
         (asked.out / "masks" / split).mkdir(parents=True)
     for name, path in (("cityscapes", asked.cityscapes), ("camvid", asked.camvid)):
-        copies = COPIES if name == "camvid" else 1
+        copies = asked.copies if name == "camvid" else 1
         write(opened(path, "train"), name, ("train",), asked.out, copies)
         write(opened(path, "val"), name, ("val", "test"), asked.out)
     splits = {split: f"images/{split}" for split in ("train", "val", "test")}
