@@ -44,7 +44,7 @@ def scenes() -> TrainConfig:
 
 
 def camvid() -> TrainConfig:
-    """CamVid, eleven classes at 480x360: the built-in model `street` up to version 0.9.
+    """CamVid, eleven classes at 480x360: what the built-in model `street` was before `street_end`.
 
     atrous train camvid --data camvid --out runs/camvid
 
