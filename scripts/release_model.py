@@ -24,6 +24,7 @@ import torch
 
 import atrous
 from atrous.data.opening import open_dataset
+from atrous.evaluation.calibration import divide_logits, fit_temperature
 from atrous.evaluation.scores import Scores
 from atrous.export.export import export
 from atrous.export.int8 import quantize
@@ -73,8 +74,10 @@ RELEASES = {
             "started from MLCommons' deeplabv3_mnv2_ade20k (Apache-2.0), trained by Google on "
             "ADE20K",
         ),
-        chosen_on="",
-        other_kinds="",
+        chosen_on="street_data val: 150 pictures of Cityscapes, 51 of CamVid (the last of three "
+        "stages was left out on them; temperature). Nothing on street_data test",
+        other_kinds="it calls every pixel something of a street. With `--unknown 0.6` 47 % of the "
+        "pixels of 200 photographs of other things are unknown, and 9 % of street_data val's",
     ),
 }
 
@@ -97,6 +100,8 @@ def main() -> None:
     parser.add_argument("--start", help="the weights that the run started from")
     parser.add_argument("--mix", type=float, default=1.0, help="share of the run's own weights")
     parser.add_argument("--mix-with", help="network of the same shape to mix with")
+    parser.add_argument("--temperature", metavar="DATA:SPLIT", help="divide the logits by one")
+    parser.add_argument("--stride", type=int, help="output stride to ship; the run's if not given")
     asked = parser.parse_args()
     release = RELEASES[asked.name]
 
@@ -105,6 +110,16 @@ def main() -> None:
     if asked.mix != 1:
         mix(model, atrous.load(asked.mix_with), asked.mix)
         notes.append(f"weights: {asked.mix:g} of the run's, the rest of those it started from")
+    if asked.stride:
+        model.set_output_stride(asked.stride)
+    if asked.temperature:
+        data = opened(asked.temperature)
+        temperature = fit_temperature(model, data)
+        divide_logits(model, temperature)
+        notes.append(
+            f"logits divided by a temperature of {temperature:.3f}, which gives the least "
+            f"cross-entropy on {len(data)} pictures of {described(asked.temperature)}"
+        )
     model.provenance.licence, model.provenance.notes = release.licence, notes
     if model.provenance.training is not None:  # the card says on what; the file need not
         model.provenance.training = replace(model.provenance.training, mean_iou=None)
@@ -132,13 +147,19 @@ def opened(text: str) -> Any:
     return open_dataset(path, split)
 
 
+def described(text: str) -> str:
+    """Returns how DATA:SPLIT is called where paths say nothing."""
+    path, _, split = text.rpartition(":")
+    return f"{Path(path).name} {split}"
+
+
 def measure(forms: dict[str, Any], text: str, release: Release) -> Measured:
     """Evaluates every form of the model at native size."""
     data = opened(text)
     name = Path(text.rpartition(":")[0]).name
     classes = release.scored.get(name)
     scores = {form: atrous.evaluate(m, data, classes=classes) for form, m in forms.items()}
-    return Measured(f"{name} {text.rpartition(':')[2]}", len(data), scores)
+    return Measured(described(text), len(data), scores)
 
 
 def agreements(

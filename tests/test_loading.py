@@ -4,6 +4,7 @@ import logging
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -14,6 +15,7 @@ from atrous.loading import convert, from_tensorflow, load, load_weights
 from atrous.weights import zoo
 from atrous.weights.store import hash_tensors, save
 from tests.networks import random_network
+from tests.weights.efficientnet_lite import EfficientNetLite0
 from tests.weights.tensorflow.tensorflow_files import write_checkpoint, write_graph
 from tests.weights.tensorflow.test_files import pack, reference_files
 from tests.weights.tensorflow.test_infer import variables_of
@@ -223,6 +225,30 @@ def test_convert_refuses_impossible_options(run, tmp_path, checkpoint, words, me
     assert code in (2, 4)
     assert message in err
     assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize("backbone", ["timm/efficientnet_lite0", "mobilenet_v2"])
+def test_convert_writes_a_backbone_that_training_can_start_from(run, tmp_path, backbone):
+    theirs = EfficientNetLite0() if "lite" in backbone else timm.create_model("mobilenetv2_100")
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
+    out = tmp_path / "backbone.safetensors"
+    code, said, _ = run("convert", tmp_path / "theirs.pth", "--backbone", backbone, "--out", out)
+    assert code == 0
+    assert "backbone only; the rest is randomly initialised" in said
+    model = atrous.create_model(backbone, num_classes=3, pretrained=out)
+    stem = next(model.encoder.backbone.parameters())
+    assert torch.equal(stem, next(theirs.parameters()))
+    expected = (127.0, 1e-3) if "lite" in backbone else (123.675, 1e-5)
+    assert (model.normalize.mean.flatten()[0].item(), model.architecture.epsilon) == pytest.approx(
+        expected
+    )
+
+
+def test_convert_has_no_classes_for_a_backbone_alone(run, tmp_path, checkpoint):
+    words = ("--backbone", "mobilenet_v2", "--classes", "voc")
+    code, _, err = run("convert", checkpoint, "--out", tmp_path / "out.safetensors", *words)
+    assert code == 2
+    assert "--backbone goes with" in err
 
 
 def test_convert_replaces_no_file_unasked(run, tmp_path, checkpoint):

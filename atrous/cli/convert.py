@@ -11,7 +11,7 @@ from atrous.classes import ADE20K, CAMVID, CITYSCAPES, VOC, ClassTable
 from atrous.errors import AtrousError, missing_extra, printable
 
 if TYPE_CHECKING:
-    from atrous.model import DeepLabV3Plus
+    from atrous.model import Model
 
 _SHOWN = 100  # characters of a note
 _TABLES = {table.name: table for table in (VOC, CITYSCAPES, ADE20K, CAMVID)}
@@ -84,10 +84,15 @@ def _mapping(context: click.Context, option: click.Parameter, texts: tuple[str, 
 @click.option(
     "--sha256", metavar="HEX", help="Hash of a published file, if atrous does not know it."
 )
+@click.option(
+    "--backbone",
+    metavar="NAME",
+    help="Write this backbone alone, of SOURCE or its ImageNet network, for train --weights.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def convert(
     source: str, out: Path, overwrite: bool, classes: str | None, mapping: dict[str, Any],
-    head: str, sha256: str | None, as_json: bool, **options: Any,
+    head: str, backbone: str | None, sha256: str | None, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     r"""Writes a model of any format as one checked .safetensors file.
 
@@ -102,12 +107,14 @@ def convert(
       atrous convert model.ckpt-30000 --out mine.safetensors --output-stride 8
       atrous convert mobilenetv2_voc_quant --out small.safetensors
       atrous convert voc.safetensors --out pets.safetensors --classes pets.txt --map pet=cat+dog
+      atrous convert lite0.pth --backbone timm/efficientnet_lite0 --out lite0.safetensors
     """
     if out.exists() and not overwrite:
         raise AtrousError("E-FILE-EXISTS", "the file exists", where=out,
                           fix="name another file, or add --overwrite")  # fmt: skip
     try:
         from atrous import loading
+        from atrous.build import create_classifier
         from atrous.weights import edit_classes, store, zoo
     except ModuleNotFoundError as error:
         raise missing_extra("atrous convert", error) from error
@@ -116,13 +123,20 @@ def convert(
     if "output_stride" in given:
         given["output_stride"] = int(given["output_stride"])
     found = str(zoo.download(source, digest=sha256)) if sha256 else source
-    model = loading.convert(found, **given)
+    changed = classes is not None or mapping or head == "reinit"
+    model: Any
+    if backbone:
+        if changed or given:
+            raise click.UsageError("--backbone goes with --out, --overwrite, --sha256 and --json")
+        model = create_classifier(backbone, num_classes=1, pretrained=found)
+    else:
+        model = loading.convert(found, **given)
     rows: Iterable[object] = ()
-    if classes is not None or mapping or head == "reinit":
+    if changed:
         table = _class_table(classes) if classes else ClassTable("", model.classes, model.palette)
         rows = edit_classes.change_classes(model, table, mapping=mapping, reinit=head == "reinit")
     digest = store.save(model, out)
-    _check(model, loading.load(out))
+    _check(model, out)
     _report(model, out, digest, [str(row) for row in rows], as_json)
 
 
@@ -139,16 +153,17 @@ def _class_table(text: str) -> ClassTable | list[str]:
     return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def _check(model: "DeepLabV3Plus", written: "DeepLabV3Plus") -> None:
+def _check(model: "Model", out: Path) -> None:
     """Checks that the written file reads back as the same model, bit for bit."""
-    from atrous.weights.store import hash_tensors
+    from atrous.weights.store import hash_tensors, read
 
-    same = hash_tensors(model.state_dict()) == hash_tensors(written.state_dict())
+    description, tensors = read(out)
+    same = hash_tensors(model.state_dict()) == hash_tensors(tensors)
     assert same, "the written file differs from the model"
-    assert written.classes == model.classes
+    assert tuple(description.classes) == tuple(model.classes)
 
 
-def _report(model: "DeepLabV3Plus", out: Path, digest: str, rows: list[str], as_json: bool) -> None:
+def _report(model: "Model", out: Path, digest: str, rows: list[str], as_json: bool) -> None:
     a, provenance = model.architecture, model.provenance
     parameters = sum(p.numel() for p in model.parameters())
     if as_json:

@@ -109,6 +109,9 @@ class TimmBackbone(Backbone):
         old = self.network
         new = self._create(output_stride).train(old.training)
         modules = dict(new.named_modules())
+        for name, module in old.named_modules():
+            if isinstance(module, nn.BatchNorm2d):
+                modules[name].eps = module.eps  # which other weights than timm's may have brought
         for name, parameter in old.named_parameters():
             owner, _, leaf = name.rpartition(".")
             setattr(modules[owner], leaf, parameter)  # the same object, which optimizers refer to

@@ -103,7 +103,7 @@ class TrainConfig:
     accumulation: int = 1
     optimizer: Literal["sgd", "nesterov", "adamw"] = "sgd"
     base_lr: float = 0.007
-    schedule: Literal["poly", "cosine", "staircase", "constant"] = "poly"
+    schedule: Literal["poly", "linear", "cosine", "staircase", "constant"] = "poly"
     decay_steps: int = 1
     weight_decay: float = 4e-5
     head_multiplier: float = 1.0
@@ -307,6 +307,9 @@ def _from_version_0_1(values: dict[str, Any], where: object) -> dict[str, Any]:
         values["refine"] = tuple((kernel, channels) for kernel in kernels)
     if values.pop("nesterov", False):
         values["optimizer"] = "nesterov"
+    if values.get("schedule") == "poly" and values.get("power") == 1:
+        del values["power"]
+        values["schedule"] = "linear"
     for name in _WITHOUT_EFFECT:
         values.pop(name, None)
     for name, constant in _FIXED.items():

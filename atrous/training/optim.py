@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
-Schedule = Literal["poly", "cosine", "staircase", "constant"]
+Schedule = Literal["poly", "linear", "cosine", "staircase", "constant"]
 Kind = Literal["sgd", "nesterov", "adamw"]
 
 
@@ -27,8 +27,9 @@ def learning_rate(
         base_lr: The rate of step 0.
         steps: Updates of the whole run.
         schedule: With t = step / steps: ``poly`` is base_lr * (1 - t) ** 0.9 (DeepLabv3,
-            Sec. 4.1); ``cosine`` is base_lr * (1 + cos(pi t)) / 2; ``staircase`` is
-            base_lr * 0.94 ** floor(step / decay_steps), the paper's training on ImageNet (Sec. 4);
+            Sec. 4.1); ``linear`` is base_lr * (1 - t), which ends `street_end`; ``cosine`` is
+            base_lr * (1 + cos(pi t)) / 2; ``staircase`` is base_lr * 0.94 ** floor(step /
+            decay_steps), the paper's training on ImageNet (Sec. 4);
             ``constant`` is base_lr.
         decay_steps: Updates between the steps of the staircase.
 
@@ -38,6 +39,8 @@ def learning_rate(
     t = min(1.0, step / max(1, steps))
     if schedule == "poly":
         return base_lr * (1 - t) ** 0.9
+    if schedule == "linear":
+        return base_lr * (1 - t)
     if schedule == "cosine":
         return base_lr * (1 + math.cos(math.pi * t)) / 2
     if schedule == "staircase":

@@ -72,7 +72,7 @@ def find(source: str | Path, backbone: str) -> BackboneWeights:
             model.state_dict(), model.architecture, model.provenance, provenance, path
         )
     if backbone.startswith("timm/"):
-        return _for_timm(path, provenance)
+        return _for_timm(path, backbone, provenance)
     if path.suffix == ".tflite":
         return _from_tflite(path, provenance)
     if path.is_file() and (path.suffix == ".safetensors" or is_pickle(path)):
@@ -173,16 +173,23 @@ def _from_ours(
     return BackboneWeights(assign, {name: getattr(theirs, name) for name in brought})
 
 
-def _for_timm(path: Path, provenance: Provenance) -> BackboneWeights:
-    tensors = read_tensors(path).tensors  # timm must not open files: its reader can run code
+def _for_timm(path: Path, backbone: str, provenance: Provenance) -> BackboneWeights:
+    tensors = read_tensors(path).tensors  # here, so that timm opens no file that could run code
+    layout = torch_names.find_layout(tensors, backbone)
+    left_out: list[str] = []
+    numbers: dict[str, Any] = {}
+    if layout:
+        tensors, left_out = torch_names.rename(tensors, layout, backbone)
+        numbers = {"mean": layout.mean, "std": layout.std, "epsilon": layout.epsilon}
     return BackboneWeights(
-        lambda model: _check_timm(model, tensors, path, provenance), timm=tensors
+        lambda model: _check_timm(model, tensors, path, provenance, left_out), numbers, timm=tensors
     )
 
 
 def _check_timm(
-    model: Model, tensors: dict[str, Tensor], path: Path, provenance: Provenance
-) -> None:
+    model: Model, tensors: dict[str, Tensor], path: Path, provenance: Provenance,
+    left_out: list[str],
+) -> None:  # fmt: skip
     """Checks that timm, which skips tensors that do not fit, loaded every tensor."""
     network: Any = model.encoder.backbone.network
     ours = {n: t for n, t in network.state_dict().items() if "num_batches_tracked" not in n}
@@ -196,7 +203,7 @@ def _check_timm(
         n for n, t in file.items() if t.shape == ours[n].shape and not torch.equal(t, ours[n])
     ]
     assert adapted or not changed, f"timm changed {changed[:3]}"
-    _record(model, provenance, [])
+    _record(model, provenance, left_out)
 
 
 def _from_tensorflow(path: Path, provenance: Provenance) -> BackboneWeights:

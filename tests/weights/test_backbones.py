@@ -15,6 +15,7 @@ from atrous.weights import backbones
 from atrous.weights.tensorflow import names as tf_names
 from atrous.weights.tensorflow import tflite
 from tests.networks import random_network
+from tests.weights.efficientnet_lite import EfficientNetLite0
 from tests.weights.tensorflow.tensorflow_files import write_checkpoint
 from tests.weights.tensorflow.test_infer import variables_of
 
@@ -90,6 +91,32 @@ def test_weights_of_torchvisions_mobilenet_give_its_features(tmp_path, prefix):
     with torch.inference_mode():
         expected = theirs.features[:18]((images - IMAGENET_MEAN) / IMAGENET_STD)
     assert_close(our_features(ours, images), expected)
+
+
+def test_weights_of_efficientnet_lite_give_the_originals_features(tmp_path):
+    theirs = randomised(EfficientNetLite0())
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
+    ours = create_model(
+        "timm/efficientnet_lite0", num_classes=2, pretrained=tmp_path / "theirs.pth"
+    )
+    images = torch.randint(0, 256, (1, 3, 97, 129), dtype=torch.uint8)  # 32k + 1
+    with torch.inference_mode():
+        expected, expected_low = theirs.features((images - 127.0) / 128)
+        features = our_features(ours, images)
+        low = ours.encoder.backbone(ours.normalize(images))[1][4]
+    assert_close(features, expected)
+    assert_close(low, expected_low)
+    assert ours.provenance.notes[-1].startswith("left out: _conv_head.weight")
+
+
+def test_epsilon_of_efficientnet_lite_survives_another_output_stride(tmp_path):
+    torch.save(EfficientNetLite0().state_dict(), tmp_path / "theirs.pth")
+    model = create_model(
+        "timm/efficientnet_lite0", num_classes=2, pretrained=tmp_path / "theirs.pth"
+    )
+    model.set_output_stride(8)
+    norms = [m for m in model.encoder.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert {m.eps for m in norms} == {1e-3}
 
 
 @pytest.mark.parametrize(

