@@ -64,6 +64,8 @@ class Architecture:
         epsilon: Epsilon of the backbone's batch norms; None: the family's.
         rates_at_16: Exact ASPP rates at stride 16 where `atrous_rates` had to be rounded;
             None: `atrous_rates` are exact.
+        pooling_stride: Stride of the positions that image pooling averages, where the output stride
+            is finer than the one the weights were trained at; None: all positions.
     """
 
     backbone: str
@@ -88,6 +90,7 @@ class Architecture:
     one_sided_padding: int = 0
     epsilon: float | None = None
     rates_at_16: tuple[float, ...] | None = None
+    pooling_stride: int | None = None
 
     def __post_init__(self) -> None:
         for option in fields(self):  # lists would make the record unhashable

@@ -230,6 +230,7 @@ def _build_head(a: Architecture, channels: int) -> PyramidHead:
         atrous_rates=a.exact_rates,
         separable=a.separable,
         image_pooling=a.image_pooling,
+        pooling_stride=a.pooling_stride,
     )
     aspp.set_output_stride(a.output_stride)
     return aspp

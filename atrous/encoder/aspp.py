@@ -26,6 +26,9 @@ class ASPP(nn.Module):
             stride 16. (): no such branches, as in the released MobileNetV2.
         separable: Whether the 3x3 branches are depthwise separable.
         image_pooling: Whether to add the branch of the whole picture's mean.
+        pooling_stride: Stride of the positions that image pooling averages, a multiple of
+            `output_stride`; None: all positions. With more positions than in training the mean
+            changes a little, which changes the class of some pictures.
         dropout: Dropout of single values after the projection; the authors use 0.1.
     """
 
@@ -39,6 +42,7 @@ class ASPP(nn.Module):
         atrous_rates: Sequence[float] | None = None,
         separable: bool = True,
         image_pooling: bool = True,
+        pooling_stride: int | None = None,
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
@@ -47,6 +51,7 @@ class ASPP(nn.Module):
             self._rates_at_16: tuple[float, ...] = RATES_AT_STRIDE_16
         else:
             self._rates_at_16 = tuple(rate * output_stride / 16 for rate in atrous_rates)
+        self._pooling_stride = pooling_stride
         self.image_pooling = (
             ConvBN(in_channels, channels, 1, HEAD, batch_norm=PooledBatchNorm2d)
             if image_pooling
@@ -66,6 +71,7 @@ class ASPP(nn.Module):
 
     def set_output_stride(self, output_stride: int) -> None:
         """Sets the rates for a stride: half the stride doubles the given rates."""
+        self.pooling_step = max(1, (self._pooling_stride or output_stride) // output_stride)
         self.atrous_rates = rates_at(self._rates_at_16, output_stride)
         for branch, rate in zip(self.atrous, self.atrous_rates, strict=True):
             conv = branch if isinstance(branch, AtrousSeparableConv) else branch.conv
@@ -76,7 +82,10 @@ class ASPP(nn.Module):
         """Maps (N, C, H/OS, W/OS) to (N, 256, H/OS, W/OS)."""
         branches = []
         if self.image_pooling is not None:
-            pooled = self.image_pooling(high_level.mean((2, 3), keepdim=True))  # (N, 256, 1, 1)
+            step = self.pooling_step
+            averaged = high_level if step == 1 else high_level[..., ::step, ::step]
+            pooled = averaged.mean((2, 3), keepdim=True)
+            pooled = self.image_pooling(pooled)  # (N, 256, 1, 1)
             branches.append(pooled.expand(-1, -1, *high_level.shape[-2:]))
         branches.append(self.pointwise(high_level))
         branches += [branch(high_level) for branch in self.atrous]

@@ -301,7 +301,8 @@ def _aspp(writer: GraphWriter, aspp: ASPP, high_level: str) -> str:
     )  # channels of the pooled features in the projection
     x = writer.conv(x, weight[:, share:], bias, conv, f"{name}.project.conv")
     if aspp.image_pooling is not None:
-        pooled = writer.add("ReduceMean", [high_level], POOLED, axes=[2, 3], keepdims=1)
+        averaged = writer.every(high_level, aspp.pooling_step, f"{name}.averaged")
+        pooled = writer.add("ReduceMean", [averaged], POOLED, axes=[2, 3], keepdims=1)
         pooled = writer.conv_bn(pooled, aspp.image_pooling, f"{name}.image_pooling")
         pooled = writer.conv(pooled, weight[:, :share], None, conv, f"{name}.project.pooled")
         x = writer.add("Add", [x, pooled], f"{name}.project.sum")

@@ -91,6 +91,11 @@ def graft(source: DeepLabV3Plus, architecture: Architecture) -> tuple[DeepLabV3P
     new network then computes at first what the source computes. The source's classes,
     preprocessing, padding and epsilon are kept.
 
+    At a finer output stride than the source's, image pooling keeps averaging the positions of the
+    source's stride, so that the encoder's output there stays equal. The decoder starts as a
+    smoothing by half a step of the encoder: the source interpolates its logits between positions,
+    which hides single wrong ones.
+
     Args:
         source: The trained network.
         architecture: The shape of the new network. Its backbone must be the source's.
@@ -108,9 +113,11 @@ def graft(source: DeepLabV3Plus, architecture: Architecture) -> tuple[DeepLabV3P
             f"the weights are of {old.backbone} (depth multiplier {old.depth_multiplier}), the new "
             f"network's backbone is {new.backbone} ({new.depth_multiplier})",
         )
+    finer = new.output_stride < old.output_stride
     model = build(
         replace(
             new,
+            pooling_stride=old.pooling_stride or (old.output_stride if finer else None),
             num_classes=old.num_classes,
             mean=old.mean,
             std=old.std,
@@ -121,7 +128,7 @@ def graft(source: DeepLabV3Plus, architecture: Architecture) -> tuple[DeepLabV3P
     model.classes, model.palette = source.classes, source.palette
     model.provenance = replace(source.provenance, notes=list(source.provenance.notes))
     theirs = dict(source.state_dict())
-    if old.decoder != new.decoder and not (new.decoder and _pass_on(model)):
+    if old.decoder != new.decoder and not (new.decoder and _pass_on(model, smooth=finer)):
         # The classifier was trained on other features.
         theirs = {name: t for name, t in theirs.items() if not name.startswith("decoder.")}
     ours = model.state_dict()
@@ -135,8 +142,13 @@ def graft(source: DeepLabV3Plus, architecture: Architecture) -> tuple[DeepLabV3P
 
 
 @torch.no_grad()
-def _pass_on(model: DeepLabV3Plus) -> bool:
-    """Makes the decoder the identity on the encoder's features; returns whether it can be."""
+def _pass_on(model: DeepLabV3Plus, *, smooth: bool) -> bool:
+    """Makes the decoder pass on the encoder's features; returns whether it can.
+
+    With `smooth`, two depthwise 3x3 convolutions are binomial filters. Together they smooth with a
+    standard deviation of one step of the decoder.
+    """
+    binomial = torch.tensor([0.25, 0.5, 0.25])
     channels, refine = model.encoder.aspp.channels, model.architecture.refine
     if not refine or any(filters != channels for _, filters in refine):
         return False
@@ -151,6 +163,8 @@ def _pass_on(model: DeepLabV3Plus) -> bool:
             module.weight.zero_()
             taps = module.weight[:, :, middle, middle]
             taps.fill_diagonal_(1) if module.groups == 1 else taps.fill_(1)
+            if smooth and module.groups > 1 and module.kernel_size == (3, 3):
+                module.weight.copy_(torch.outer(binomial, binomial))
     return True
 
 
