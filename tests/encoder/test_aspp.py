@@ -60,3 +60,13 @@ def test_heads_without_branches_or_pooling():
 def test_dropout_is_a_tenth_of_single_values():
     assert isinstance(ASPP(8).dropout, torch.nn.Dropout)  # not Dropout2d
     assert ASPP(8).dropout.p == 0.1
+
+
+def test_image_pooling_of_a_stride_says_the_same_at_any_output_stride():
+    aspp = ASPP(8, output_stride=16, atrous_rates=(), pooling_stride=16).eval()
+    features = torch.randn(1, 8, 9, 13)
+    coarse = aspp(features[..., ::2, ::2])
+    aspp.set_output_stride(8)
+    torch.testing.assert_close(aspp(features)[..., ::2, ::2], coarse)
+    aspp.set_output_stride(32)
+    assert aspp.pooling_step == 1

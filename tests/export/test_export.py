@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from atrous.engines.openvino import ExportedEngine
 from atrous.errors import AtrousError
 from atrous.export.export import export, torch_logits
 from atrous.model import DeepLabV3Plus
+from atrous.weights.edit_classes import graft
 
 ROUNDING = 5e-4  # of float32 in random networks; against float64 torch itself is at 1e-4
 
@@ -60,7 +62,18 @@ def picture(height: int, width: int) -> np.ndarray:
 def test_exported_model_equals_torch_at_any_size(
     name: str, options: dict[str, object], tmp_path: Path
 ) -> None:
-    model = lively(name, **options)
+    _check_export(lively(name, **options), tmp_path)
+
+
+def test_image_pooling_of_a_coarser_stride_is_exported(tmp_path: Path) -> None:
+    model = lively("mobilenet_v2", decoder=False, depth_multiplier=0.5)
+    finer = replace(model.architecture, output_stride=8, decoder=True)
+    grafted, _ = graft(model, finer)
+    assert grafted.architecture.pooling_stride == 16
+    _check_export(grafted.eval(), tmp_path)
+
+
+def _check_export(model: DeepLabV3Plus, tmp_path: Path) -> None:
     export(model, tmp_path / "model.onnx")
     engine = ExportedEngine(tmp_path / "model.onnx", keep_compiled=False)
     for size in ((65, 97), (64, 80), (1, 37), (50, 3)):

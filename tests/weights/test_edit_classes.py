@@ -146,3 +146,30 @@ def test_a_graft_brings_its_preprocessing_and_takes_no_other_backbone(model):
     assert (new.architecture.mean, new.architecture.epsilon) == ((128.0,), 0.01)
     with pytest.raises(AtrousError, match="E-GRAFT"):
         graft(model, replace(model.architecture, backbone="resnet50", depth_multiplier=1.0))
+
+
+def test_a_graft_at_a_finer_stride_says_what_the_source_does_where_both_have_features(model):
+    """Image pooling goes on seeing the source's positions; seeing more of them changes classes."""
+    finer = replace(model.architecture, decoder=True, output_stride=8)
+    new, _ = graft(model, finer)
+    images = torch.arange(3 * 49 * 81, dtype=torch.float32).view(1, 3, 49, 81) % 251
+    with torch.inference_mode():
+        encoded, _ = new.eval().encoder(new.normalize(images))
+        expected, _ = model.eval().encoder(model.normalize(images))
+    torch.testing.assert_close(encoded[..., ::2, ::2], expected, rtol=1e-4, atol=1e-5)
+    assert new.architecture.pooling_stride == 16
+    again, _ = graft(new, new.architecture)
+    assert again.architecture.pooling_stride == 16
+
+
+def test_a_graft_at_a_finer_stride_at_first_smooths(model):
+    """The decoder's result is the encoder's, smoothed by a standard deviation of one step of 4."""
+    new, _ = graft(model, replace(model.architecture, decoder=True, output_stride=8))
+    impulse = torch.zeros(1, 256, 9, 9)
+    impulse[:, :, 4, 4] = 1
+    stage = new.eval().decoder.stages[0]
+    with torch.inference_mode():
+        spread = stage.refine(torch.cat([impulse, torch.zeros(1, 48, 9, 9)], 1))[0, 0]
+    steps = torch.arange(9.0) - 4
+    assert spread.sum() == pytest.approx(1, abs=1e-4)
+    assert (spread.sum(0) * steps**2).sum() == pytest.approx(1, abs=1e-4)
