@@ -5,7 +5,7 @@ Fig. 5a): mean IoU over a band around the unlabelled pixels, which in VOC lie on
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,9 +47,9 @@ class Boundaries:
         # true pixels of the labels, then confirmed and predicted pixels of the prediction.
         self._trimap: Counts = np.zeros((MAX_WIDTH, 3, num_classes), np.int64)
         self._near: Counts = np.zeros((3, num_classes), np.int64)
-        self._contours: Counts = np.zeros((4, num_classes), np.int64)
         self.pictures = {"void": 0, "borders": 0}  # number of pictures for each rule
         self._narrowest: list[Counts] = []
+        self._contours: list[Counts] = []
 
     def update(self, target: Labels, labels: Labels) -> None:
         """Adds one picture: true and predicted classes, both (H, W)."""
@@ -79,13 +79,13 @@ class Boundaries:
 
     def boundary_f(self) -> NDArray[np.float64]:
         """Returns the F-score of contours by class, (K,); NaN where a class has none."""
-        found, true, confirmed, predicted = self._contours.astype(np.float64)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            recall, precision = found / true, confirmed / predicted
-            score = 2 * precision * recall / (precision + recall)
-        # The score is 0/0 for a class that only one side has, or whose contours never match.
-        missed = (true + predicted > 0) & ~(score > 0)
-        return np.where(missed, 0.0, score)
+        return contour_f(self.contours.sum(0))
+
+    @property
+    def contours(self) -> Counts:
+        """(N, 4, K): what `contour_f` takes, of each picture."""
+        none: Counts = np.zeros((0, 4, self.num_classes), np.int64)
+        return np.stack(self._contours) if self._contours else none
 
     def _add_trimap(self, target: Labels, labels: Labels, void: NDArray[np.bool_]) -> None:
         start = self.start
@@ -117,12 +117,29 @@ class Boundaries:
     def _add_contours(self, target: Labels, labels: Labels) -> None:
         radius = F_DISTANCE * float(np.hypot(*target.shape))
         true, predicted = (contours(a) & (a != self.ignore_index) for a in (target, labels))
+        counts: Counts = np.zeros((4, self.num_classes), np.int64)
         for row, (of, where, against, there) in enumerate(
             ((target, true, labels, predicted), (labels, predicted, target, true))
         ):
             matched = has_neighbour(of, where, against, there, radius)
-            self._contours[2 * row] += np.bincount(of[where][matched], minlength=self.num_classes)
-            self._contours[2 * row + 1] += np.bincount(of[where], minlength=self.num_classes)
+            counts[2 * row] = np.bincount(of[where][matched], minlength=self.num_classes)
+            counts[2 * row + 1] = np.bincount(of[where], minlength=self.num_classes)
+        self._contours.append(counts)
+
+
+def contour_f(counts: NDArray[Any]) -> NDArray[np.float64]:
+    """Returns the F-score of contours by class, (..., K); NaN where a class has none.
+
+    Args:
+        counts: (..., 4, K): true contour pixels that are found, all true ones, predicted contour
+            pixels that are right, all predicted ones.
+    """
+    found, true, confirmed, predicted = np.moveaxis(counts.astype(np.float64), -2, 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall, precision = found / true, confirmed / predicted
+        score = 2 * precision * recall / (precision + recall)
+    missed = (true + predicted > 0) & ~(score > 0)  # no contour on one side, or no match
+    return np.where(missed, 0.0, score)
 
 
 def band_widths(
