@@ -47,7 +47,7 @@ def bench(
     Examples:
       atrous bench model.onnx
       atrous bench model.onnx --size 1024 2048 --threads 1 --json
-      atrous bench animals --precision bf16
+      atrous bench voc --precision bf16
     """
     from atrous.engines.bench import bench as measure
 

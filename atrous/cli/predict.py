@@ -35,7 +35,7 @@ def _shard(context: click.Context, option: click.Parameter, text: str) -> tuple[
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, type=ANY_PATH, metavar="PATHS...")
-@click.option("--model", metavar="MODEL", help="A model file or built-in name [default: animals].")
+@click.option("--model", metavar="MODEL", help="A model file or built-in name [default: voc].")
 @click.option(
     "--out", type=FOLDER, default=Path("masks"), show_default=True, help="Folder of the output."
 )

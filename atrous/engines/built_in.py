@@ -6,7 +6,7 @@ from atrous.engines.exported_file import Header, read_header
 from atrous.errors import AtrousError
 
 FOLDER = Path(__file__).parents[1] / "trained"
-DEFAULT = "animals"  # the model of `atrous predict` without --model
+DEFAULT = "voc"  # the model of `atrous predict` without --model
 _INT8 = ".int8"  # NAME.int8.onnx is the 8-bit file of NAME.onnx
 
 

@@ -299,7 +299,16 @@ class Compiler:
             raise self._refused(error) from error
 
     def _request(self, model: Any) -> Any:
-        return self._core.compile_model(model, "CPU", self._settings).create_infer_request()
+        settings = dict(self._settings)
+        try:
+            compiled = self._core.compile_model(model, "CPU", settings)
+        except RuntimeError:
+            # Processes that start together may write one file of the cache at the same time, and
+            # OpenVINO takes that for an error. Compiling without the cache takes a second longer.
+            if settings.pop("CACHE_DIR", None) is None:
+                raise
+            compiled = self._core.compile_model(model, "CPU", {**settings, "CACHE_DIR": ""})
+        return compiled.create_infer_request()
 
     def _refused(self, error: RuntimeError) -> AtrousError:
         reason = str(error).strip().splitlines()[-1]

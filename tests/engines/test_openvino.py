@@ -299,3 +299,27 @@ def test_any_bytes_are_read_or_refused(tmp_path: Path) -> None:
             read_header(tmp_path / "mutated.onnx")
         except AtrousError:
             continue
+
+
+def test_a_cache_that_another_process_writes_at_the_same_time_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATROUS_CACHE", str(tmp_path / "cache"))
+    path = tiny(tmp_path / "tiny.onnx")
+    expected = ExportedEngine(path, keep_compiled=False).coarse_logits(pictures()[0])
+    engine = ExportedEngine(path)
+    core = engine._compiler._core
+
+    class Racing:
+        """Fails as OpenVINO does where another process has just renamed the file."""
+
+        def compile_model(self, model, device, settings):
+            if settings.get("CACHE_DIR"):
+                raise RuntimeError("filesystem error: cannot set permissions")
+            return core.compile_model(model, device, settings)
+
+        def __getattr__(self, name):
+            return getattr(core, name)
+
+    monkeypatch.setattr(engine._compiler, "_core", Racing())
+    np.testing.assert_array_equal(engine.coarse_logits(pictures()[0]), expected)

@@ -26,12 +26,6 @@ def _one_class(root: Path) -> None:
         trees.save(path, np.zeros((72, 96), np.uint8))
 
 
-def _off_and_on(root: Path) -> None:
-    trees.folders(root, num_classes=2)
-    for seed, path in enumerate((root / "masks").rglob("*.png")):
-        trees.save(path, 255 * trees.blocks(2, seed))
-
-
 def _no_class(root: Path) -> None:
     trees.folders(root)
     for path in (root / "masks" / "train").rglob("*.png"):
@@ -51,16 +45,12 @@ def _damaged(root: Path) -> None:
     picture.write_bytes(picture.read_bytes()[:300])
 
 
-@pytest.mark.parametrize("spoil", [_one_class, _off_and_on, _no_class, _blended, _damaged])
+@pytest.mark.parametrize("spoil", [_one_class, _no_class, _blended, _damaged])
 def test_training_refuses_what_the_doctor_refuses_in_its_words(tmp_path: Path, spoil: Any) -> None:
     spoil(tmp_path / "data")
-    try:
-        layout = recognise(tmp_path / "data")
-    except AtrousError:
-        pytest.skip("the layout itself is refused")
+    layout = recognise(tmp_path / "data")
     errors = [f for f in examine(survey(layout)).findings if f.level == "error"]
-    if not errors:
-        pytest.skip("this version of the doctor reads such masks")
+    assert errors
     updates: list[object] = []
     config = tiny(data=str(tmp_path / "data"), crop_size=(33, 33))
     with pytest.raises(AtrousError) as caught:
