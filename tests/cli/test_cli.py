@@ -191,6 +191,7 @@ OPTIONS = """
 bench: json precision samples size threads
 convert: atrous-rates classes head json map multi-grid out output-stride overwrite sha256
 data check: allow-unlabelled force json names out split strict workers
+data next: count json model threads
 data show: augment count crop-size out seed split
 evaluate: classes compare data flip json output-stride pad-to report scales split trimap window
 export: budget calibration fp16 int8 json out size
