@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 from PIL import Image
 
+from atrous.cli.options import Progress
 from atrous.data.contact_sheet import (
     Tile,
     pick_samples,
@@ -237,3 +238,53 @@ def _augmented_sheet(
 
     rows = [view_tiles(dataset, index, _VIEWS, view) for index in indices]
     return sheet([tile for row in rows for tile in row], columns=1 + _VIEWS)
+
+
+@data.command("next")
+@click.argument("paths", nargs=-1, required=True, type=DATA, metavar="NEW...")
+@click.option("--model", metavar="MODEL", help="A model file, run or built-in name.")
+@click.option(
+    "--count", type=click.IntRange(1), default=20, show_default=True, help="How many pictures."
+)
+@click.option(
+    "--threads", type=click.IntRange(1), help="Number of threads [default: all processors]."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON per picture.")
+def next_pictures(
+    paths: tuple[Path, ...], model: str | None, count: int, threads: int | None, as_json: bool
+) -> None:
+    r"""Lists the pictures most worth labelling next, the best first.
+
+    NEW are pictures without labels, folders of them, or patterns. The model sees each. Pictures of
+    which it is unsure come first, and of pictures that look alike to it, one. Prints a path per
+    line; --json adds uncertainty (1 less the confidence of predict --json) and difference from
+    the most similar picture above it, both 0..1. A picture that cannot be read is reported and the
+    others go on (exit code 3).
+
+    \b
+    Examples:
+      atrous data next photos --model runs/first --count 20
+      atrous data next photos --model model.onnx --json
+      atrous data next photos --model runs/first > next.txt
+    """
+    from atrous.predict.find import find_pictures
+    from atrous.predict.next import Seen, choose, look
+    from atrous.predict.predictor import Predictor
+
+    found = find_pictures(paths)
+    predictor = Predictor(model, threads=threads)
+    seen: list[Seen] = []
+    read: list[Path] = []
+    for picture in Progress(len(found.pictures), "look").over(found.pictures):
+        try:
+            seen.append(look(predictor, picture.content or picture.path))
+            read.append(picture.path)
+        except AtrousError as error:
+            click.echo(f"error: {error}", err=True)
+    for each in choose(seen, count):
+        difference = None if each.difference is None else round(each.difference, 4)
+        line = {"input": str(read[each.place]), "uncertainty": round(each.uncertainty, 4)}
+        shown = json.dumps({**line, "difference": difference})
+        click.echo(shown if as_json else printable(read[each.place]))
+    if len(read) < len(found.pictures):
+        raise SystemExit(ExitCode.SOME_FAILED)

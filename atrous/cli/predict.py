@@ -15,7 +15,9 @@ from atrous.errors import AtrousError, ExitCode, printable
 if TYPE_CHECKING:
     from atrous.engines.protocol import Precision
     from atrous.predict.batch import Outcome
+    from atrous.predict.pre_annotations import PreAnnotations
 
+_TOOLS = ("labelme", "cvat", "coco", "yolo", "label-studio")
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
@@ -68,6 +70,14 @@ def _shard(context: click.Context, option: click.Parameter, text: str) -> tuple[
     "--coco", type=ANY_PATH, metavar="FILE.json",
     help="Write the outlines of all regions as polygons, in COCO's format.",
 )  # fmt: skip
+@click.option(
+    "--annotate", type=click.Choice(_TOOLS),
+    help="Write annotations that a labelling tool imports, into a folder of this name in --out.",
+)  # fmt: skip
+@click.option(
+    "--tolerance", type=click.FloatRange(0), metavar="PIXELS",
+    help="Of --annotate: how far polygons may be from the outlines; 0: exact [default: 1].",
+)  # fmt: skip
 @click.option("--keep-exif", is_flag=True, help="Keep the picture's EXIF in the overlay.")
 @click.option(
     "--shard", callback=_shard, default="1/1", metavar="I/N",
@@ -98,6 +108,8 @@ def predict(
     no_overlay: bool,
     no_legend: bool,
     coco: Path | None,
+    annotate: str | None,
+    tolerance: float | None,
     keep_exif: bool,
     shard: tuple[int, int],
     jobs: int,
@@ -124,18 +136,22 @@ def predict(
       atrous predict holiday/ --model model.onnx --out masks --json
       atrous predict 'holiday/*.jpg' --probability dog --unknown 0.5 --coco regions.json
       atrous predict cat.jpg --cutout cat --no-overlay
+      atrous predict new/ --model runs/first --annotate labelme
       atrous predict huge/ --jobs 8
       atrous predict huge/ --shard 2/8
       atrous predict city.tif --model model.onnx --memory 4GB
     """
     from atrous.predict.batch import Extras
     from atrous.predict.coco import CocoRegions
-    from atrous.predict.find import find_pictures, said
+    from atrous.predict.find import find_pictures
     from atrous.predict.many import segmented
     from atrous.predict.predictor import Predictor
 
     found = find_pictures(paths, out)
     coco = _coco_file(coco, shard, found.paths)
+    annotations = _annotations(
+        annotate, tolerance, pictures=found.pictures, out=out, overwrite=overwrite, shard=shard
+    )
     options: dict[str, Any] = {
         "model": model, "threads": threads, "memory": memory, "unknown_below": unknown,
         "precision": precision,
@@ -144,6 +160,7 @@ def predict(
     mine = found.paths[shard[0] - 1 :: shard[1]]
     report = _Report(mine, as_json=as_json, debug=bool(debug))
     regions = CocoRegions(predictor.classes)
+    collectors = [each for each in (regions if coco else None, annotations) if each is not None]
     extras = Extras(
         probabilities, cutouts, not no_overlay, not (no_legend or no_overlay), keep_exif
     )
@@ -152,18 +169,16 @@ def predict(
         jobs=jobs, overwrite=overwrite, extras=extras, shard=shard,
     ):  # fmt: skip
         report.add(outcome)
-        if outcome.record is not None and coco is not None:
-            regions.add(outcome)
-        elif outcome.error is not None and on_error == "stop":
+        if outcome.record is not None:
+            for collected in collectors:
+                collected.add(outcome)
+        elif on_error == "stop":
             break
     if coco is not None:
         click.echo(f"{regions.write(coco)} regions in {printable(coco)}", err=as_json)
-    done = report.done - report.failed
-    click.echo(
-        f"{done} of {len(mine)} done in {predictor.precision}, in {printable(out)}", err=as_json
-    )
-    if found.left_out:
-        click.echo(f"left out: {printable(said(found.left_out))}", err=as_json)
+    if annotations is not None:
+        _write_annotations(annotations, predictor.classes, err=as_json)
+    report.end(predictor.precision, out, found.left_out)
     if report.failed:
         raise SystemExit(ExitCode.SOME_FAILED)
 
@@ -177,6 +192,34 @@ def _coco_file(coco: Path | None, shard: tuple[int, int], pictures: Sequence[Pat
     if shard[1] > 1:
         return coco.with_name(f"{coco.stem}.{shard[0]}-of-{shard[1]}{coco.suffix}")
     return coco
+
+
+def _annotations(
+    kind: str | None, tolerance: float | None, **options: Any
+) -> "PreAnnotations | None":
+    """Returns what collects the annotations of a call, if they are wanted."""
+    from atrous.predict.annotate import TOLERANCE
+    from atrous.predict.pre_annotations import PreAnnotations
+
+    if kind is None:
+        if tolerance is not None:
+            raise click.UsageError("--tolerance is of --annotate, which is not given")
+        return None
+    return PreAnnotations(kind, tolerance=TOLERANCE if tolerance is None else tolerance, **options)
+
+
+def _write_annotations(annotations: "PreAnnotations", classes: Sequence[str], *, err: bool) -> None:
+    """Writes the annotations and prints where they are and how a tool takes them."""
+    done = annotations.write(classes)
+    where = printable(done.target)
+    click.echo(f"annotations of {done.written} pictures in {where}", err=err)
+    if done.kept:
+        click.echo(
+            f"annotations of {done.kept} pictures were there and are kept, for they may be "
+            "corrected; --overwrite writes them anew",
+            err=err,
+        )
+    click.echo(f"to import them: {annotations.how_to_import(where)}", err=err)
 
 
 class _Report:
@@ -210,6 +253,15 @@ class _Report:
                 click.echo(f"note: {printable(outcome.path)}: {printable(note)}", err=True)
         if self.progress.total > 1:
             self.progress.show(self.done)
+
+    def end(self, precision: str, out: Path, left_out: dict[str, int]) -> None:
+        """Prints what was done, and the files of folders that were left out."""
+        from atrous.predict.find import said
+
+        done = f"{self.done - self.failed} of {self.progress.total} done in {precision}"
+        click.echo(f"{done}, in {printable(out)}", err=self.as_json)
+        if left_out:
+            click.echo(f"left out: {printable(said(left_out))}", err=self.as_json)
 
 
 class _Rows:

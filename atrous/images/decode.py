@@ -14,12 +14,15 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from atrous.errors import AtrousError, ExitCode
 from atrous.images.rgb import to_rgb
 
-# Pillow opens MPO, several JPEGs in one file, as JPEG.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+# Pillow opens MPO, several JPEGs in one file, as JPEG: the first picture. AVIF needs a Pillow built
+# with libavif, as its wheels are; HEIC needs the extra `heif`.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF")
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1")
 SUFFIXES = frozenset(
     (
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".png", ".apng", ".webp", ".bmp"),
-        *(".dib", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm"),
+        *(".dib", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".avif"),
+        *(".heic", ".heif"),
     )
 )
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the latter two are BigTIFF
@@ -124,7 +127,7 @@ def open_image(
                 _check_file(Path(source))
             if checksums:
                 _verify(source, where, max_pixels)
-            image = stack.enter_context(Image.open(source, formats=FORMATS))
+            image = stack.enter_context(Image.open(source, formats=_formats(source, where)))
             _check_pixels(image, where, max_pixels)
             # Pillow keeps the upper 8 of 16 bits of a colour picture; `to_rgb` checks them.
             image.info["deep_rgb"] = any(";16" in str(tile[3]) for tile in image.tile) and (
@@ -171,6 +174,40 @@ def decoding(where: object) -> Iterator[None]:
         ) from None
 
 
+def _formats(source: str | Path | IO[bytes], where: object) -> tuple[str, ...]:
+    """Returns the formats to try; HEIC, which phones write, needs a package of its own.
+
+    Raises:
+        AtrousError: The picture is a HEIC and the package is missing.
+    """
+    if not _is_heif(source):
+        return FORMATS
+    try:
+        from pi_heif import register_heif_opener
+    except ModuleNotFoundError:
+        raise AtrousError(
+            "E-MISSING-EXTRA",
+            "a HEIC, which needs the package 'pi_heif', and it is not installed",
+            where=where,
+            fix="pip install 'atrous[heif]' (in a checkout: pip install '.[heif]')",
+            exit_code=ExitCode.SOME_FAILED,
+        ) from None
+    register_heif_opener(thumbnails=False)
+    return ("HEIF",)
+
+
+def _is_heif(source: str | Path | IO[bytes]) -> bool:
+    if isinstance(source, (str, Path)):
+        with Path(source).open("rb") as file:
+            head = file.read(64)
+    else:
+        place = source.tell()
+        head = source.read(64)
+        source.seek(place)
+    # An AVIF may have a brand of both first, and lists its own among the others.
+    return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS and b"avif" not in head[12:]
+
+
 def _name(source: object) -> object:
     """Returns the name of a picture for error messages."""
     return source if isinstance(source, (str, Path)) else getattr(source, "name", "<stream>")
@@ -191,7 +228,7 @@ def _unknown_format(where: object) -> AtrousError:
 
 
 def _verify(source: str | Path | IO[bytes], where: object, max_pixels: int) -> None:
-    with Image.open(source, formats=FORMATS) as image:
+    with Image.open(source, formats=_formats(source, where)) as image:
         _check_pixels(image, where, max_pixels)
         image.verify()
     if not isinstance(source, (str, Path)):

@@ -35,6 +35,12 @@ class Picture(NamedTuple):
     name: str  # relative path without suffix, unique among the pictures
     confidence: float | None = None  # mean probability of the labels
 
+    @property
+    def file_name(self) -> str:
+        """The name with the picture's suffix, which it has already if two names differ by it."""
+        suffix = self.path.suffix
+        return self.name if self.name.endswith(suffix) else self.name + suffix
+
 
 class Region(NamedTuple):
     """A region as polygon; `area` in pixels."""
@@ -149,7 +155,7 @@ def _cvat(pictures: Sequence[Picture], classes: Sequence[str], out: Path, tolera
         labels = _read(picture)
         height, width = labels.shape
         image = ElementTree.SubElement(
-            root, "image", id=str(number), name=picture.name + picture.path.suffix,
+            root, "image", id=str(number), name=picture.file_name,
             width=str(width), height=str(height),
         )  # fmt: skip
         if tolerance:

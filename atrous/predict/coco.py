@@ -10,7 +10,7 @@ import numpy as np
 from atrous.classes import Labels
 from atrous.images.decode import atomic, open_image
 from atrous.predict.batch import Outcome
-from atrous.predict.regions import coco_annotation, outlines, polygon_area
+from atrous.predict.regions import coco_annotation, outlines, polygon_area, simplified
 from atrous.predict.tiled import TiledSegmentation
 
 
@@ -22,10 +22,15 @@ class CocoRegions:
 
     Args:
         classes: Names in the order of the label values.
+        tolerance: Largest distance between a polygon and the region's outline, in pixels. 0: exact.
+        background: Whether the class ``background`` has regions too.
     """
 
-    def __init__(self, classes: Sequence[str]) -> None:
-        self._classes = classes
+    def __init__(
+        self, classes: Sequence[str], *, tolerance: float = 0.0, background: bool = True
+    ) -> None:
+        self._classes, self._tolerance = classes, tolerance
+        self._left_out = () if background else ("background",)
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
 
@@ -37,14 +42,25 @@ class CocoRegions:
         self._images.append({**image, "height": height, "width": width})
         labels = _labels(outcome)
         for label in np.unique(labels[labels < len(self._classes)]).tolist():
+            if self._classes[label] in self._left_out:
+                continue
             for ring in outlines(labels == label):
+                polygon = simplified(ring, self._tolerance)
+                if len(polygon) < 3:  # a region thinner than the tolerance may vanish
+                    continue
                 ids = {"id": len(self._annotations) + 1, "image_id": outcome.place}
-                annotation = coco_annotation(ring, polygon_area(ring), category_id=label + 1, **ids)
+                annotation = coco_annotation(
+                    polygon, polygon_area(ring), category_id=label + 1, **ids
+                )
                 self._annotations.append(annotation)
 
     def write(self, path: Path) -> int:
         """Writes the file and returns the number of regions."""
-        categories = [{"id": i, "name": name} for i, name in enumerate(self._classes, start=1)]
+        categories = [
+            {"id": i, "name": name}
+            for i, name in enumerate(self._classes, start=1)
+            if name not in self._left_out
+        ]
         content = {
             "images": self._images,
             "categories": categories,

@@ -17,7 +17,7 @@ STDIN = Path("-")  # a picture on standard input
 _EARLIER = "earlier output of atrous predict"
 # Kinds of files that people take for pictures, and that are not read.
 _NOT_READ = {
-    **dict.fromkeys((".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k"), "not read yet"),
+    **dict.fromkeys((".jxl", ".jp2", ".j2k"), "not read yet"),
     **dict.fromkeys((".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".wmv"), "a film"),
     **dict.fromkeys((".svg", ".pdf", ".eps", ".ai", ".psd", ".xcf"), "not a photograph"),
     **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf"), "a camera's raw"),

@@ -147,7 +147,7 @@ def _distances(points: NDArray[Any], start: NDArray[Any], end: NDArray[Any]) -> 
     return distances
 
 
-def coco_annotation(ring: NDArray[np.int32], area: int, **ids: int) -> dict[str, Any]:
+def coco_annotation(ring: Polygon, area: int, **ids: int) -> dict[str, Any]:
     """Returns a region as an entry of COCO's ``annotations``; `area` in pixels."""
     low, high = ring.min(axis=0), ring.max(axis=0)
     return {

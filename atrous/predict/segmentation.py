@@ -5,7 +5,7 @@ import html
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -66,6 +66,10 @@ class Segmentation:
     def size(self) -> tuple[int, int]:
         """Height and width of the picture."""
         return self.image.height, self.image.width
+
+    def coarse_parts(self) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
+        """Yields the coarse logits in parts: first row and column in their grid, and (h, w, K)."""
+        yield 0, 0, self._coarse
 
     def probability(self, name: str) -> NDArray[np.float32]:
         """Returns the probability (softmax) of a class at every pixel, (H, W) in 0..1.

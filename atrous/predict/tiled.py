@@ -84,6 +84,13 @@ class TiledSegmentation(Segmentation):
         """Height and width of the picture."""
         return self._picture.size
 
+    def coarse_parts(self) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
+        """Yields the coarse logits in parts: first row and column in their grid, and (h, w, K)."""
+        stride = self._engine.logits_stride
+        for part in tiles.parts(self._engine, self._picture, self._grid):
+            height, width = (-(-side // stride) for side in part.image.shape[:2])
+            yield part.top // stride, part.left // stride, part.coarse[:height, :width]
+
     def probability(self, name: str) -> NDArray[np.float32]:
         """Returns the probability (softmax) of a class at every pixel, (H, W) in 0..1.
 

@@ -191,13 +191,14 @@ OPTIONS = """
 bench: json precision samples size threads
 convert: atrous-rates classes head json map multi-grid out output-stride overwrite sha256
 data check: allow-unlabelled force json names out split strict workers
+data next: count json model threads
 data show: augment count crop-size out seed split
 evaluate: classes compare data flip json output-stride pad-to report scales split trimap window
 export: budget calibration fp16 int8 json out size
 models: classes json size
 page: json model out
-predict: coco cutout jobs json keep-exif memory model no-legend no-overlay on-error out overwrite
-    precision probability shard threads unknown
+predict: annotate coco cutout jobs json keep-exif memory model no-legend no-overlay on-error out
+    overwrite precision probability shard threads tolerance unknown
 submit: flip json names out output-stride pad-to scales to window
 serve: allow-host deadline downloadable host insecure max-bytes max-pixels memory model port queue
     threads token-file workers

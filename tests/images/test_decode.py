@@ -1,6 +1,8 @@
 import io
 import struct
+import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,3 +152,59 @@ def test_written_files_are_whole_or_absent(tmp_path):
         killed_while_writing()
     assert target.read_text() == "first"
     assert [p.name for p in target.parent.iterdir()] == ["file.txt"]
+
+
+ASSETS = Path(__file__).parents[1] / "assets"
+QUARTERS = np.array([[(200, 40, 40), (40, 200, 40)], [(40, 40, 200), (220, 220, 220)]], np.uint8)
+
+
+def quarters():
+    """Four colours, 48 x 64; assets/quarters.heic is this picture, encoded by pillow-heif 1.8.1."""
+    return QUARTERS.repeat(24, 0).repeat(32, 1)
+
+
+def farthest(image):
+    """The largest difference from `quarters`, away from the borders between colours."""
+    difference = np.abs(np.asarray(image, np.int64) - quarters())
+    return max(difference[y : y + 16, x : x + 24].max() for y in (4, 28) for x in (4, 36))
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_avif_is_read_upright(orientation, tmp_path):
+    exif = Image.Exif()
+    exif[274] = orientation
+    stored = np.rot90(quarters(), 1) if orientation == 6 else quarters()
+    Image.fromarray(np.ascontiguousarray(stored)).save(
+        tmp_path / "a.avif", quality=95, exif=exif.tobytes()
+    )
+    image = read_image(tmp_path / "a.avif")
+    assert (image.mode, image.size) == ("RGB", (64, 48))
+    assert farthest(image) <= 6
+
+
+def test_of_several_jpegs_in_one_file_the_first_is_read(tmp_path):
+    first, second = Image.fromarray(quarters()), Image.new("RGB", (64, 48), "black")
+    first.save(tmp_path / "a.mpo", save_all=True, append_images=[second], quality=95)
+    assert farthest(read_image(tmp_path / "a.mpo")) <= 6
+
+
+def test_heic_is_read_with_the_extra(tmp_path):
+    pytest.importorskip("pi_heif", reason="needs pi-heif: extra heif")
+    for source in (ASSETS / "quarters.heic", io.BytesIO((ASSETS / "quarters.heic").read_bytes())):
+        image = read_image(source)
+        assert (image.mode, image.size) == ("RGB", (64, 48))
+        assert farthest(image) <= 12
+    with pytest.raises(AtrousError, match="E-IMAGE-PIXELS"):
+        read_image(ASSETS / "quarters.heic", max_pixels=100)
+    cut = tmp_path / "cut.heic"
+    cut.write_bytes((ASSETS / "quarters.heic").read_bytes()[:500])
+    with pytest.raises(AtrousError, match="E-IMAGE"):
+        read_image(cut)
+
+
+@pytest.mark.parametrize("name", ["a.heic", "a.jpg"])
+def test_heic_without_the_extra_names_it(name, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    (tmp_path / name).write_bytes((ASSETS / "quarters.heic").read_bytes())
+    with pytest.raises(AtrousError, match=r"(?s)pi_heif.*atrous\[heif\]"):
+        read_image(tmp_path / name)

@@ -1,6 +1,7 @@
 """Annotations give the labels back when the project reads them as a data set."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -137,6 +138,25 @@ def test_tasks_of_label_studio_name_picture_class_and_size(pictures, tmp_path):
             index = CLASSES.index(result["value"]["brushlabels"][0])
             true = label_map(picture.size, pictures.index(picture)) == index
             np.testing.assert_array_equal(mask > 0, true.ravel())
+
+
+def test_tasks_of_label_studio_are_valid_for_its_own_sdk(pictures, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the SDK's own
+        interface = pytest.importorskip(
+            "label_studio_sdk.label_interface", reason="needs: pip install label-studio-sdk"
+        )
+        target = write_annotations("label-studio", pictures, CLASSES, tmp_path)
+        names = "".join(f'<Label value="{name}"/>' for name in CLASSES[1:])
+        configuration = interface.LabelInterface(
+            '<View><Image name="image" value="$image"/>'
+            f'<BrushLabels name="label" toName="image">{names}</BrushLabels></View>'
+        )
+        for task in json.loads(target.read_text()):
+            (prediction,) = task["predictions"]
+            assert configuration.validate_prediction(prediction, return_errors=True) == []
+            prediction["result"][0]["value"]["brushlabels"] = ["no such class"]
+            assert configuration.validate_prediction(prediction, return_errors=True) != []
 
 
 def test_unknown_kind_names_the_nearest(tmp_path):

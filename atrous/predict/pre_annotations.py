@@ -1,0 +1,130 @@
+"""The last step of ``atrous predict --annotate``: finished pictures become annotations."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from atrous.errors import AtrousError, unknown_name
+from atrous.predict import annotate
+from atrous.predict.batch import Outcome
+from atrous.predict.coco import CocoRegions
+from atrous.predict.find import Picture
+
+# Kinds of annotations, and how the tool takes them; {target} is the file or folder.
+IMPORT = {
+    "labelme": "labelme FOLDER_OF_THE_PICTURES --output {target}",
+    "cvat": "make a task of the pictures, then Actions > Upload annotations > CVAT 1.1",
+    "coco": "import it beside the pictures as COCO 1.0, instances",
+    "yolo": "put the pictures into images/ beside it",
+    "label-studio": 'import it into a project with <Image name="image" value="$image"/> and '
+    '<BrushLabels name="label" toName="image">',
+}
+# People correct these files in place: one for each picture, with this suffix, in this folder.
+_CORRECTED_IN_PLACE = {"labelme": ("", ".json"), "yolo": ("labels", ".txt")}
+
+
+class Written(NamedTuple):
+    """What was written: the file or folder to import, and numbers of pictures."""
+
+    target: Path
+    written: int
+    kept: int  # their files were there before and may be corrected
+
+
+class PreAnnotations:
+    """Collects the finished pictures of a call and writes their annotations.
+
+    Args:
+        kind: A key of `IMPORT`.
+        pictures: All pictures of the call.
+        out: The folder of the output; annotations go into the folder ``kind`` in it. Each shard
+            has a folder of its own around that.
+        tolerance: As in `atrous.predict.annotate.write_annotations`.
+        overwrite: Whether to replace files that people correct in place.
+        shard: (i, n), as in `segment_files`.
+
+    Raises:
+        AtrousError: An unknown kind, a picture that is no file, or one whose record would lie
+            among the annotations.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        pictures: Sequence[Picture],
+        out: Path,
+        *,
+        tolerance: float = annotate.TOLERANCE,
+        overwrite: bool = False,
+        shard: tuple[int, int] = (1, 1),
+    ) -> None:
+        if kind not in IMPORT:
+            raise unknown_name("kind of annotations", kind, IMPORT)
+        self._kind, self._pictures = kind, pictures
+        self._out = out if shard[1] == 1 else out / f"{shard[0]}-of-{shard[1]}"
+        self._tolerance, self._overwrite = tolerance, overwrite
+        self._outcomes: list[Outcome] = []
+        self._check(out, self._out / kind)
+
+    def _check(self, records: Path, folder: Path) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise AtrousError(
+                "E-OUT-TAKEN", "annotations need a folder, and this is a file", where=folder,
+                fix="choose another folder with --out, or move that file",
+            )  # fmt: skip
+        for picture in self._pictures:
+            if picture.content is not None:
+                raise AtrousError(
+                    "E-ANNOTATE", "annotations name the file of a picture, and this one has none",
+                    where=picture.path, fix="save the picture and name its file",
+                )  # fmt: skip
+            if (records / picture.stem).is_relative_to(folder):
+                raise AtrousError(
+                    "E-OUT-TAKEN", f"its record would lie among the annotations in {folder}",
+                    where=picture.path, fix="rename its folder, or annotate it in another call",
+                )  # fmt: skip
+
+    def add(self, outcome: Outcome) -> None:
+        """Adds a picture without an error."""
+        self._outcomes.append(replace(outcome, result=None))  # the label file has its labels
+
+    def how_to_import(self, target: str) -> str:
+        """Returns a sentence on how the tool takes the file or folder."""
+        return IMPORT[self._kind].format(target=target)
+
+    def write(self, classes: Sequence[str]) -> Written:
+        """Writes the annotations, in the order of the pictures.
+
+        Raises:
+            AtrousError: A label file is gone.
+        """
+        outcomes = sorted(self._outcomes, key=lambda outcome: outcome.place)
+        if self._kind == "coco":
+            regions = CocoRegions(classes, tolerance=self._tolerance, background=False)
+            for outcome in outcomes:
+                regions.add(outcome)
+            target = self._out / "coco" / "instances.json"
+            regions.write(target)
+            return Written(target, len(outcomes), 0)
+        finished = [self._annotated(outcome) for outcome in outcomes]
+        missing = [picture for picture in finished if self._overwrite or not self._there(picture)]
+        target = annotate.write_annotations(
+            self._kind, missing, classes, self._out, tolerance=self._tolerance
+        )
+        return Written(target, len(missing), len(finished) - len(missing))
+
+    def _annotated(self, outcome: Outcome) -> annotate.Picture:
+        record = outcome.record
+        assert record is not None
+        height, width = record["size"]
+        return annotate.Picture(
+            outcome.path, Path(record["labels"]), (height, width),
+            self._pictures[outcome.place - 1].stem, record.get("confidence"),
+        )  # fmt: skip
+
+    def _there(self, picture: annotate.Picture) -> bool:
+        if self._kind not in _CORRECTED_IN_PLACE:
+            return False
+        folder, suffix = _CORRECTED_IN_PLACE[self._kind]
+        return (self._out / self._kind / folder / f"{picture.name}{suffix}").exists()
