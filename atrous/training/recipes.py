@@ -146,7 +146,7 @@ def street_end() -> TrainConfig:
 
 
 def voc_animals() -> TrainConfig:
-    """Animals of PASCAL VOC (cat, dog, cow, horse, sheep, persons): once the default model `animals`.
+    """Animals of PASCAL VOC (cat, dog, cow, horse, sheep, persons): the former model `animals`.
 
     atrous train voc_animals --data VOC2012 --out runs/animals
 
