@@ -110,8 +110,9 @@ def test_no_file_is_long(name):
     assert len(SOURCES[name].read_text().splitlines()) <= 400
 
 
-def test_fidelity_table_names_tests_that_exist():
-    text = (ROOT / "docs" / "paper.md").read_text()
+@pytest.mark.parametrize("document", ["docs/paper.md", "tests/README.md"])
+def test_tables_name_tests_that_exist(document):
+    text = (ROOT / document).read_text()
     tests = {
         node.name
         for path in (ROOT / "tests").rglob("test_*.py")

@@ -123,7 +123,22 @@ def quantize(
             f"{len(pictures)} calibration pictures; at least two are needed",
             fix="give some dozens of pictures like those the model will see",
         )
+    training = model.training
     model.eval()
+    try:
+        return _within_budget(model, out, pictures, targets, budget, size)
+    finally:
+        model.train(training)
+
+
+def _within_budget(
+    model: DeepLabV3Plus,
+    out: str | Path,
+    pictures: Sequence[NDArray[np.uint8]],
+    targets: Sequence[Labels] | None,
+    budget: float | None,
+    size: Size | None,
+) -> QuantizationReport:
     calibrating, measuring = pictures[::2], pictures[1::2]
     expected = [_labels(torch_logits(model, p), model.logits_stride, p) for p in measuring]
     truth = expected if targets is None else list(targets[1::2])

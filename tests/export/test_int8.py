@@ -108,3 +108,13 @@ def test_iou_of_classes_leaves_absent_ones_out() -> None:
 def test_one_picture_is_not_enough(tmp_path: Path) -> None:
     with pytest.raises(AtrousError, match="E-INT8-PICTURES"):
         quantize(lively("mobilenet_v2", **SMALL), tmp_path / "model.onnx", PICTURES[:1])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_quantising_leaves_the_model_in_its_mode(training: bool, tmp_path: Path) -> None:
+    model = lively("mobilenet_v2", **SMALL).train(training)
+    quantize(model, tmp_path / "model.onnx", PICTURES[:2], budget=None)
+    assert model.training == training
+    with pytest.raises(AtrousError):
+        quantize(model, tmp_path / "other.onnx", PICTURES[:2], budget=-1.0)
+    assert model.training == training
