@@ -19,7 +19,15 @@ from atrous.weights.edit_classes import change_classes, graft
 logger = logging.getLogger(__name__)
 
 # Fields of a network that come with imported weights. `create_model` does not take them.
-_IMPORTED = ("num_classes", "mean", "std", "one_sided_padding", "epsilon", "rates_at_16")
+_IMPORTED = (
+    "num_classes",
+    "mean",
+    "std",
+    "one_sided_padding",
+    "epsilon",
+    "rates_at_16",
+    "pooling_stride",
+)
 
 
 def create_network(config: TrainConfig, data: Dataset) -> Model:

@@ -189,7 +189,7 @@ def test_help_shows_what_the_command_does(run, words):
 # Options are a promise: adding one is a decision that shows here.
 OPTIONS = """
 bench: json precision samples size threads
-convert: atrous-rates classes head json map multi-grid out output-stride overwrite sha256
+convert: atrous-rates backbone classes head json map multi-grid out output-stride overwrite sha256
 data check: allow-unlabelled force json names out split strict workers
 data next: count json model threads
 data show: augment count crop-size out seed split

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from atrous.classes import VOC
+from atrous.classes import CITYSCAPES, VOC
 from atrous.errors import AtrousError
 from atrous.training import planning
 from atrous.training.inputs import open_data
@@ -114,7 +114,19 @@ def _camvid(root: Path) -> None:
         trees.save(root / f"{split}annot" / "1.png", trees.blocks(12, seed))
 
 
+def _street(root: Path) -> None:
+    """The layout that scripts/street_data.py writes."""
+    for seed, split in enumerate(("train", "val")):
+        trees.save(root / f"images/{split}/a.jpg", trees.picture(seed))
+        trees.save(root / f"masks/{split}/a.png", trees.blocks(19, seed))
+    names = "".join(f"  {i}: {name}\n" for i, name in enumerate(CITYSCAPES.classes))
+    head = "path: .\ntrain: images/train\nval: images/val\nmasks_dir: masks\nnames:\n"
+    trees.write(root / "data.yaml", head + names)
+
+
 MADE: dict[str, Callable[[Path], object]] = {
+    "street_data": _street,
+    "street_data_end": _street,
     "scenes": lambda root: None,
     "camvid": _camvid,
     "voc2012": lambda root: trees.voc(root, {"train_aug": 2, "val": 1}),
@@ -126,7 +138,8 @@ MADE: dict[str, Callable[[Path], object]] = {
 }
 CLASSES = {
     "scenes": 7, "camvid": 11, "voc_animals": 21, "coco_xception65": 21, "imagenet_xception65": 3,
-    "ade20k_xception65": 150, "cityscapes_xception65": 19, "cityscapes_xception71": 19,
+    "ade20k_xception65": 150, "street": 19, "street_end": 19, "cityscapes_xception65": 19,
+    "cityscapes_xception71": 19,
 }  # fmt: skip
 
 
