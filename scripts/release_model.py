@@ -205,7 +205,8 @@ def write_card(
         shutil.copy(run / "curves.png", CARDS / f"{name}_curves.png")
         shutil.copy(run / "metrics.csv", CARDS / f"{name}_metrics.csv")
         config = read_config(run / "config.json")
-        named = replace(config, data=Path(config.data).name)
+        weights = config.weights and Path(config.weights).name
+        named = replace(config, data=Path(config.data).name, weights=weights)
         (CARDS / f"{name}_config.json").write_text(to_json(named) + "\n")
         links = [
             "", f"![Loss and mean IoU over the run]({name}_curves.png)", "",
