@@ -151,6 +151,8 @@ def _write(evaluated: Sequence["Evaluated"], results: dict[str, Any], folder: Pa
 
 
 def _print(name: str, scores: "Scores") -> None:
+    from atrous.evaluation.scores import HEADLINES
+
     protocol, result = scores.protocol, scores.as_dict()
     low, high = scores.mean_iou_interval
     click.echo(f"\n{printable(name)}")
@@ -164,14 +166,7 @@ def _print(name: str, scores: "Scores") -> None:
     click.echo(
         f"  {'mean IoU':<24} {_share(scores.mean_iou):>7}  ({_share(low)} to {_share(high)})"
     )
-    for label, key in (
-        ("pixel accuracy", "pixel_accuracy"),
-        ("mean accuracy", "mean_accuracy"),
-        ("frequency-weighted IoU", "frequency_weighted_iou"),
-        ("boundary IoU", "mean_boundary_iou"),
-        ("boundary F-score", "mean_boundary_f"),
-        ("calibration error", "expected_calibration_error"),
-    ):
+    for label, key in HEADLINES:
         if key in result:
             click.echo(f"  {label:<24} {_share(result[key]):>7}")
     if scores.trimap:

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from atrous.classes import IGNORE_INDEX, Color
+from atrous.classes import IGNORE_INDEX, Color, unlabelled
 from atrous.errors import AtrousError, ExitCode
 from atrous.images.decode import SUFFIXES, read_image
 
@@ -145,7 +145,7 @@ def target_dtype(num_classes: int) -> type[np.uint8] | type[np.uint16]:
 
 def ignore_index(num_classes: int) -> int:
     """Returns the value of unlabelled pixels: 255, or 65535 above 255 classes."""
-    return int(np.iinfo(target_dtype(num_classes)).max)
+    return unlabelled(num_classes)
 
 
 def check_sample(sample: Sample, num_classes: int, *, picture: Path, annotation: Path) -> None:

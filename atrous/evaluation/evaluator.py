@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import atrous
-from atrous.classes import Color
+from atrous.classes import Color, unlabelled
 from atrous.engines.protocol import Engine
 from atrous.errors import AtrousError, ExitCode
 from atrous.evaluation import metrics, uncertainty
@@ -106,7 +106,7 @@ class _Run:
     def __init__(self, match: ClassMatch, trimap: Trimap | None) -> None:
         k = len(match.classes)
         self.match = match
-        self.ignore_index = 255 if k <= 255 else 65535
+        self.ignore_index = unlabelled(k)
         self.trimap = trimap
         self.boundaries = Boundaries(k, self.ignore_index, trimap) if trimap else None
         self.reliability = Reliability()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from atrous.classes import unlabelled
 from atrous.errors import AtrousError, ExitCode
 
 Counts = NDArray[np.int64]
@@ -51,7 +52,7 @@ def confusion_matrix(
             exit_code=ExitCode.DATA,
         )
     if ignore_index is None:
-        ignore_index = 255 if num_classes <= 255 else 65535
+        ignore_index = unlabelled(num_classes)
     target, labels = target.ravel(), labels.ravel()
     if num_classes > 255 or not target.dtype == labels.dtype == np.uint8:
         return _count(target, labels, num_classes, ignore_index)

@@ -13,6 +13,15 @@ from atrous.evaluation.boundary import Boundaries
 from atrous.evaluation.metrics import Counts
 from atrous.evaluation.uncertainty import Difference, Reliability
 
+HEADLINES = (  # scores below the mean IoU: name, key in `Scores.as_dict`
+    ("pixel accuracy", "pixel_accuracy"),
+    ("mean accuracy", "mean_accuracy"),
+    ("frequency-weighted IoU", "frequency_weighted_iou"),
+    ("boundary IoU", "mean_boundary_iou"),
+    ("boundary F-score", "mean_boundary_f"),
+    ("calibration error", "expected_calibration_error"),
+)
+
 
 class Scores:
     """The scores of an evaluation. All shares are in 0..1; None means undefined.

@@ -22,6 +22,7 @@ from PIL import Image
 from atrous.errors import unknown_name
 from atrous.images.decode import atomic, open_image
 from atrous.predict.regions import Polygon, outlines, polygon_area, simplified
+from atrous.predict.rle import encode_runs
 
 TOLERANCE = 1.0  # pixels
 
@@ -169,7 +170,7 @@ def _cvat(pictures: Sequence[Picture], classes: Sequence[str], out: Path, tolera
         for name, mask, (left, top, right, bottom) in _masks(labels, classes):
             ElementTree.SubElement(
                 image, "mask", label=name, source="auto", occluded="0",
-                rle=", ".join(map(str, _runs(mask.ravel()))), left=str(left), top=str(top),
+                rle=", ".join(map(str, encode_runs(mask.ravel()))), left=str(left), top=str(top),
                 width=str(right - left), height=str(bottom - top), z_order="0",
             )  # fmt: skip
     ElementTree.indent(root)
@@ -247,7 +248,7 @@ def brush_rle(mask: NDArray[np.bool_]) -> list[int]:
     sizes = (3, 4, 8, 16)
     bits = [f"{4 * mask.size:032b}", f"{7:05b}", *(f"{size - 1:04b}" for size in sizes)]
     value = 0
-    for length in _runs(mask.ravel()):
+    for length in encode_runs(mask.ravel()):
         left = 4 * length
         while left:
             run = min(left, 1 << sizes[-1])
@@ -258,13 +259,6 @@ def brush_rle(mask: NDArray[np.bool_]) -> list[int]:
     text = "".join(bits)
     text += "0" * (-len(text) % 8)
     return list(int(text, 2).to_bytes(len(text) // 8, "big"))
-
-
-def _runs(values: NDArray[np.bool_]) -> list[int]:
-    """Returns the lengths of the runs of a row of bits, beginning with a run of zeros."""
-    changes = np.flatnonzero(values[1:] != values[:-1]) + 1
-    lengths: list[int] = np.diff(changes, prepend=0, append=len(values)).tolist()
-    return [0, *lengths] if values[0] else lengths
 
 
 def _masks(

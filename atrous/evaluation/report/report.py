@@ -14,20 +14,12 @@ from atrous.errors import printable
 from atrous.evaluation import metrics
 from atrous.evaluation.report import charts
 from atrous.evaluation.report.gallery import Gallery, Shown
-from atrous.evaluation.scores import Scores
+from atrous.evaluation.scores import HEADLINES, Scores
 from atrous.images.decode import atomic
 from atrous.predict.overlay import display_colors
 
 MAX_MATRIX = 25  # classes in a confusion matrix; of more, the largest confusions are listed
 _CONFUSIONS = 20
-HEADLINES = (  # name, key in `Scores.as_dict`
-    ("pixel accuracy", "pixel_accuracy"),
-    ("mean accuracy", "mean_accuracy"),
-    ("frequency-weighted IoU", "frequency_weighted_iou"),
-    ("boundary IoU", "mean_boundary_iou"),
-    ("boundary F-score", "mean_boundary_f"),
-    ("calibration error", "expected_calibration_error"),
-)
 
 
 class Evaluated(NamedTuple):
