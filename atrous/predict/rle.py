@@ -1,11 +1,12 @@
 """Run lengths: binary masks as COCO and CVAT store them.
 
 A mask is read column by column (COCO) or row by row (CVAT); the counts are the lengths of its runs
-of equal pixels, alternately off and on, beginning with off. COCO also packs the counts into text:
-each count from the fourth on is first replaced by its difference to the count two before it, then
-written in groups of five bits, lowest first, each as the character 48 + bits, + 32 if more follow;
-the highest bit of the last group is the sign (Lin et al., Microsoft COCO, arXiv:1405.0312; the
-format is the one of pycocotools).
+of equal pixels, alternately off and on, beginning with off.
+
+COCO also packs the counts into text (Lin et al., Microsoft COCO, arXiv:1405.0312). Each count from
+the fourth on is replaced by its difference to the count two before it. A number is then written in
+groups of five bits, lowest group first. A group becomes the character 48 + bits, plus 32 if another
+group follows. The highest bit of the last group is the sign. The format is that of pycocotools.
 """
 
 from collections.abc import Sequence

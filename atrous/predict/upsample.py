@@ -24,10 +24,12 @@ def labels(coarse: NDArray[np.float32], stride: int, size: tuple[int, int]) -> L
     margin is filled with it. In most others two classes, or the mean of the two, lead all the
     rest by that margin at every corner: only those two are interpolated.
 
-    Why that is exact: a pixel's logits are convex combinations of the corners', the same one for
-    all classes, so what leads by m at each corner leads by at least m inside, in exact
-    arithmetic; and the larger of two classes is at least their mean. With u = 2**-24 and no logit
-    beyond M in magnitude, the float32 ``a + (b - a) * w``, 0 <= w < 1, errs by at most
+    Why that is exact: a pixel's logits are convex combinations of the corners' logits, with the
+    same weights for all classes. In exact arithmetic, a class that leads by m at each corner
+    therefore leads by at least m inside. The larger of two classes is at least their mean.
+
+    With u = 2**-24 and no logit beyond M in magnitude, the float32 ``a + (b - a) * w``,
+    0 <= w < 1, errs by at most
     2M(2u + u**2) in the product (|b - a| <= 2M) and by u(M + 4.1uM) in the sum: below 5.1uM. The
     second interpolation, across, inherits at most that from its inputs (it is convex), and adds
     as much again, of inputs below M(1 + 5.1u): together below 10.3uM, for each of two classes
