@@ -147,8 +147,6 @@ def measure(seed: int, runs: Path) -> None:
     if result.exists():
         return
     engine, config = train(seed, runs)
-    held_out = ablations.data_of(BASE, seed)[2]
-    scores = atrous.evaluate(engine, held_out, trimap=ablations.BASES[BASE].trimap)
     content = {
         "base": BASE,
         "row": "smp",
@@ -163,7 +161,7 @@ def measure(seed: int, runs: Path) -> None:
         "parameters": atrous.parameters(engine.model),
         "machine": machine("torch"),
     }
-    ablations.write(result, {**content, **ablations.counts_of(scores)})
+    ablations.write(result, {**content, **ablations.scores_of(engine, BASE, seed, {})[0]})
 
 
 def main() -> None:

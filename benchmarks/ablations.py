@@ -12,26 +12,34 @@ the same weights wherever their networks are alike.
 """
 
 import argparse
+import csv
 import json
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from ablation_tables import RESULTS, tables
 from measuring import machine
-from numpy.typing import NDArray
 
 import atrous
+from atrous.build import build
+from atrous.classes import unlabelled
 from atrous.data.dataset import Dataset
 from atrous.data.opening import open_dataset
 from atrous.data.scenes.procedural import scenes as painted
 from atrous.data.scenes.procedural import scenes_split
+from atrous.data.splitting import Subset
+from atrous.evaluation.boundary import Boundaries
+from atrous.evaluation.evaluator import Outcome
+from atrous.evaluation.metrics import Counts, iou
+from atrous.training import checkpoint
 from atrous.training.config import TrainConfig
-from atrous.training.recipes import scenes, voc_animals
+from atrous.training.recipes import camvid, scenes, voc_animals
+from atrous.weights.edit_classes import graft
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "ablations.md"
 SHARED = Path("../shared")
@@ -46,16 +54,18 @@ class Base:
 
     Args:
         config: The run of its reference, `decoder`.
+        data: Folder below data/, or scenes.
         start: File below weights/ that all rows start from; "": random weights.
-        grafted: All of the file that fits is taken, and a decoder at first passes on what the
-            encoder says; or the backbone alone.
+        taken: What of that file is taken; all else is new, and alike in all rows. Of the whole
+            file all that fits; a decoder at first passes on what the encoder says.
         classes: Those whose mean IoU counts; None: all.
         trimap: Where the band of the trimap starts.
     """
 
     config: TrainConfig
+    data: str = "scenes"
     start: str = ""
-    grafted: bool = False
+    taken: Literal["backbone", "encoder", "whole"] = "backbone"
     classes: tuple[str, ...] | None = None
     trimap: Any = "borders"
 
@@ -86,21 +96,27 @@ _ANIMALS = replace(
     freeze_backbone=False,
     **_QUIET,
 )
-_VOC = "deeplabv3_mnv2_pascal_quant.tflite"
-_IMAGENET = "tf2_mobilenet_v2_1.0_224_ptq.tflite"
+_STREET = camvid().changed(
+    crop_size=(193, 257),
+    scale_range=(0.75, 1.5),
+    steps=600,
+    precision="bf16",
+    evaluate_every=100,
+    save_every=100,
+    samples=0,
+)
+_VOC = {"data": "voc2012", "start": "deeplabv3_mnv2_pascal_quant.tflite", "trimap": "void"}
+_ADE20K: dict[str, Any] = {"start": "deeplabv3_mnv2_ade20k_uint8.tflite", "taken": "encoder"}
+_IMAGENET = {"start": "tf2_mobilenet_v2_1.0_224_ptq.tflite"}
 BASES = {
-    "scenes": Base(_SCENES, _IMAGENET),
+    "street": Base(_STREET, "camvid", **_ADE20K),
+    "cityscapes": Base(_STREET, "cityscapes_small", **_ADE20K),
+    "scenes": Base(_SCENES, **_IMAGENET),
     "random": Base(replace(scenes(), steps=500, **_QUIET)),
-    "short": Base(replace(_SCENES, steps=200), _IMAGENET),
-    "animals": Base(
-        replace(_ANIMALS, steps=200), _VOC, grafted=True, classes=ANIMALS, trimap="void"
-    ),
+    "short": Base(replace(_SCENES, steps=200), **_IMAGENET),
+    "animals": Base(replace(_ANIMALS, steps=200), taken="whole", classes=ANIMALS, **_VOC),
     "faster": Base(
-        replace(_ANIMALS, head_multiplier=20.0, steps=300),
-        _VOC,
-        grafted=True,
-        classes=ANIMALS,
-        trimap="void",
+        replace(_ANIMALS, head_multiplier=20.0, steps=300), taken="whole", classes=ANIMALS, **_VOC
     ),
     "new_heads": Base(
         replace(
@@ -113,9 +129,8 @@ BASES = {
             average_decay=0.98,
             steps=160,
         ),
-        _VOC,
         classes=ANIMALS,
-        trimap="void",
+        **_VOC,
     ),
     "xception": Base(
         scenes().changed(backbone="xception41", batch_size=4, steps=150, **_QUIET),
@@ -138,16 +153,25 @@ _STRIDES = {
     )
     if (stride, suffix) != (16, "")  # the row itself
 }
+_LONG = {
+    "decoder_long": Row({"steps": 1200}),
+    "bilinear_long": Row({"decoder": False, "steps": 1200}),
+}
+_DETAILS = {
+    "one_3x3": Row({"refine": ((3, 256),)}),
+    "reduced_8": Row({"reduced_channels": 8}),
+    "reduced_64": Row({"reduced_channels": 64}),
+}
 ROWS: dict[str, dict[str, Row]] = {
+    "street": {**_DECODERS, **_LONG, **_DETAILS, **_STRIDES},
+    "cityscapes": {**_DECODERS, **_STRIDES},
     "scenes": {**_DECODERS, **_STRIDES},
     "random": _DECODERS,
     "short": {
         **_DECODERS,
-        "reduced_8": Row({"reduced_channels": 8}),
+        **_DETAILS,
         "reduced_16": Row({"reduced_channels": 16}),
         "reduced_32": Row({"reduced_channels": 32}),
-        "reduced_64": Row({"reduced_channels": 64}),
-        "one_3x3": Row({"refine": ((3, 256),)}),
         "three_3x3": Row({"refine": ((3, 256),) * 3}),
         "one_3x3_of_128": Row({"refine": ((3, 128),)}),
         "two_3x3_of_128": Row({"refine": ((3, 128),) * 2}),
@@ -174,28 +198,38 @@ def config_of(base: str, row: str, seed: int) -> TrainConfig:
 
 def data_of(base: str, seed: int) -> tuple[Dataset, Dataset, Dataset]:
     """Returns what a row trains on, what the run checks itself on, and what it is measured on."""
-    if BASES[base].classes is None:
+    name = BASES[base].data
+    if name == "scenes":
         return scenes_split("train", seed), painted(1, 2), painted(HELD_OUT, PICTURES)
-    voc = SHARED / "data" / "voc2012"
-    held_out = open_dataset(voc, "val")
-    return open_dataset(voc, "train_aug"), replace(held_out, items=held_out.items[:2]), held_out
+    folder = SHARED / "data" / name
+    held_out = open_dataset(folder, "val")
+    step = len(held_out) // 2 if name == "voc2012" else 8
+    check = Subset(held_out, range(0, len(held_out), step), f"every {step}th")
+    return open_dataset(folder, "train_aug" if name == "voc2012" else "train"), check, held_out
 
 
 def start_of(base: str, seed: int, num_classes: int, runs: Path) -> str | None:
-    """Returns what to graft: a file, or its backbone in the reference's network."""
-    if not BASES[base].start:
+    """Returns what to graft: a file, or its backbone or encoder in the reference's network."""
+    chosen = BASES[base]
+    if not chosen.start:
         return None
-    if BASES[base].grafted:
-        return str(SHARED / "weights" / BASES[base].start)
+    source = SHARED / "weights" / chosen.start
+    if chosen.taken == "whole":
+        return str(source)
     path = runs / f"start-{base}-{seed}.safetensors"
     if not path.exists():
         torch.manual_seed(seed)
-        model = atrous.create_model(
-            "mobilenet_v2",
-            num_classes=num_classes,
-            atrous_rates=BASES[base].config.network.atrous_rates,
-            pretrained=SHARED / "weights" / BASES[base].start,
-        )
+        network = replace(chosen.config.network, num_classes=num_classes)
+        if chosen.taken == "encoder":
+            model, _ = graft(atrous.load(source), network)
+            model.decoder = build(model.architecture).decoder
+        else:
+            model = atrous.create_model(
+                "mobilenet_v2",
+                num_classes=num_classes,
+                atrous_rates=network.atrous_rates,
+                pretrained=source,
+            )
         atrous.save(model, path)
     return str(path)
 
@@ -213,20 +247,25 @@ def trained(base: str, row: str, seed: int, runs: Path) -> Path:
     return out
 
 
+def last_of(run: Path) -> atrous.DeepLabV3Plus:
+    """Returns the network at the end of a run: `best` would be chosen by the pictures it checks."""
+    model = atrous.load(run)
+    last = checkpoint.load_newest(run / "checkpoints")
+    assert last is not None
+    model.load_state_dict(dict(last.tensors.get("average", last.tensors["model"])))
+    return model
+
+
 def measure(base: str, name: str, seed: int, runs: Path) -> None:
     """Trains and evaluates a row, unless its result is there."""
     result = RESULTS / f"{base}-{name}-{seed}.json"
     if result.exists():
         return
     row, config = ROWS[base][name], config_of(base, ROWS[base][name].of or name, seed)
-    model = atrous.load(trained(base, row.of or name, seed, runs))
-    scores = atrous.evaluate(
-        model,
-        data_of(base, seed)[2],
-        classes=BASES[base].classes,
-        trimap=BASES[base].trimap,
-        **row.evaluation,
-    )
+    run = trained(base, row.of or name, seed, runs)
+    model = last_of(run)
+    scores, bands = scores_of(model, base, seed, row.evaluation)
+    np.save(runs / f"{base}-{name}-{seed}.bands.npy", bands)
     model.set_output_stride(row.evaluation.get("output_stride", config.network.output_stride))
     content = {
         "changes": {**row.changes, **row.evaluation},
@@ -236,8 +275,52 @@ def measure(base: str, name: str, seed: int, runs: Path) -> None:
         "multiply_adds": multiply_adds(model, config.crop_size, row.evaluation),
         "parameters": atrous.parameters(model),
         "machine": machine("torch"),
+        "curve": curve_of(run),
     }
-    write(result, {"base": base, "row": name, "seed": seed, **content, **counts_of(scores)})
+    write(result, {"base": base, "row": name, "seed": seed, **content, **scores})
+
+
+def scores_of(
+    model: Any, base: str, seed: int, evaluation: Mapping[str, Any]
+) -> tuple[dict[str, Any], Counts]:
+    """Evaluates a network.
+
+    Returns:
+        What the tables are made from: scores, and each picture's counts; and the counts of each
+        picture's bands of 1 to 40 pixels, (N, 40, 3, K).
+    """
+    bands: list[Counts] = []
+
+    def keep(outcome: Outcome) -> None:
+        k = len(outcome.palette)
+        one = Boundaries(k, unlabelled(k), BASES[base].trimap)
+        one.update(outcome.target, outcome.labels)
+        bands.append(one.bands)
+
+    scores = atrous.evaluate(
+        model,
+        data_of(base, seed)[2],
+        classes=BASES[base].classes,
+        trimap=None,
+        on_picture=keep,
+        **evaluation,
+    )
+    chosen = list(scores.chosen or range(len(scores.classes)))
+    by_picture = np.stack(bands)[..., chosen]
+    return {
+        "mean_iou": scores.mean_iou,
+        "trimap": [float(np.nanmean(iou(*counts))) for counts in by_picture.sum(0)],
+        "classes": [scores.classes[i] for i in chosen],
+        "per_picture": scores.per_picture[:, :, chosen].tolist(),
+        "narrowest": by_picture[:, 0].tolist(),
+    }, by_picture
+
+
+def curve_of(run: Path) -> list[list[float]]:
+    """Returns updates, loss since the row before, and mean IoU on the pictures a run checks."""
+    with (run / "metrics.csv").open() as file:
+        rows = csv.DictReader(file)
+        return [[float(row[name]) for name in ("step", "loss", "mean_iou")] for row in rows]
 
 
 def multiply_adds(
@@ -249,22 +332,6 @@ def multiply_adds(
         height, width = (int((side - 1) * scale + 1) for side in size)
         total += atrous.multiply_adds(model, (height, width))
     return total * (2 if evaluation.get("flip") else 1)
-
-
-def counts_of(scores: Any) -> dict[str, Any]:
-    """Returns what the tables are made from: scores, and each picture's counts."""
-    chosen = list(scores.chosen or range(len(scores.classes)))
-
-    def counts(per_picture: NDArray[np.int64]) -> Any:
-        return per_picture[:, :, chosen].tolist()
-
-    return {
-        "mean_iou": scores.mean_iou,
-        "trimap": [scores.trimap[width] for width in sorted(scores.trimap)],
-        "classes": [scores.classes[i] for i in chosen],
-        "per_picture": counts(scores.per_picture),
-        "narrowest": counts(scores.boundaries.narrowest),
-    }
 
 
 def commit() -> str:

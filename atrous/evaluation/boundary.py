@@ -37,6 +37,9 @@ class Boundaries:
         num_classes: Number of classes K.
         ignore_index: Value of unlabelled pixels.
         trimap: Which pixels the trimap's band surrounds (`TRIMAP_RULES`).
+
+    Attributes:
+        bands: (40, 3, K): correct, true and predicted pixels in the band of each width.
     """
 
     def __init__(self, num_classes: int, ignore_index: int, trimap: Trimap = "auto") -> None:
@@ -45,7 +48,7 @@ class Boundaries:
         self.start = trimap
         # The axis of length 3 holds correct, true and predicted pixels. Contours hold found and
         # true pixels of the labels, then confirmed and predicted pixels of the prediction.
-        self._trimap: Counts = np.zeros((MAX_WIDTH, 3, num_classes), np.int64)
+        self.bands: Counts = np.zeros((MAX_WIDTH, 3, num_classes), np.int64)
         self._near: Counts = np.zeros((3, num_classes), np.int64)
         self.pictures = {"void": 0, "borders": 0}  # number of pictures for each rule
         self._narrowest: list[Counts] = []
@@ -65,7 +68,7 @@ class Boundaries:
         Args:
             classes: Indices to average over; None: all.
         """
-        means = [mean_over_present(iou(*counts), classes) for counts in self._trimap]
+        means = [mean_over_present(iou(*counts), classes) for counts in self.bands]
         return {w: None if np.isnan(mean) else mean for w, mean in enumerate(means, start=1)}
 
     @property
@@ -103,7 +106,7 @@ class Boundaries:
             for codes in (rows[right] + true[right], rows + true, rows + predicted)
         ]
         by_width = np.stack(counts, axis=1)  # (40, 3, K)
-        self._trimap += by_width
+        self.bands += by_width
         self._narrowest.append(by_width[0])
 
     def _add_near(self, target: Labels, labels: Labels, void: NDArray[np.bool_]) -> None:
