@@ -4,6 +4,7 @@ The worker checks again with what decodes the picture. Here a size only decides 
 unknown kind or a damaged header has none.
 """
 
+import math
 import re
 import struct
 
@@ -15,6 +16,7 @@ _MOST_SEGMENTS = 2000  # of a JPEG before its frame; cameras write some tens
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG markers that hold the size
 _ALONE = frozenset((0x01, *range(0xD0, 0xD9)))  # JPEG markers without a segment
 _TIFF_TYPES = {3: ("H", 2), 4: ("I", 4), 16: ("Q", 8)}  # struct letter and bytes
+_SPATIAL_EXTENT = re.compile(rb"ispe\0{4}(.{4})(.{4})", re.DOTALL)  # of AVIF and HEIC
 _PNM = re.compile(rb"P[1-6](?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\d{1,9})")
 
 
@@ -61,6 +63,8 @@ def _size(data: bytes) -> Size | None:
         return height, width
     if data[:2] == b"BM":
         return _bmp(data)
+    if data[4:8] == b"ftyp":
+        return _heif(data)
     match = _PNM.match(data[:4096])
     return (int(match[2]), int(match[1])) if match else None
 
@@ -94,6 +98,13 @@ def _webp(data: bytes) -> Size | None:
         width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
         return height, width
     return None
+
+
+def _heif(data: bytes) -> Size | None:
+    """Returns the largest of the file's images: tiles of a grid and thumbnails are smaller."""
+    sides = (tuple(map(int.from_bytes, found)) for found in _SPATIAL_EXTENT.findall(data[:65536]))
+    largest = max(sides, key=math.prod, default=None)
+    return largest and (largest[1], largest[0])
 
 
 def _bmp(data: bytes) -> Size:

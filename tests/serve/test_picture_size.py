@@ -1,4 +1,5 @@
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ CASES = {
     "TIFF": {},
     "TIFF compressed": {"compression": "tiff_lzw"},
     "TIFF big": {"big_tiff": True},
+    "AVIF": {},
     "WEBP": {"quality": 80},
     "WEBP lossless": {"lossless": True},
     "WEBP extended": {"exif": b"Exif\0\0" + bytes(30)},
@@ -65,3 +67,8 @@ def test_cut_and_random_bytes_have_no_size_or_one_and_never_raise() -> None:
 def test_blanks_without_end_are_soon_given_up() -> None:
     assert picture_size(b"P6" + b" \n#x\n" * 100_000) is None
     assert picture_size(b"\xff\xd8" + b"\xff\xe1\x00\x02" * 100_000) is None
+
+
+def test_a_heic_picture_has_the_size_of_its_whole_blocks() -> None:
+    data = (Path(__file__).parent.parent / "assets/quarters.heic").read_bytes()
+    assert picture_size(data) == (64, 64)  # the picture is 48 x 64; a decoder cuts the rest off
