@@ -102,9 +102,9 @@ def _webp(data: bytes) -> Size | None:
 
 def _heif(data: bytes) -> Size | None:
     """Returns the largest of the file's images: tiles of a grid and thumbnails are smaller."""
-    sides = (tuple(map(int.from_bytes, found)) for found in _SPATIAL_EXTENT.findall(data[:65536]))
-    largest = max(sides, key=math.prod, default=None)
-    return largest and (largest[1], largest[0])
+    extents = _SPATIAL_EXTENT.findall(data[:65536])
+    sizes = [(int.from_bytes(height), int.from_bytes(width)) for width, height in extents]
+    return max(sizes, key=math.prod, default=None)
 
 
 def _bmp(data: bytes) -> Size:
