@@ -13,6 +13,8 @@ from atrous.evaluation.uncertainty import Difference, difference
 RESULTS = Path(__file__).parent / "results" / "ablations"
 COSTS = RESULTS.parent / "ablation_costs.amd-epyc.json"
 WIDTHS = (1, 2, 3, 5, 10, 20, 40)
+SIXTHS = 6  # of a run, at which learning curves are shown
+FLAT = 0.01  # of mean IoU: a curve is flat if its last third spans less
 
 Results = dict[tuple[str, str], dict[int, dict[str, Any]]]  # by (base, row) and seed
 
@@ -29,8 +31,24 @@ class Table(NamedTuple):
 FORWARD = "A forward pass of 513 x 513"
 UPDATE = "An update of six scenes"
 SCENE = "A scene, processor time of one thread"
-_VIEWS = [f"{stride}{view}" for stride in (32, 16, 8) for view in ("", "_ms", "_ms_flip")]
+_BACKBONES = ("xception41", "resnet50", "resnet50_time")
 TABLES = (
+    Table("The decoder (CamVid)", "street", ("bilinear", "decoder")),
+    Table("The decoder (CamVid, twice the updates)", "street", ("bilinear_long", "decoder_long")),
+    Table("The decoder (Cityscapes, small)", "cityscapes", ("bilinear", "decoder")),
+    Table(
+        "Structure of the decoder (CamVid)",
+        "street",
+        ("decoder", "one_3x3", "reduced_8", "reduced_64", "dense"),
+    ),
+    Table(
+        "Output stride, scales and flip: decoder (CamVid)",
+        "street",
+        ("decoder", "decoder_8", "decoder_16_ms", "decoder_16_ms_flip"),
+    ),
+    Table("Output stride: bilinear (CamVid)", "street", ("bilinear", "bilinear_8")),
+    Table("ResNet against Xception (CamVid)", "street_backbones", _BACKBONES),
+    Table("ResNet against Xception (scenes)", "backbones", _BACKBONES),
     Table("The decoder (scenes)", "scenes", ("bilinear", "decoder"), FORWARD),
     Table("The decoder (scenes, random start)", "random", ("bilinear", "decoder")),
     Table("The decoder (photographs)", "animals", ("bilinear", "decoder")),
@@ -52,20 +70,25 @@ TABLES = (
     Table("Separable against dense (photographs)", "animals", ("decoder", "dense")),
     Table("ASPP", "short", ("decoder", "no_image_pooling", "no_atrous_branches"), FORWARD),
     Table("The ReLU of the paper's text", "xception", ("decoder", "papers_relu")),
-    Table("Equal time", "xception", ("decoder", "resnet50")),
     Table("The peer", "short", ("decoder", "smp"), UPDATE),
-    *(
-        Table(
-            f"Output stride, scales and flip: {model} ({base})",
-            base,
-            [model, *(f"{model}_{view}" for view in _VIEWS if view != "16")],
-            SCENE if base == "scenes" else "",
-        )
-        for base in ("scenes", "animals")
-        for model in ("decoder", "bilinear")
+    Table(
+        "Output stride, scales and flip: decoder (scenes)",
+        "scenes",
+        ("decoder", "decoder_32", "decoder_16_ms_flip", "decoder_8"),
+        SCENE,
+    ),
+    Table(
+        "Output stride: bilinear (scenes)",
+        "scenes",
+        ("bilinear", "bilinear_32", "bilinear_8"),
+        SCENE,
     ),
 )  # fmt: skip
 CURVES = (
+    ("street", "decoder"),
+    ("street", "bilinear"),
+    ("cityscapes", "decoder"),
+    ("cityscapes", "bilinear"),
     ("scenes", "decoder"),
     ("scenes", "bilinear"),
     ("random", "decoder"),
@@ -98,6 +121,8 @@ def tables() -> Iterator[str]:
             yield from ("", f"**{table.title}**", "", *_lines(table, found))
     yield from ("", "**Trimap curves**: mean IoU within w pixels of the borders", "")
     yield from _curves(found)
+    yield from _bands()
+    yield from _learning(found)
     yield from _costs()
 
 
@@ -170,6 +195,45 @@ def _curves(found: Results) -> Iterator[str]:
             values = [*(curve[w - 1] for w in WIDTHS), whole]
             shown = " | ".join(f"{value:.3f}" for value in values)
             yield f"| {base} | {row} | {_listed(by_seed)} | {shown} |"
+
+
+def trimap_of(base: str) -> dict[str, Any]:
+    """Returns the differences that `ablation_trimap.py` has measured; {}: none yet."""
+    path = RESULTS.parent / f"ablation_trimap_{base}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _bands() -> Iterator[str]:
+    yield from ("", "**Decoder minus bilinear** within w pixels of the borders, points", "")
+    yield "| base | seeds | pictures | w | difference | interval |"
+    yield "|---|---|---|---|---|---|"
+    for base in ("street", "cityscapes"):
+        if gains := trimap_of(base):
+            for w in WIDTHS:
+                gain, low, high = (100 * gains[key][w - 1] for key in ("difference", "low", "high"))
+                cells = (base, _listed(gains["seeds"]), gains["pictures"], w, f"{gain:+.2f}")
+                yield f"| {' | '.join(map(str, cells))} | {low:+.2f} to {high:+.2f} |"
+
+
+def _learning(found: Results) -> Iterator[str]:
+    """Yields the learning curves, and how flat they end."""
+    yield ""
+    yield (
+        "**Learning curves**: mean IoU on the pictures a run checks itself on, after shares of its "
+        f"updates; mean of the seeds; flat: within {100 * FLAT:g} point over the last third"
+    )
+    yield from ("", "| base | row | seeds | 1/6 | 2/6 | 3/6 | 4/6 | 5/6 | 6/6 | last third |")
+    yield "|---|---|---|---|---|---|---|---|---|---|"
+    for (base, row), by_seed in found.items():
+        curves = [r["curve"] for r in by_seed.values() if len(r.get("curve", ())) >= SIXTHS]
+        if curves:
+            mean = np.mean([[score for _, _, score in curve] for curve in curves], axis=0)
+            steps = np.array([step for step, *_ in curves[0]]) / curves[0][-1][0]
+            sixths = [float(np.interp(n / SIXTHS, steps, mean)) for n in range(1, SIXTHS + 1)]
+            span = max(sixths[3:]) - min(sixths[3:])
+            cells = (base, row, _listed(by_seed), *(f"{score:.3f}" for score in sixths))
+            flat = "flat" if span < FLAT else "not flat"
+            yield f"| {' | '.join(map(str, cells))} | {100 * span:.1f}, {flat} |"
 
 
 def _times() -> dict[str, dict[str, Any]]:

@@ -221,8 +221,9 @@ def main() -> None:
         if asked.action == "table":
             print(lines)
         else:
-            head, heading, _ = DOCUMENT.read_text().partition("\n## Tables\n")
-            DOCUMENT.write_text(f"{head}{heading}\n{lines}\n")
+            head, heading, old = DOCUMENT.read_text().partition("\n## Tables\n")
+            _, method, rest = old.partition("\n## Method\n")
+            DOCUMENT.write_text(f"{head}{heading}\n{lines}\n{method}{rest}")
         return
     for seed in map(int, asked.seeds.split(",")):
         for row in asked.rows:

@@ -1,8 +1,18 @@
 """Tables of the documents are those that the scripts print from the committed results."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from PIL import Image
+
+import atrous
+from atrous.classes import CAMVID
+from atrous.training import checkpoint
+from atrous.training.setup import create_network
+from tests.networks import random_network
 
 ROOT = Path(__file__).parent.parent
 
@@ -20,6 +30,82 @@ def test_the_tables_of_the_ablations_are_those_of_the_committed_results():
         document.partition("\n## Tables\n")[2].partition("\n## Method\n")[0].strip()
         == "\n".join(tables()).strip()
     )
+
+
+BASES = ("street", "cityscapes")
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_the_difference_at_one_pixel_follows_from_the_committed_counts(base):
+    from ablation_tables import paired, read, trimap_of
+
+    if not (gains := trimap_of(base)):
+        pytest.skip("not run")
+    found = read()
+    counts = [
+        [found[base, row][seed]["narrowest"] for seed in gains["seeds"]]
+        for row in ("bilinear", "decoder")
+    ]
+    gain = paired(*counts)
+    assert (gain.mean_iou, gain.low, gain.high) == pytest.approx(
+        [gains[key][0] for key in ("difference", "low", "high")]
+    )
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_the_trimap_figure_shows_the_committed_results(base):
+    pytest.importorskip("matplotlib")
+    from ablation_trimap import digest, figure_of
+
+    if not figure_of(base).exists():
+        pytest.skip("not run")
+    with Image.open(figure_of(base)) as figure:
+        assert figure.text["Source"] == digest(base)
+
+
+@pytest.mark.parametrize("row", ["bilinear", "one_3x3", "dense"])
+def test_the_rows_of_street_start_from_one_encoder_and_a_new_decoder(row, tmp_path):
+    import ablations
+
+    def start(name):
+        config = ablations.config_of("street", name, 0)
+        weights = ablations.start_of("street", 0, len(CAMVID.classes), tmp_path)
+        data = SimpleNamespace(classes=CAMVID.classes, palette=CAMVID.palette)
+        return create_network(replace(config, weights=weights, graft=True), data).state_dict()
+
+    source = ROOT / ablations.SHARED / "weights" / ablations.BASES["street"].start
+    if not source.exists():
+        pytest.skip("needs the shared weights")
+    theirs = atrous.load(source).state_dict()
+    reference, other = start("decoder"), start(row)
+    backbone = [name for name in theirs if name.startswith("encoder.backbone.")]
+    alike = [
+        name
+        for name in reference
+        if name.startswith("encoder.") and name in other and "branches" not in name
+    ]
+    assert backbone
+    assert set(backbone) < set(alike)
+    assert all(torch.equal(reference[name], theirs[name]) for name in backbone)
+    assert all(torch.equal(reference[name], other[name]) for name in alike)
+    assert not any(
+        torch.equal(tensor, theirs[name])
+        for name, tensor in reference.items()
+        if name.startswith("decoder.") and name.endswith("conv.weight") and name in theirs
+    )
+
+
+def test_the_network_at_the_end_of_a_run_is_measured_and_not_the_best(tmp_path):
+    import ablations
+
+    best, last = (
+        random_network("mobilenet_v2", seed=seed, depth_multiplier=0.1) for seed in (0, 1)
+    )
+    atrous.save(best, tmp_path / "best.safetensors")
+    tensors = {"model": best.state_dict(), "average": last.state_dict()}
+    checkpoint.save(tmp_path / "checkpoints", checkpoint.Checkpoint(5, tensors))
+    found = ablations.last_of(tmp_path).state_dict()
+    assert all(torch.equal(found[name], value) for name, value in last.state_dict().items())
 
 
 def test_the_table_of_speed_claims_is_that_of_the_committed_results():
