@@ -71,7 +71,7 @@ _STREET = camvid().changed(
 _FROM_NOTHING = {
     "network": network("xception41"),
     "batch_size": 4,
-    "steps": 300,
+    "steps": 200,
     "precision": "bf16",
     "average_decay": 0.98,
     "head_multiplier": 1.0,
@@ -84,7 +84,7 @@ _ADE20K: dict[str, Any] = {"start": "deeplabv3_mnv2_ade20k_uint8.tflite", "taken
 _IMAGENET = {"start": "tf2_mobilenet_v2_1.0_224_ptq.tflite"}
 BASES = {
     "street": Base(_STREET, "camvid", **_ADE20K),
-    "cityscapes": Base(_STREET, "cityscapes_small", **_ADE20K),
+    "cityscapes": Base(replace(_STREET, steps=400), "cityscapes_small", **_ADE20K),
     "scenes": Base(_SCENES, **_IMAGENET),
     "random": Base(replace(scenes(), steps=500, **_QUIET)),
     "short": Base(replace(_SCENES, steps=200), **_IMAGENET),
@@ -144,7 +144,7 @@ _BACKBONES = {
     "xception41": Row(),
     "resnet50": Row({"backbone": "resnet50"}),  # without its last unit (`ablations.measure`)
     # As many seconds of the processor: an update took .78 times Xception's.
-    "resnet50_time": Row({"backbone": "resnet50", "steps": 385}),
+    "resnet50_time": Row({"backbone": "resnet50", "steps": 257}),
 }
 ROWS: dict[str, dict[str, Row]] = {
     "street": {**_DECODERS, **_LONG, **_DETAILS, **_STRIDES},

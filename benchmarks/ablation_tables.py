@@ -12,6 +12,7 @@ from atrous.evaluation.uncertainty import Difference, difference
 
 RESULTS = Path(__file__).parent / "results" / "ablations"
 COSTS = RESULTS.parent / "ablation_costs.amd-epyc.json"
+LABELS = RESULTS.parent / "ablation_labels.json"
 WIDTHS = (1, 2, 3, 5, 10, 20, 40)
 SIXTHS = 6  # of a run, at which learning curves are shown
 FLAT = 0.01  # of mean IoU: a curve is flat if its last third spans less
@@ -122,6 +123,7 @@ def tables() -> Iterator[str]:
     yield from ("", "**Trimap curves**: mean IoU within w pixels of the borders", "")
     yield from _curves(found)
     yield from _bands()
+    yield from _labels()
     yield from _learning(found)
     yield from _costs()
 
@@ -213,6 +215,22 @@ def _bands() -> Iterator[str]:
                 gain, low, high = (100 * gains[key][w - 1] for key in ("difference", "low", "high"))
                 cells = (base, _listed(gains["seeds"]), gains["pictures"], w, f"{gain:+.2f}")
                 yield f"| {' | '.join(map(str, cells))} | {low:+.2f} to {high:+.2f} |"
+
+
+def _labels() -> Iterator[str]:
+    if LABELS.exists():
+        yield from ("", "**Labels at borders** (`ablation_labels.py`)", "")
+        distances = " | ".join(f"{n} px" for n in range(6))
+        yield (
+            f"| data | strongest change of brightness at {distances} | moved by 1 px: at 1 px | "
+            "2 px | 5 px |"
+        )
+        yield f"|---|{'---|' * 9}"
+        for name, found in json.loads(LABELS.read_text()).items():
+            if name != "commit":
+                shares = [n / sum(found["borders"]) for n in found["borders"]]
+                cells = (*shares, *(found["moved"][w - 1] for w in (1, 2, 5)))
+                yield f"| {name} | {' | '.join(f'{cell:.2f}' for cell in cells)} |"
 
 
 def _learning(found: Results) -> Iterator[str]:
