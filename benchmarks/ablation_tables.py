@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from atrous.evaluation.metrics import iou
 from atrous.evaluation.uncertainty import Difference, difference
 
 RESULTS = Path(__file__).parent / "results" / "ablations"
@@ -123,6 +124,7 @@ def tables() -> Iterator[str]:
     yield from ("", "**Trimap curves**: mean IoU within w pixels of the borders", "")
     yield from _curves(found)
     yield from _bands()
+    yield from _classes(found)
     yield from _labels()
     yield from _learning(found)
     yield from _costs()
@@ -217,13 +219,32 @@ def _bands() -> Iterator[str]:
                 yield f"| {' | '.join(map(str, cells))} | {low:+.2f} to {high:+.2f} |"
 
 
+def _classes(found: Results) -> Iterator[str]:
+    yield from ("", "**By class**: bilinear, decoder, and points between them, over all seeds", "")
+    yield "| base | class | IoU | | points | at 1 px | | points |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for base in ("street", "cityscapes"):
+        pair = [found.get((base, row), {}) for row in ("bilinear", "decoder")]
+        seeds = sorted(set(pair[0]) & set(pair[1]))
+        if seeds:
+            scores = [
+                [iou(*_total([row[seed][key] for seed in seeds]).sum(0)) for row in pair]
+                for key in ("per_picture", "narrowest")
+            ]
+            for k, name in enumerate(pair[0][seeds[0]]["classes"]):
+                cells = [
+                    f"{first[k]:.3f} | {second[k]:.3f} | {100 * (second - first)[k]:+.1f}"
+                    for first, second in scores
+                ]
+                yield f"| {base} | {name} | {' | '.join(cells)} |"
+
+
 def _labels() -> Iterator[str]:
     if LABELS.exists():
         yield from ("", "**Labels at borders** (`ablation_labels.py`)", "")
-        distances = " | ".join(f"{n} px" for n in range(6))
         yield (
-            f"| data | strongest change of brightness at {distances} | moved by 1 px: at 1 px | "
-            "2 px | 5 px |"
+            "| data | strongest change of brightness: 0 px away | 1 | 2 | 3 | 4 | 5 | "
+            "labels moved by 1 px: at 1 px | 2 px | 5 px |"
         )
         yield f"|---|{'---|' * 9}"
         for name, found in json.loads(LABELS.read_text()).items():
