@@ -7,6 +7,9 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+import atrous
 
 ROOT = Path(__file__).parents[1]
 CORE, GEO, TRAIN = frozenset(), frozenset({"geo"}), frozenset({"train", "geo"})
@@ -104,3 +107,33 @@ def test_the_bill_of_materials_names_every_dependency_once(parts):
     assert used <= known
     scopes = {entry["name"]: entry["scope"] for entry in bill["components"]}
     assert (scopes["numpy"], scopes["torch"]) == ("required", "optional")
+
+
+@pytest.mark.slow
+def test_two_releases_of_one_run_are_the_same_bytes(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    release = import_module("release_model")
+    for folder in ("images", "masks"):
+        (tmp_path / "data" / folder / "val").mkdir(parents=True)
+    painted = atrous.data.scenes(0, 3, size=(65, 97))
+    for index, (image, target) in enumerate(painted):
+        for folder, array in (("images", image), ("masks", target)):
+            Image.fromarray(array).save(tmp_path / "data" / folder / "val" / f"{index}.png")
+    names = "".join(f"  {index}: {name}\n" for index, name in enumerate(painted.classes))
+    (tmp_path / "data/data.yaml").write_text(f"val: images/val\nmasks_dir: masks\nnames:\n{names}")
+    model = atrous.create_model("mobilenet_v2", num_classes=len(painted.classes))
+    model.classes, model.palette = painted.classes, painted.palette
+    atrous.save(model.eval(), tmp_path / "run.safetensors")
+    data = f"{tmp_path / 'data'}:val"
+    arguments = ["street", str(tmp_path / "run.safetensors"), "--calibrate", data]
+    arguments += ["--measure", data, "--temperature", data]
+    written = []
+    for number in range(2):
+        out = tmp_path / str(number)
+        monkeypatch.setattr(release, "TRAINED", out)
+        monkeypatch.setattr(release, "CARDS", out)
+        monkeypatch.setattr("sys.argv", ["release_model.py", *arguments])
+        release.main()
+        written.append({path.name: path.read_bytes() for path in out.iterdir()})
+    assert set(written[0]) == {"street.onnx", "street.int8.onnx", "street.md"}
+    assert written[0] == written[1]
