@@ -29,6 +29,7 @@ from atrous.errors import AtrousError, missing_extra, printable
     "--budget", type=click.FloatRange(0, 100), default=1, show_default=True, metavar="PERCENT",
     help="Largest share of pixels that quantising may label otherwise; 100 allows any.",
 )  # fmt: skip
+@click.option("--labels", is_flag=True, help="Put labels (H, W) into the file, beside the logits.")
 @click.option("--json", "as_json", is_flag=True, help="Print what the file says about itself.")
 def export(
     model: str,
@@ -38,6 +39,7 @@ def export(
     int8: bool,
     calibration: tuple[Path, ...],
     budget: float,
+    labels: bool,
     as_json: bool,
 ) -> None:
     r"""Writes a model to one file that runs without torch.
@@ -52,6 +54,10 @@ def export(
     With --int8, every other calibration picture sets ranges and biases. The remaining pictures
     measure how many labels change; layers that cost too much accuracy stay in float. A model that
     changes more labels than --budget allows is not written.
+
+    With --labels, the file also gives the class of every pixel, as 'atrous predict' finds it, for
+    programs that should do nothing after the network. Whole logits then take memory: four bytes a
+    class and pixel, a few times over.
 
     \b
     Examples:
@@ -71,14 +77,14 @@ def export(
     loaded = load_model(model)
     try:
         if int8:
-            report = _quantize(loaded, out, calibration, budget, size)
+            report = _quantize(loaded, out, calibration, budget, size, labels)
             click.echo(report.table(), err=as_json)
             header = report.header
         else:
             from atrous.export.export import export as write
 
             pictures = _read(calibration) if calibration else []
-            header = write(loaded, out, size=size, half=fp16, pictures=pictures)
+            header = write(loaded, out, size=size, half=fp16, pictures=pictures, labels=labels)
     except ModuleNotFoundError as error:
         raise missing_extra("export", error) from error
     if as_json:
@@ -101,9 +107,14 @@ def _read(paths: Sequence[Path]) -> list[Any]:
 
 
 def _quantize(
-    model: Any, out: Path, paths: Sequence[Path], budget: float, size: tuple[int, int] | None
+    model: Any,
+    out: Path,
+    paths: Sequence[Path],
+    budget: float,
+    size: tuple[int, int] | None,
+    labels: bool,
 ) -> Any:
     from atrous.export.int8 import quantize
 
     allowed = None if budget == 100 else budget / 100
-    return quantize(model, out, _read(paths), budget=allowed, size=size)
+    return quantize(model, out, _read(paths), budget=allowed, size=size, labels=labels)

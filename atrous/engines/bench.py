@@ -215,7 +215,9 @@ class _OnnxRuntime:
         )
 
     def coarse_logits(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return cast(NDArray[np.float32], self._session.run(None, {"image": image[None]})[0][0])
+        return cast(
+            NDArray[np.float32], self._session.run(["logits"], {"image": image[None]})[0][0]
+        )
 
 
 def _in_turns(runs: dict[str, Callable[[], Any]], samples: int) -> dict[str, list[float]]:

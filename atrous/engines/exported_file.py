@@ -46,7 +46,7 @@ class Header:
         licence: The licence of the weights; empty if unknown.
         source: Where the weights come from.
         source_sha256: Hash of the file with the weights, if they came from one file.
-        sha256: Hash of the graph with its weights.
+        sha256: Hash of the graph with its weights, from the picture to the logits.
         reach: Distance in pixels beyond which a logit does not depend on the picture; image
             pooling is not counted.
         size: Height and width, if the file takes one size alone; (0, 0) otherwise.
@@ -259,7 +259,7 @@ def _checked(
             where=path,
             fix="upgrade atrous",
         )
-    if interface != (["image"], ["logits"]):
+    if interface not in ((["image"], ["logits"]), (["image"], ["labels", "logits"])):
         raise _contract("input image and output logits", f"{interface[0]}, {interface[1]}", path)
     if not 1 <= opset <= NEWEST_OPSET:
         raise _contract(f"opset up to {NEWEST_OPSET}", f"opset {opset}", path)

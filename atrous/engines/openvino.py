@@ -20,6 +20,7 @@ from atrous.engines.openvino_graph import (
     bytes_per_pixel,
     classes_first,
     give_pooled,
+    only_logits,
     up_to_high_level,
 )
 from atrous.engines.openvino_row_strips import in_strips
@@ -268,9 +269,9 @@ class Compiler:
         return self._compiled(up_to_high_level if what == "high_level" else give_pooled, shape)
 
     def read(self) -> Any:
-        """Returns the graph."""
+        """Returns the graph from the picture to the logits."""
         try:
-            return self._core.read_model(str(self._path))
+            return only_logits(self._core.read_model(str(self._path)))
         except RuntimeError as error:
             raise self._refused(error) from error
 

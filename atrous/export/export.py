@@ -19,6 +19,7 @@ from atrous.engines.openvino import ExportedEngine
 from atrous.errors import AtrousError, ExitCode
 from atrous.export.agreement import bf16_agreement
 from atrous.export.graph import OPSET, Graph, write_graph
+from atrous.export.labels import add_labels
 from atrous.images.decode import atomic
 from atrous.layers import Size
 from atrous.model import DeepLabV3Plus
@@ -40,6 +41,7 @@ def export(
     size: Size | None = None,
     pictures: Sequence[NDArray[np.uint8]] = (),
     half: bool = False,
+    labels: bool = False,
 ) -> Header:
     """Writes a model to a self-contained ONNX file.
 
@@ -54,13 +56,16 @@ def export(
         pictures: Pictures to compare on, besides synthetic ones. They also measure how many
             labels the file keeps in bfloat16; without pictures the file runs in float32.
         half: Store weights in 16 bits: half the size. Arithmetic stays in 32 bits.
+        labels: Give the file a second output, ``labels`` (H, W): the class of every pixel, as
+            `Predictor` finds it from the same logits.
 
     Returns:
         The header of the file.
 
     Raises:
         AtrousError: The file's logits differ from the model's (the error names the first layer
-            that differs), or the backbone uses an unknown operation.
+            that differs), its labels are not those of its logits, or the backbone uses an
+            unknown operation.
     """
     training = model.training
     model.eval()
@@ -78,6 +83,8 @@ def export(
                 agreement, means = bf16_agreement(model, temporary, pictures)
                 header = replace(header, bf16_agreement=agreement, bf16_measured=means)
                 onnx.save(as_file(graph, header), temporary)
+            if labels:
+                add_labels(temporary, samples)
     finally:
         model.train(training)
     return header

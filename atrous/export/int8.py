@@ -22,6 +22,7 @@ from atrous.errors import AtrousError, ExitCode
 from atrous.evaluation import metrics
 from atrous.export.export import as_file, describe, torch_logits
 from atrous.export.graph import write_graph
+from atrous.export.labels import add_labels
 from atrous.images.decode import atomic
 from atrous.layers import Size
 from atrous.model import DeepLabV3Plus
@@ -95,6 +96,7 @@ def quantize(
     targets: Sequence[Labels] | None = None,
     budget: float | None = 0.01,
     size: Size | None = None,
+    labels: bool = False,
 ) -> QuantizationReport:
     """Writes a model to an ONNX file with 8-bit weights and activations.
 
@@ -109,6 +111,7 @@ def quantize(
         targets: Their true labels (H, W), 255 for unlabelled; None: the float model's labels.
         budget: Largest loss, in 0..1; None: any. See `QuantizationReport.loss`.
         size: Height and width to fix the file to; None: any.
+        labels: As in `atrous.export`.
 
     Returns:
         The report: header, IoU before and after, layers in float.
@@ -126,7 +129,7 @@ def quantize(
     training = model.training
     model.eval()
     try:
-        return _within_budget(model, out, pictures, targets, budget, size)
+        return _within_budget(model, out, pictures, targets, budget, size, labels)
     finally:
         model.train(training)
 
@@ -138,6 +141,7 @@ def _within_budget(
     targets: Sequence[Labels] | None,
     budget: float | None,
     size: Size | None,
+    labels: bool,
 ) -> QuantizationReport:
     calibrating, measuring = pictures[::2], pictures[1::2]
     expected = [_labels(torch_logits(model, p), model.logits_stride, p) for p in measuring]
@@ -162,6 +166,8 @@ def _within_budget(
             )
             logger.info("%d layers in float: loss %.4f", kept, report.loss)
             if budget is None or report.loss <= budget:
+                if labels:
+                    add_labels(temporary, measuring)
                 return report
             kept = max(1, 2 * kept)
             if kept > len(ranked) // 2:
@@ -237,15 +243,12 @@ def channel_means(
     for value in read:
         mean = helper.make_node("ReduceMean", [value], [f"{value}.mean"], axes=[0, 2, 3])
         graph.proto.node.append(mean)
-        graph.proto.output.append(
-            helper.make_tensor_value_info(f"{value}.mean", TensorProto.FLOAT, None)
-        )
+        output = helper.make_tensor_value_info(f"{value}.mean", TensorProto.FLOAT, None)
+        graph.proto.output.append(output)
     options = SessionOptions()
     options.intra_op_num_threads = usable_processors()
-    proto = as_file(graph, describe(model, graph, size=None))
-    session = InferenceSession(
-        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    proto = as_file(graph, describe(model, graph, size=None)).SerializeToString()
+    session = InferenceSession(proto, options, providers=["CPUExecutionProvider"])
     names = [f"{value}.mean" for value in read]
     sums = [0.0] * len(names)
     for picture in pictures:
@@ -297,9 +300,7 @@ def round_weights(
 def quantize_file(source: Path, target: Path, reader: Any, *, excluded: Sequence[str] = ()) -> None:
     """Quantises an ONNX file: QDQ nodes, uint8 activations, int8 weights per channel."""
     level = logging.getLogger().level
-    logging.getLogger().setLevel(
-        logging.ERROR
-    )  # hides advice about preprocessing that is done already
+    logging.getLogger().setLevel(logging.ERROR)  # hides advice about preprocessing, which is done
     try:
         quantization.quantize_static(
             str(source),

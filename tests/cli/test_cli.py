@@ -194,7 +194,7 @@ data check: allow-unlabelled force json names out split strict workers
 data next: count json model threads
 data show: augment count crop-size out seed split
 evaluate: classes compare data flip json output-stride pad-to report scales split trimap window
-export: budget calibration fp16 int8 json out size
+export: budget calibration fp16 int8 json labels out size
 models: classes json size
 page: json model out
 predict: annotate coco cutout jobs json keep-exif memory model no-legend no-overlay on-error out
