@@ -96,8 +96,8 @@ class Progress:
     click's progress bar prints nothing without a terminal, where a log needs lines.
     """
 
-    def __init__(self, total: int, name: str) -> None:
-        self.total, self.name = total, printable(name)
+    def __init__(self, total: int, name: str, unit: str = "pictures") -> None:
+        self.total, self.name, self.unit = total, printable(name), unit
         self.start = self.last = time.monotonic()
 
     def show(self, done: int) -> None:
@@ -108,8 +108,9 @@ class Progress:
             return
         self.last = now
         rate = done / max(now - self.start, 1e-9)
-        left = (self.total - done) / rate
-        text = f"{self.name}: {done} of {self.total} pictures, {rate:.1f}/s, {left:.0f} s left"
+        left = max(0, self.total - done) / rate
+        text = f"{self.name}: {done} of {self.total or '?'} {self.unit}, {rate:.1f}/s"
+        text += f", {left:.0f} s left" if self.total else ""
         click.echo(f"\r{text}  " if terminal else text, err=True, nl=finished or not terminal)
 
     def over(self, items: Iterable[T]) -> Iterator[T]:

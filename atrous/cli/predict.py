@@ -15,6 +15,7 @@ from atrous.errors import AtrousError, ExitCode, printable
 if TYPE_CHECKING:
     from atrous.engines.protocol import Precision
     from atrous.predict.batch import Outcome
+    from atrous.predict.find import Found
     from atrous.predict.pre_annotations import PreAnnotations
 
 _TOOLS = ("labelme", "cvat", "coco", "yolo", "label-studio")
@@ -78,6 +79,18 @@ def _shard(context: click.Context, option: click.Parameter, text: str) -> tuple[
     "--tolerance", type=click.FloatRange(0), metavar="PIXELS",
     help="Of --annotate: how far polygons may be from the outlines; 0: exact [default: 1].",
 )  # fmt: skip
+@click.option(
+    "--every", type=click.IntRange(1), default=1, show_default=True, metavar="N",
+    help="Of videos: segment every N-th frame; the overlay holds these.",
+)  # fmt: skip
+@click.option(
+    "--stabilise", is_flag=True,
+    help="Of videos: labels of a mean over frames, begun anew at cuts; they flicker less.",
+)  # fmt: skip
+@click.option(
+    "--label-frames", is_flag=True,
+    help="Of videos: write the labels of each frame, as b.labels/000000.labels.png.",
+)  # fmt: skip
 @click.option("--keep-exif", is_flag=True, help="Keep the picture's EXIF in the overlay.")
 @click.option(
     "--shard", callback=_shard, default="1/1", metavar="I/N",
@@ -110,6 +123,9 @@ def predict(
     coco: Path | None,
     annotate: str | None,
     tolerance: float | None,
+    every: int,
+    stabilise: bool,
+    label_frames: bool,
     keep_exif: bool,
     shard: tuple[int, int],
     jobs: int,
@@ -117,10 +133,10 @@ def predict(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    r"""Segments pictures: a mask, an overlay and the share of each class.
+    r"""Segments pictures and videos: a mask, an overlay and the share of each class.
 
-    PATHS are pictures, folders of pictures, patterns such as 'a/**/*.jpg', or - for a picture on
-    standard input. For a picture a/b.jpg the output folder gets b.labels.png (class indices with
+    PATHS are pictures, videos, folders of them, patterns such as 'a/**/*.jpg', or - for a picture
+    on standard input. For a picture a/b.jpg the output folder gets b.labels.png (class indices with
     a palette), b.overlay.jpg (to look at) and b.json. A picture found in a named folder keeps its
     path below that folder. A picture that cannot be read is reported and the others go on (exit
     code 3). Finished output of the same picture, model and options is kept, so an interrupted run
@@ -129,9 +145,13 @@ def predict(
     A picture too large for --memory is seen in tiles whose logits are joined, and its overlay is
     reduced. A TIFF may have any size, other pictures up to 100 megapixels.
 
+    A video clip.mp4, read by the program ffmpeg, gives clip.overlay.mp4 with its sound,
+    clip.frames.jsonl (a line for each frame) and clip.json.
+
     \b
     Examples:
       atrous predict photo.jpg
+      atrous predict clip.mp4 --stabilise
       atrous predict street.jpg --model street
       atrous predict holiday/ --model model.onnx --out masks --json
       atrous predict 'holiday/*.jpg' --probability dog --unknown 0.5 --coco regions.json
@@ -143,11 +163,11 @@ def predict(
     """
     from atrous.predict.batch import Extras
     from atrous.predict.coco import CocoRegions
-    from atrous.predict.find import find_pictures
     from atrous.predict.many import segmented
     from atrous.predict.predictor import Predictor
+    from atrous.predict.video import VideoOptions
 
-    found = find_pictures(paths, out)
+    found = _found(paths, out, only_pictures=bool(coco or annotate or probabilities or cutouts))
     coco = _coco_file(coco, shard, found.paths)
     annotations = _annotations(
         annotate, tolerance, pictures=found.pictures, out=out, overwrite=overwrite, shard=shard
@@ -162,11 +182,12 @@ def predict(
     regions = CocoRegions(predictor.classes)
     collectors = [each for each in (regions if coco else None, annotations) if each is not None]
     extras = Extras(
-        probabilities, cutouts, not no_overlay, not (no_legend or no_overlay), keep_exif
-    )
+        probabilities, cutouts, not no_overlay, not (no_legend or no_overlay), keep_exif,
+        VideoOptions(every, stabilise, label_frames),
+    )  # fmt: skip
     for outcome in segmented(
         predictor, options, found.pictures, out,
-        jobs=jobs, overwrite=overwrite, extras=extras, shard=shard,
+        jobs=jobs, overwrite=overwrite, extras=extras, shard=shard, on_frame=report.frame,
     ):  # fmt: skip
         report.add(outcome)
         if outcome.record is not None:
@@ -181,6 +202,17 @@ def predict(
     report.end(predictor.precision, out, found.left_out)
     if report.failed:
         raise SystemExit(ExitCode.SOME_FAILED)
+
+
+def _found(paths: Sequence[Path], out: Path, *, only_pictures: bool) -> "Found":
+    """Returns the pictures and, unless an option is of pictures alone, the videos of a call."""
+    from atrous.predict.find import find_pictures
+    from atrous.predict.many import refuse_videos
+
+    found = find_pictures(paths, out, videos=not only_pictures)
+    if only_pictures:
+        refuse_videos(found.pictures, "--coco, --annotate, --probability and --cutout")
+    return found
 
 
 def _coco_file(coco: Path | None, shard: tuple[int, int], pictures: Sequence[Path]) -> Path | None:
@@ -229,7 +261,14 @@ class _Report:
         self.as_json, self.debug = as_json, debug
         self.rows = _Rows([printable(path) for path in pictures])
         self.progress = Progress(len(pictures), "predict")
+        self.frames: tuple[Path, Progress] | None = None
         self.done = self.failed = 0
+
+    def frame(self, path: Path, done: int, expected: int) -> None:
+        """Prints how much of a video is done."""
+        if self.frames is None or self.frames[0] != path:
+            self.frames = path, Progress(expected, path.name, "frames")
+        self.frames[1].show(done)
 
     def add(self, outcome: "Outcome") -> None:
         """Prints the outcome of a picture."""
@@ -248,6 +287,8 @@ class _Report:
             spent = f"{outcome.seconds:.2f} s" if outcome.seconds else "kept"
             areas = outcome.record["areas"].items()
             shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in areas)
+            if "num_frames" in outcome.record:
+                shares = f"{outcome.record['num_frames']} frames: {shares}"
             self.rows.print(printable(outcome.path), f"{height} x {width}", spent, shares)
             for note in outcome.record.get("notes", ()):
                 click.echo(f"note: {printable(outcome.path)}: {printable(note)}", err=True)

@@ -124,7 +124,7 @@ def open_image(
     with ExitStack() as stack:
         with decoding(where):
             if isinstance(source, (str, Path)):
-                _check_file(Path(source))
+                check_file(Path(source))
             if checksums:
                 _verify(source, where, max_pixels)
             image = stack.enter_context(Image.open(source, formats=_formats(source, where)))
@@ -235,7 +235,12 @@ def _verify(source: str | Path | IO[bytes], where: object, max_pixels: int) -> N
         source.seek(0)
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Makes sure that a path is a file with content.
+
+    Raises:
+        AtrousError: ``E-FILE-MISSING``, ``E-FILE-KIND`` or ``E-FILE-EMPTY``.
+    """
     if not path.exists():
         code, what = "E-FILE-MISSING", "no such file"
     elif not path.is_file():

@@ -16,6 +16,14 @@ from atrous.predict.find import Picture
 from atrous.predict.predictor import Predictor
 from atrous.predict.records import check_free, digest_of, finished, identity
 from atrous.predict.segmentation import OutputFiles, Segmentation, output_files
+from atrous.predict.video import (
+    ALL_FRAMES,
+    OnFrame,
+    VideoFiles,
+    VideoOptions,
+    segment_video,
+    video_files,
+)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)  # errors that end a batch: later pictures would fail too
 
@@ -53,6 +61,7 @@ class Extras:
         overlay: Whether to write an overlay.
         legend: Whether the overlay has a legend below it.
         keep_exif: Whether the overlay keeps the picture's EXIF, which may hold a position.
+        video: How videos are segmented.
     """
 
     probabilities: tuple[str, ...] = ()
@@ -60,10 +69,18 @@ class Extras:
     overlay: bool = True
     legend: bool = False
     keep_exif: bool = False
+    video: VideoOptions = ALL_FRAMES
 
-    def files(self, out: Path, stem: str) -> OutputFiles:
-        """Returns the files of a picture's output."""
-        return output_files(out, stem, self.probabilities, self.cutouts, overlay=self.overlay)
+    def files(self, out: Path, picture: Picture) -> OutputFiles | VideoFiles:
+        """Returns the files of the output of a picture or video."""
+        if picture.is_video:
+            return video_files(
+                out, picture.stem, picture.path, overlay=self.overlay,
+                label_frames=self.video.label_frames,
+            )  # fmt: skip
+        return output_files(
+            out, picture.stem, self.probabilities, self.cutouts, overlay=self.overlay
+        )
 
 
 PLAIN = Extras()
@@ -77,6 +94,7 @@ def segment_files(
     overwrite: bool = False,
     extras: Extras = PLAIN,
     shard: tuple[int, int] = (1, 1),
+    on_frame: OnFrame | None = None,
 ) -> Iterator[Outcome]:
     """Segments pictures into a folder, one at a time; a bad one does not stop the others.
 
@@ -90,6 +108,7 @@ def segment_files(
         overwrite: Whether to do finished pictures anew.
         extras: Files beside labels and JSON.
         shard: (i, n): do the i-th of n equal shares, i from 1.
+        on_frame: Called after each frame of a video; see `segment_video`.
 
     Raises:
         AtrousError: Before the first picture: the folder cannot be written, or output would
@@ -99,7 +118,7 @@ def segment_files(
     jobs = list(enumerate(pictures, start=1))[shard[0] - 1 :: shard[1]]
     for _, picture in jobs:
         check_output(picture, out, extras)
-    job = Job(predictor, out, extras, overwrite)
+    job = Job(predictor, out, extras, overwrite, on_frame)
     for place, picture in jobs:
         yield job.do(place, picture)
 
@@ -131,7 +150,7 @@ def check_output(picture: Picture, out: Path, extras: Extras) -> None:
     Raises:
         AtrousError: Another file has one of the names.
     """
-    files = extras.files(out, picture.stem)
+    files = extras.files(out, picture)
     at = identity(picture.path, picture.content)
     check_free(picture.path, at, files.pictures, files.summary)
 
@@ -145,12 +164,14 @@ class Job:
         out: The folder of the output.
         extras: Files beside labels and JSON.
         overwrite: Whether to do a finished picture anew.
+        on_frame: Called after each frame of a video; see `segment_video`.
     """
 
     predictor: Predictor
     out: Path
     extras: Extras
     overwrite: bool
+    on_frame: OnFrame | None = None
 
     def do(self, place: int, picture: Picture) -> Outcome:
         """Segments a picture into files, or keeps its finished output.
@@ -159,19 +180,19 @@ class Job:
             AtrousError: The disk is full. All other errors are in the outcome.
         """
         start = time.perf_counter()
-        record, result, problem = None, None, None
+        record, result, problem, kept = None, None, None, False
         try:
-            record, result = self._done(picture)
+            record, result, kept = self._done(picture)
         except Exception as error:  # one bad picture never ends a batch
             problem = _as_ours(error, picture.path)
             if problem.code == "E-DISK-FULL":
                 raise problem from error
             problem.__cause__ = error
-        seconds = time.perf_counter() - start if result is not None or problem else 0.0
+        seconds = 0.0 if kept else time.perf_counter() - start
         return Outcome(picture.path, picture.name, place, record, problem, seconds, result)
 
-    def _done(self, picture: Picture) -> tuple[dict[str, Any], Segmentation | None]:
-        """Returns the record of a picture, and the segmentation unless finished output is kept."""
+    def _done(self, picture: Picture) -> tuple[dict[str, Any], Segmentation | None, bool]:
+        """Returns the record, the segmentation of a new picture, and whether all was kept."""
         digest, source, stream = _opened(picture)
         at = identity(picture.path, picture.content)
         made_from: dict[str, Any] = {
@@ -179,14 +200,26 @@ class Job:
             "model": self.predictor.engine.fingerprint,
             "at": at,
         }
-        if options := self._options():
+        if options := self._options(picture):
             made_from["options"] = options
-        files = self.extras.files(self.out, picture.stem)
+        files = self.extras.files(self.out, picture)
         kept = None if self.overwrite else finished(files.summary, made_from)
         if kept is not None:
-            return {**kept, "input": str(picture.path)}, None
+            return {**kept, "input": str(picture.path)}, None, True
         # Checked again, because another process may have written into the folder meanwhile.
         check_output(picture, self.out, self.extras)
+        facts = {
+            "input": str(picture.path),
+            "made_from": made_from,
+            "precision": self.predictor.precision,
+        }
+        if isinstance(files, VideoFiles):
+            video = self.extras.video
+            record = segment_video(
+                self.predictor, picture.path, files, video,
+                facts=facts, mark=at, on_frame=self.on_frame,
+            )  # fmt: skip
+            return record, None, False
         result = self.predictor(source)
         record = result.save(
             self.out,
@@ -196,18 +229,18 @@ class Job:
             overlay=self.extras.overlay,
             legend=self.extras.legend,
             exif=exif_of(stream) if self.extras.keep_exif else b"",
-            facts={
-                "input": str(picture.path),
-                "made_from": made_from,
-                "precision": self.predictor.precision,
-            },
+            facts=facts,
             mark=at,
         )
-        return record, result
+        return record, result, False
 
-    def _options(self) -> dict[str, Any]:
+    def _options(self, picture: Picture) -> dict[str, Any]:
         """Returns the options that change the output and differ from the default."""
-        chosen = {**asdict(self.extras), "unknown_below": self.predictor.unknown_below}
+        chosen = asdict(self.extras)
+        video = chosen.pop("video")
+        if picture.is_video:
+            chosen = {"overlay": self.extras.overlay, **video}
+        chosen["unknown_below"] = self.predictor.unknown_below
         used = {k: list(v) if isinstance(v, tuple) else v for k, v in chosen.items() if v}
         if used.pop("overlay", None) is None:
             used["overlay"] = False
@@ -227,12 +260,14 @@ class _Named(io.BytesIO):
 def _opened(picture: Picture) -> tuple[str, Any, Path | IO[bytes]]:
     """Returns the SHA-256 of a picture, a source for a Predictor, and a source for its EXIF.
 
-    The file is read once. A TIFF stays a path, because it may be larger than the memory.
+    The file is read once. TIFFs and videos stay paths: they may be larger than the memory.
     """
     path, content = picture.path, picture.content
     if content is None:
         if not path.is_file():
             return "", path, path  # the Predictor raises the error
+        if picture.is_video:
+            return digest_of(path), path, path
         with path.open("rb") as file:
             head = file.read(4)
             if head in TIFF_MAGIC:
@@ -272,5 +307,5 @@ def shown(outcome: Outcome) -> dict[str, Any]:
         message = outcome.error.what
         return {"input": str(outcome.path), "error": message, "code": outcome.error.code}
     keys = ("input", "labels", "overlay", "size", "areas", "confidence", "precision")
-    more = ("probabilities", "cutouts", "notes")
+    more = ("probabilities", "cutouts", "frames", "num_frames", "changed", "notes")
     return {key: outcome.record[key] for key in (*keys, *more) if key in outcome.record}

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from atrous.errors import AtrousError
 from atrous.images.decode import SUFFIXES
+from atrous.images.video import SUFFIXES as VIDEO_SUFFIXES
+from atrous.images.video import missing_program
 from atrous.predict.records import is_output
 
 STDIN = Path("-")  # a picture on standard input
@@ -18,7 +20,7 @@ _EARLIER = "earlier output of atrous predict"
 # Kinds of files that people take for pictures, and that are not read.
 _NOT_READ = {
     **dict.fromkeys((".jxl", ".jp2", ".j2k"), "not read yet"),
-    **dict.fromkeys((".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".wmv"), "a film"),
+    **dict.fromkeys(VIDEO_SUFFIXES, "a video"),
     **dict.fromkeys((".svg", ".pdf", ".eps", ".ai", ".psd", ".xcf"), "not a photograph"),
     **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf"), "a camera's raw"),
 }
@@ -44,6 +46,11 @@ class Picture:
         suffix = self.path.suffix
         return self.stem if self.stem.endswith(suffix) else self.stem + suffix
 
+    @property
+    def is_video(self) -> bool:
+        """Whether the file is named as a video."""
+        return self.content is None and self.path.suffix.lower() in VIDEO_SUFFIXES
+
 
 @dataclass(frozen=True)
 class Found:
@@ -63,7 +70,9 @@ class Found:
         return [picture.path for picture in self.pictures]
 
 
-def find_pictures(paths: Iterable[str | Path], out: Path | None = None) -> Found:
+def find_pictures(
+    paths: Iterable[str | Path], out: Path | None = None, *, videos: bool = False
+) -> Found:
     """Returns the named files, and the pictures in the named folders, each once, in order.
 
     A name that is no file may be a pattern (``*.jpg``, ``**/*.png``): shells leave patterns alone
@@ -74,12 +83,13 @@ def find_pictures(paths: Iterable[str | Path], out: Path | None = None) -> Found
     Args:
         paths: Files, folders, patterns, ``-``.
         out: Folder of the output.
+        videos: Whether videos in folders are wanted too; not without ffmpeg.
 
     Raises:
         AtrousError: A folder without pictures, a pattern without matches, names of nothing, or
             nothing but earlier output.
     """
-    search = _Search(out)
+    search = _Search(out, videos=videos)
     for path in map(Path, paths):
         search.add(path)
     pictures = list(search.found.values())
@@ -98,10 +108,15 @@ class _Search:
         left_out: Reason -> number of files.
     """
 
-    def __init__(self, out: Path | None) -> None:
+    def __init__(self, out: Path | None, *, videos: bool) -> None:
         self.found: dict[str, Picture] = {}
         self.left_out: Counter[str] = Counter()
         self._out = out
+        self._wanted, self._not_read = SUFFIXES, dict(_NOT_READ)
+        if videos and (missing := missing_program()):
+            self._not_read |= dict.fromkeys(VIDEO_SUFFIXES, f"a video; needs the program {missing}")
+        elif videos:
+            self._wanted |= VIDEO_SUFFIXES
 
     def add(self, path: Path) -> None:
         """Adds the pictures that a name stands for."""
@@ -135,21 +150,20 @@ class _Search:
                 self.left_out[f"in the output folder {self._out}"] += len(files)
                 continue
             for file in (here / name for name in files if not name.startswith(".")):
-                reason = _why_not(file, beside)
+                reason = self._why_not(file, beside)
                 if not reason:
                     yield file
                 elif file.suffix != ".json":  # records, and annotations of other tools
                     self.left_out[reason] += 1
 
-
-def _why_not(file: Path, beside: set[str]) -> str:
-    """Returns why a file in a folder is not a picture to segment; empty if it is one."""
-    suffix = file.suffix.lower()
-    if suffix not in SUFFIXES:
-        return f"{suffix or file.name} ({_NOT_READ.get(suffix, 'no picture')})"
-    if is_output(file, beside):
-        return _EARLIER
-    return "" if file.is_file() else "broken links and devices"
+    def _why_not(self, file: Path, beside: set[str]) -> str:
+        """Returns why a file in a folder is not to be segmented; empty if it is."""
+        suffix = file.suffix.lower()
+        if suffix not in self._wanted:
+            return f"{suffix or file.name} ({self._not_read.get(suffix, 'no picture')})"
+        if is_output(file, beside):
+            return _EARLIER
+        return "" if file.is_file() else "broken links and devices"
 
 
 def _named(path: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from atrous.predict.batch import PLAIN, Extras, Outcome, segment_files, shown
 from atrous.predict.find import Picture, find_pictures
 from atrous.predict.jobs import segment_in_jobs
 from atrous.predict.predictor import Predictor
+from atrous.predict.video import OnFrame
 
 if TYPE_CHECKING:
     from atrous.model import DeepLabV3Plus
@@ -48,7 +49,7 @@ def segment_many(
         AtrousError: Nothing to do, output would replace other files, the disk is full, or
             several jobs with a model that is neither a name nor a path.
     """
-    found = find_pictures(paths, Path(out))
+    found = find_pictures(paths, Path(out), videos=not (extras.probabilities or extras.cutouts))
     predictor = model if isinstance(model, Predictor) else Predictor(model, **options)
     outcomes = []
     for outcome in segmented(
@@ -71,6 +72,7 @@ def segmented(
     overwrite: bool,
     extras: Extras,
     shard: tuple[int, int] = (1, 1),
+    on_frame: OnFrame | None = None,
 ) -> Iterator[Outcome]:
     """Segments found pictures, in this process or in several; see `segment_many`.
 
@@ -83,6 +85,7 @@ def segmented(
         overwrite: Whether to do finished pictures anew.
         extras: Files beside labels and JSON.
         shard: (i, n): do the i-th of n equal shares, i from 1.
+        on_frame: With one job, called after each frame of a video; see `segment_video`.
 
     Raises:
         AtrousError: As `segment_many`.
@@ -90,10 +93,12 @@ def segmented(
     for name in (*extras.probabilities, *extras.cutouts):
         if name not in predictor.classes:
             raise unknown_name("class", name, predictor.classes)
+        refuse_videos(pictures, "--probability and --cutout")
     if jobs == 1:
         yield from segment_files(
-            predictor, pictures, out, overwrite=overwrite, extras=extras, shard=shard
-        )
+            predictor, pictures, out,
+            overwrite=overwrite, extras=extras, shard=shard, on_frame=on_frame,
+        )  # fmt: skip
         return
     if not isinstance(options["model"], (str, Path, type(None))):
         raise AtrousError(
@@ -106,3 +111,19 @@ def segmented(
     yield from segment_in_jobs(
         chosen, pictures, out, jobs=jobs, overwrite=overwrite, extras=extras, shard=shard
     )
+
+
+def refuse_videos(pictures: Iterable[Picture], options: str) -> None:
+    """Makes sure that options which are not for videos meet none.
+
+    Raises:
+        AtrousError: One of the pictures is a video.
+    """
+    for picture in pictures:
+        if picture.is_video:
+            raise AtrousError(
+                "E-VIDEO-OPTION",
+                f"{options} are not for videos",
+                where=picture.path,
+                fix="leave the option out, or save single frames: ffmpeg -i IN %06d.png",
+            )

@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from atrous.classes import Color
 from atrous.engines.open import open_engine
@@ -95,12 +97,15 @@ class Predictor:
         """
         if isinstance(image, (str, Path)):
             windows = open_tiff(Path(image))
-            if windows is not None and self._too_large(windows.size):
+            if windows is not None and not self.fits(windows.size):
                 return self._tiled(windows)
         picture = as_picture(image)
-        if self._too_large((picture.height, picture.width)):
+        if not self.fits((picture.height, picture.width)):
             return self._tiled(DecodedPicture(picture))
-        coarse = self.engine.coarse_logits(np.asarray(picture))
+        return self.segmented(picture, self.engine.coarse_logits(np.asarray(picture)))
+
+    def segmented(self, picture: Image.Image, coarse: NDArray[np.float32]) -> Segmentation:
+        """Returns the segmentation of a picture by coarse logits (h, w, K)."""
         stride = self.engine.logits_stride
         labels = labels_of(coarse, stride, (picture.height, picture.width), self.unknown_below)
         return Segmentation(
@@ -114,8 +119,9 @@ class Predictor:
             notes=picture.info.get("notes", ()),
         )
 
-    def _too_large(self, size: tuple[int, int]) -> bool:
-        return size[0] * size[1] > MAX_PIXELS or not tiles.fits(self.engine, size, self.memory)
+    def fits(self, size: tuple[int, int]) -> bool:
+        """Returns whether a picture of this height and width is seen whole, not in tiles."""
+        return size[0] * size[1] <= MAX_PIXELS and tiles.fits(self.engine, size, self.memory)
 
     def _tiled(self, picture: Windows) -> TiledSegmentation:
         grid = tiles.plan(self.engine, picture, self.memory)

@@ -9,6 +9,7 @@ it may be replaced, and whether a file is a picture or earlier output.
 import hashlib
 import json
 import os
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from PIL import Image
 
 from atrous.errors import AtrousError
+from atrous.images.video import SUFFIXES, ends_of
 
 MARK = "atrous"  # key of the text in a PNG, start of the comment of a JPEG
 
@@ -47,7 +49,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 def files_of(record: Mapping[str, Any]) -> set[str]:
     """Returns the names, without folders, of the files that a record lists."""
-    files = [record.get("labels"), record.get("overlay")]
+    files = [record.get("labels"), record.get("overlay"), record.get("frames")]
     for several in ("probabilities", "cutouts"):
         files += (record.get(several) or {}).values()
     return {Path(str(file)).name for file in files if file}
@@ -64,9 +66,9 @@ def finished(summary: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | No
     recorded = {k: v for k, v in record["made_from"].items() if k != "at"}
     if recorded != {k: v for k, v in made_from.items() if k != "at"}:
         return None
-    if not all((summary.parent / name).is_file() for name in files_of(record)):
+    if not all((summary.parent / name).exists() for name in files_of(record)):
         return None
-    for key in ("labels", "overlay"):
+    for key in ("labels", "overlay", "frames"):
         if record.get(key):
             record[key] = str(summary.parent / Path(record[key]).name)
     for several in ("probabilities", "cutouts"):
@@ -136,11 +138,19 @@ def is_output(path: Path, beside: Collection[str] | None = None) -> bool:
             record = read_record(path.with_name(name))
             if record is not None and path.name in files_of(record):
                 return True
-    return path.suffix in (".png", ".jpg") and bool(mark_of(path))
+    return path.suffix in (".png", ".jpg", *SUFFIXES) and bool(mark_of(path))
 
 
 def mark_of(path: Path) -> str:
-    """Returns the identity of the picture that a file was made from; empty for other files."""
+    """Returns the identity of the picture that a file was made from; empty for other files.
+
+    A folder of label pictures has the mark of its first picture.
+    """
+    if path.is_dir():
+        path = min(path.iterdir(), default=path)
+    if path.suffix in (".jsonl", *SUFFIXES):
+        found = re.search(rb"\b%s\W{1,4}([0-9a-f]{32})" % MARK.encode(), ends_of(path))
+        return found[1].decode() if found else ""
     try:
         with Image.open(path, formats=("PNG", "JPEG")) as image:
             text = image.info.get(MARK, "")

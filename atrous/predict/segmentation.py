@@ -130,7 +130,7 @@ class Segmentation:
 
     def _repr_png_(self) -> bytes:
         """Returns the overlay with its legend, for notebooks."""
-        return _encoded(_reduced(self.overlay(legend=True), _SHOWN_SIDE), "PNG")
+        return encoded(_reduced(self.overlay(legend=True), _SHOWN_SIDE), "PNG")
 
     def _repr_html_(self) -> str:
         """Returns picture, overlay, and a table of colours, names and areas, for notebooks."""
@@ -214,7 +214,7 @@ class Segmentation:
         if files.overlay:
             shown = _reduced(self.overlay(legend=legend), _JPEG_SIDE)
             comment = f"{MARK} {mark}".encode() if mark else b""
-            _write(files.overlay, _encoded(shown, "JPEG", quality=90, exif=exif, comment=comment))
+            _write(files.overlay, encoded(shown, "JPEG", quality=90, exif=exif, comment=comment))
         record = {
             **(facts or {}),
             "labels": str(files.labels),
@@ -237,12 +237,12 @@ class Segmentation:
         if mark:
             text.add_text(MARK, mark)
         labels = overlay.palette_image(self.labels, self._stored_palette)
-        _write(files.labels, _encoded(labels, "PNG", pnginfo=text))
+        _write(files.labels, encoded(labels, "PNG", pnginfo=text))
         for name, path in files.probabilities.items():
             grey = np.rint(255 * self.probability(name)).astype(np.uint8)
-            _write(path, _encoded(Image.fromarray(grey), "PNG", pnginfo=text))
+            _write(path, encoded(Image.fromarray(grey), "PNG", pnginfo=text))
         for name, path in files.cutouts.items():
-            _write(path, _encoded(self.cutout(name), "PNG", pnginfo=text))
+            _write(path, encoded(self.cutout(name), "PNG", pnginfo=text))
 
 
 @dataclass(frozen=True)
@@ -302,7 +302,8 @@ def _write(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-def _encoded(image: Image.Image, format: str, **options: Any) -> bytes:
+def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
+    """Returns a picture as the content of a file."""
     # Pillow writes JPEG in C and reports a full disk without an error number. Therefore it encodes
     # into memory here, and Python writes the file.
     stream = io.BytesIO()
@@ -311,7 +312,7 @@ def _encoded(image: Image.Image, format: str, **options: Any) -> bytes:
 
 
 def _in_base64(image: Image.Image) -> str:
-    return base64.b64encode(_encoded(image, "JPEG", quality=90)).decode()
+    return base64.b64encode(encoded(image, "JPEG", quality=90)).decode()
 
 
 def _reduced(image: Image.Image, side: int) -> Image.Image:

@@ -130,7 +130,7 @@ def test_P06_misspelt_commands_and_options_get_the_nearest(run, arguments, sugge
 
 
 def test_errors_of_ours_exit_1_without_a_traceback(run, photo, monkeypatch):
-    monkeypatch.setattr("atrous.predict.find.find_pictures", lambda *_: 1 / 0)
+    monkeypatch.setattr("atrous.predict.find.find_pictures", lambda *_, **__: 1 / 0)
     code, _, err = run("predict", photo, "--model", "m")
     assert code == 1
     assert "this is a bug in atrous" in err
@@ -197,8 +197,9 @@ evaluate: classes compare data flip json output-stride pad-to report scales spli
 export: budget calibration fp16 int8 json labels out size
 models: classes json size
 page: json model out
-predict: annotate coco cutout jobs json keep-exif memory model no-legend no-overlay on-error out
-    overwrite precision probability shard threads tolerance unknown
+predict: annotate coco cutout every jobs json keep-exif label-frames memory model no-legend
+    no-overlay on-error out overwrite precision probability shard stabilise threads tolerance
+    unknown
 submit: flip json names out output-stride pad-to scales to window
 serve: allow-host deadline downloadable host insecure max-bytes max-pixels memory model port queue
     threads token-file workers
