@@ -2,10 +2,12 @@
 
 import json
 import re
+import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -97,9 +99,14 @@ def _shard(context: click.Context, option: click.Parameter, text: str) -> tuple[
     help="Do the I-th of N shares of the pictures; N processes or machines do them all.",
 )  # fmt: skip
 @click.option(
-    "--jobs", type=click.IntRange(1), default=1, show_default=True, metavar="N",
-    help="Worker processes, which share the threads; --memory is of each.",
+    "--jobs", type=click.IntRange(1), metavar="N",
+    help="Worker processes, which share the threads; --memory is of each [default: 1]. With Ray: "
+    "actors [default: one for each processor, on a cluster all but one].",
 )  # fmt: skip
+@click.option("--engine", type=click.Choice(["ray"]), help="Work on Ray instead of processes.")
+@click.option(
+    "--address", help="A running Ray cluster [default: one on this machine, for this call]."
+)
 @click.option(
     "--on-error", type=click.Choice(["continue", "stop"]), default="continue", show_default=True,
     help="What to do after a picture that cannot be read.",
@@ -128,7 +135,9 @@ def predict(
     label_frames: bool,
     keep_exif: bool,
     shard: tuple[int, int],
-    jobs: int,
+    jobs: int | None,
+    engine: Literal["ray"] | None,
+    address: str | None,
     on_error: str,
     overwrite: bool,
     as_json: bool,
@@ -158,6 +167,7 @@ def predict(
       atrous predict cat.jpg --cutout cat --no-overlay
       atrous predict new/ --model runs/first --annotate labelme
       atrous predict huge/ --jobs 8
+      atrous predict huge/ --engine ray --address 10.0.0.1:6379
       atrous predict huge/ --shard 2/8
       atrous predict city.tif --model model.onnx --memory 4GB
     """
@@ -185,10 +195,11 @@ def predict(
         probabilities, cutouts, not no_overlay, not (no_legend or no_overlay), keep_exif,
         VideoOptions(every, stabilise, label_frames),
     )  # fmt: skip
-    for outcome in segmented(
-        predictor, options, found.pictures, out,
-        jobs=jobs, overwrite=overwrite, extras=extras, shard=shard, on_frame=report.frame,
-    ):  # fmt: skip
+    outcomes = segmented(
+        predictor, options, found.pictures, out, jobs=jobs, engine=engine, address=address,
+        overwrite=overwrite, extras=extras, shard=shard, on_frame=report.frame,
+    )  # fmt: skip
+    for outcome in _alone_on_stdout(outcomes):
         report.add(outcome)
         if outcome.record is not None:
             for collected in collectors:
@@ -213,6 +224,12 @@ def _found(paths: Sequence[Path], out: Path, *, only_pictures: bool) -> "Found":
     if only_pictures:
         refuse_videos(found.pictures, "--coco, --annotate, --probability and --cutout")
     return found
+
+
+def _alone_on_stdout(outcomes: Iterator["Outcome"]) -> Iterator["Outcome"]:
+    """Yields the outcomes; what libraries print meanwhile, as Ray does, goes to standard error."""
+    with redirect_stdout(sys.stderr):
+        yield from outcomes
 
 
 def _coco_file(coco: Path | None, shard: tuple[int, int], pictures: Sequence[Path]) -> Path | None:
@@ -259,6 +276,7 @@ class _Report:
 
     def __init__(self, pictures: Sequence[Path], *, as_json: bool, debug: bool) -> None:
         self.as_json, self.debug = as_json, debug
+        self.stdout = sys.stdout
         self.rows = _Rows([printable(path) for path in pictures])
         self.progress = Progress(len(pictures), "predict")
         self.frames: tuple[Path, Progress] | None = None
@@ -276,7 +294,7 @@ class _Report:
 
         self.done += 1
         if self.as_json:
-            click.echo(json.dumps(shown(outcome)))
+            click.echo(json.dumps(shown(outcome)), file=self.stdout)
         if outcome.record is None:
             self.failed += 1
             click.echo(f"error: {outcome.error}", err=True)
@@ -310,7 +328,7 @@ class _Rows:
 
     def __init__(self, names: Iterable[str]) -> None:
         self.width = min(48, max(map(len, names), default=0))
-        self.headed = False
+        self.headed, self.stdout = False, sys.stdout
 
     def print(self, name: str, size: str, spent: str, shares: str) -> None:
         """Prints a row; of a long name, the end."""
@@ -319,4 +337,5 @@ class _Rows:
             self.print("picture", "height x width", "time", "share of each class")
         if len(name) > self.width:
             name = "..." + name[-(self.width - 3) :]
-        click.echo(f"{name:<{self.width}}  {size:>14}  {spent:>8}  {shares}")
+        row = f"{name:<{self.width}}  {size:>14}  {spent:>8}  {shares}"
+        click.echo(row, file=self.stdout)

@@ -1,6 +1,9 @@
 """Pictures in and files out: decoding to 8-bit RGB, and files that are whole or absent."""
 
+import hashlib
 import os
+import platform
+import re
 import secrets
 import warnings
 from collections.abc import Iterator
@@ -274,10 +277,36 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
+    temporary = path.with_name(f".tmp-{os.getpid()}-{_host()}-{secrets.token_hex(4)}{path.suffix}")
     try:
         yield temporary
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _host() -> str:
+    """Returns a short name of this machine, which may share a folder with others."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes the temporary files that killed processes of this machine left in a folder."""
+    for top, _, names in os.walk(folder):
+        for name in names:
+            match = re.match(r"\.tmp-(\d+)-(\w+)-", name)
+            if match and match[2] == _host() and not _alive(int(match[1])):
+                Path(top, name).unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    if os.name == "nt":  # kill(0) there is Ctrl-C
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # of another user
+        return True
+    return True

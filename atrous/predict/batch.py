@@ -25,6 +25,8 @@ from atrous.predict.video import (
     video_files,
 )
 
+Task = tuple[int, Picture]  # a place in the call, from 1, and its picture
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)  # errors that end a batch: later pictures would fail too
 
 
@@ -114,13 +116,24 @@ def segment_files(
         AtrousError: Before the first picture: the folder cannot be written, or output would
             replace another file. Later: the disk is full.
     """
-    check_folder(out)
-    jobs = list(enumerate(pictures, start=1))[shard[0] - 1 :: shard[1]]
-    for _, picture in jobs:
-        check_output(picture, out, extras)
     job = Job(predictor, out, extras, overwrite, on_frame)
-    for place, picture in jobs:
+    for place, picture in checked_share(pictures, out, extras, shard):
         yield job.do(place, picture)
+
+
+def checked_share(
+    pictures: Sequence[Picture], out: Path, extras: Extras, shard: tuple[int, int]
+) -> list[Task]:
+    """Returns a share of the pictures with their places, after a look at their output.
+
+    Raises:
+        AtrousError: The folder cannot be written, or output would replace another file.
+    """
+    check_folder(out)
+    share = list(enumerate(pictures, start=1))[shard[0] - 1 :: shard[1]]
+    for _, picture in share:
+        check_output(picture, out, extras)
+    return share
 
 
 def check_folder(out: Path) -> None:

@@ -13,14 +13,12 @@ from typing import Any
 
 from atrous.engines.machine import usable_processors
 from atrous.errors import AtrousError, ExitCode
-from atrous.predict.batch import PLAIN, Extras, Job, Outcome, check_folder, check_output
+from atrous.predict.batch import PLAIN, Extras, Job, Outcome, Task, checked_share
 from atrous.predict.find import Picture
 from atrous.predict.predictor import Predictor
 
-_DEATHS = 2  # a picture over which so many workers died is reported and not tried again
+DEATHS = 2  # a picture over which so many workers died is reported and not tried again
 _PATIENCE = 20.0  # seconds for a worker to finish its picture when the call ends
-
-Task = tuple[int, Picture]
 
 
 def segment_in_jobs(
@@ -50,10 +48,7 @@ def segment_in_jobs(
     Raises:
         AtrousError: As `segment_files`.
     """
-    check_folder(out)
-    tasks = list(enumerate(pictures, start=1))[shard[0] - 1 :: shard[1]]
-    for _, picture in tasks:
-        check_output(picture, out, extras)
+    tasks = checked_share(pictures, out, extras, shard)
     threads = max(1, (options.get("threads") or usable_processors()) // jobs)
     make = {**options, "threads": threads}
     crew = _Crew((make, out, extras, overwrite), min(jobs, len(tasks)), tasks)
@@ -61,6 +56,18 @@ def segment_in_jobs(
         yield from crew.outcomes()
     finally:
         crew.dismiss()
+
+
+def killed_its_workers(place: int, picture: Picture, ended: str = "") -> Outcome:
+    """Returns the outcome of a picture over which several workers died."""
+    error = AtrousError(
+        "E-WORKER",
+        f"worker processes ended over it {DEATHS} times{ended}",
+        where=picture.path,
+        fix="it may need more memory than there is: fewer --jobs, or less --memory",
+        exit_code=ExitCode.SOME_FAILED,
+    )
+    return Outcome(picture.path, picture.name, place, None, error, 0.0)
 
 
 class _Worker:
@@ -129,19 +136,11 @@ class _Crew:
         self._clean(worker)
         self._deaths[place] += 1
         outcome = None
-        if self._deaths[place] < _DEATHS:
+        if self._deaths[place] < DEATHS:
             self._left.append(worker.task)
         else:
-            ended = f"worker processes ended over it {_DEATHS} times, the last with code "
-            ended += f"{worker.process.exitcode}"
-            error = AtrousError(
-                "E-WORKER",
-                ended,
-                where=picture.path,
-                fix="it may need more memory than there is: fewer --jobs, or less --memory",
-                exit_code=ExitCode.SOME_FAILED,
-            )
-            outcome = Outcome(picture.path, picture.name, place, None, error, 0.0)
+            ended = f", the last with code {worker.process.exitcode}"
+            outcome = killed_its_workers(place, picture, ended)
         fresh = _Worker(self._arguments)
         self._workers[self._workers.index(worker)] = fresh
         self._next(fresh)

@@ -1,13 +1,14 @@
-"""Does from Python what ``atrous predict`` does, in one process or several."""
+"""Does from Python what ``atrous predict`` does, in one process, several, or on a cluster."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from atrous.errors import AtrousError, unknown_name
 from atrous.predict.batch import PLAIN, Extras, Outcome, segment_files, shown
 from atrous.predict.find import Picture, find_pictures
 from atrous.predict.jobs import segment_in_jobs
+from atrous.predict.on_ray import segment_on_ray
 from atrous.predict.predictor import Predictor
 from atrous.predict.video import OnFrame
 
@@ -22,7 +23,9 @@ def segment_many(
     *,
     extras: Extras = PLAIN,
     overwrite: bool = False,
-    jobs: int = 1,
+    jobs: int | None = None,
+    engine: Literal["ray"] | None = None,
+    address: str | None = None,
     on_outcome: Callable[[Outcome], None] | None = None,
     **options: Any,
 ) -> list[dict[str, Any]]:
@@ -37,7 +40,10 @@ def segment_many(
         out: The folder of the output.
         extras: Files beside labels and JSON.
         overwrite: Whether to do finished pictures anew.
-        jobs: Number of worker processes; 1: this process.
+        jobs: Number of worker processes, or of Ray's actors. None: this process; with Ray, one for
+            each processor, on a cluster all but one.
+        engine: ``ray``: Ray Data instead of worker processes.
+        address: Of a running Ray cluster; None: one on this machine, for this call.
         on_outcome: Called with the outcome of each picture when it is known.
         options: Of `Predictor`.
 
@@ -54,7 +60,7 @@ def segment_many(
     outcomes = []
     for outcome in segmented(
         predictor, {**options, "model": model}, found.pictures, Path(out), jobs=jobs,
-        overwrite=overwrite, extras=extras,
+        engine=engine, address=address, overwrite=overwrite, extras=extras,
     ):  # fmt: skip
         outcomes.append((outcome.place, shown(outcome)))
         if on_outcome is not None:
@@ -68,33 +74,44 @@ def segmented(
     pictures: Sequence[Picture],
     out: Path,
     *,
-    jobs: int,
+    jobs: int | None,
     overwrite: bool,
     extras: Extras,
+    engine: Literal["ray"] | None = None,
+    address: str | None = None,
     shard: tuple[int, int] = (1, 1),
     on_frame: OnFrame | None = None,
 ) -> Iterator[Outcome]:
-    """Segments found pictures, in this process or in several; see `segment_many`.
+    """Segments found pictures where the options say; see `segment_many`.
 
     Args:
         predictor: The model for one process; its precision is that of all workers.
         options: The arguments of the Predictor, from which each worker makes its own.
         pictures: From `find_pictures`.
         out: The folder of the output.
-        jobs: Number of worker processes; 1: this process.
+        jobs: As in `segment_many`.
         overwrite: Whether to do finished pictures anew.
         extras: Files beside labels and JSON.
+        engine: As in `segment_many`.
+        address: As in `segment_many`.
         shard: (i, n): do the i-th of n equal shares, i from 1.
         on_frame: With one job, called after each frame of a video; see `segment_video`.
 
     Raises:
         AtrousError: As `segment_many`.
     """
+    if address and engine is None:
+        raise AtrousError(
+            "E-JOBS",
+            "an address of a cluster without an engine",
+            where=address,
+            fix="name the engine too: --engine ray, or engine='ray'",
+        )
     for name in (*extras.probabilities, *extras.cutouts):
         if name not in predictor.classes:
             raise unknown_name("class", name, predictor.classes)
         refuse_videos(pictures, "--probability and --cutout")
-    if jobs == 1:
+    if jobs in (None, 1) and engine is None:
         yield from segment_files(
             predictor, pictures, out,
             overwrite=overwrite, extras=extras, shard=shard, on_frame=on_frame,
@@ -108,9 +125,11 @@ def segmented(
             fix="save the model and name the file, or use one job",
         )
     chosen = {**options, "precision": predictor.precision}
-    yield from segment_in_jobs(
-        chosen, pictures, out, jobs=jobs, overwrite=overwrite, extras=extras, shard=shard
-    )
+    same: dict[str, Any] = {"overwrite": overwrite, "extras": extras, "shard": shard}
+    if engine is None:
+        yield from segment_in_jobs(chosen, pictures, out, jobs=jobs or 1, **same)
+    else:
+        yield from segment_on_ray(chosen, pictures, out, actors=jobs, address=address, **same)
 
 
 def refuse_videos(pictures: Iterable[Picture], options: str) -> None:

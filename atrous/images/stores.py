@@ -1,0 +1,147 @@
+"""Files in object stores, by addresses such as ``s3://bucket/folder/a.jpg``.
+
+universal_pathlib gives an address the methods of a path, and fsspec reaches the store with the
+credentials that the store's own tools use. Nothing of both is imported before the first address.
+An object is written by one request, so it is whole or absent; stores cannot rename.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from atrous.errors import AtrousError, ExitCode, missing_extra
+
+PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "hf": "huggingface_hub"}
+_CONDITIONAL = ("s3", "gs")  # stores that refuse to replace an object on request
+# Names of an object's version in the listings of the four stores, the first that is there.
+_VERSIONS = ("ETag", "etag", "blob_id")
+
+
+def is_address(path: object) -> bool:
+    """Returns whether something names a file in a store, as a text or as a path."""
+    return not isinstance(path, Path) and str(path).partition("://")[0] in PACKAGES
+
+
+def place(path: str | Path) -> Path:
+    """Returns a path; that of an address has the methods of a `Path` and is none.
+
+    Raises:
+        AtrousError: The package for a store is missing.
+    """
+    if not is_address(path):
+        return Path(path)
+    if not isinstance(path, str):
+        return path
+    store = path.partition("://")[0]
+    try:
+        from upath import UPath
+
+        opened = UPath(path)
+        opened.fs  # noqa: B018  # imports the package of the store
+    except ImportError as error:
+        if not isinstance(error, ModuleNotFoundError):  # fsspec raises the parent class
+            error = ModuleNotFoundError(name=PACKAGES[store])
+        raise missing_extra(f"an address {store}://", error, "cloud") from None
+    return cast(Path, opened)
+
+
+def absolute(path: Path) -> str:
+    """Returns the absolute path of a file; of an address ``/s3/bucket/a.jpg``."""
+    if is_address(path):
+        return "/" + str(path).replace("://", "/", 1)
+    return os.path.abspath(path)  # noqa: PTH100
+
+
+def stored(folder: Path) -> dict[str, str]:
+    """Returns the objects below an address: path below it -> version, empty where it has none.
+
+    An address of one object gives ``{"": version}``.
+
+    Raises:
+        AtrousError: The store cannot be reached, refuses, or has no such bucket.
+    """
+    store: Any = folder
+    with reaching(folder):
+        start = store.fs._strip_protocol(str(folder)).rstrip("/")
+        found = store.fs.find(start, detail=True)
+        if not found and "/" not in start:
+            store.fs.ls(start)  # no such bucket, which `find` passes over
+    return {
+        name[len(start) :].lstrip("/"): str(next((info[k] for k in _VERSIONS if k in info), ""))
+        for name, info in found.items()
+    }
+
+
+def read_range(path: Path, offset: int, length: int) -> bytes:
+    """Returns some bytes of a file; of an object, by one request for that range."""
+    if is_address(path):
+        store: Any = path
+        with reaching(path):
+            return bytes(store.fs.cat_file(store.path, start=offset, end=offset + length))
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(length)
+
+
+def put(path: Path, data: bytes, *, new: bool) -> None:
+    """Writes an object by one request.
+
+    Args:
+        path: The address.
+        data: Its content.
+        new: Whether to refuse to replace another; S3 and Google's store then do so even if two
+            writers come at once.
+
+    Raises:
+        AtrousError: ``E-OUT-TAKEN``: somebody else wrote it first. As `reaching`.
+    """
+    store: Any = path
+    scheme = str(path).partition("://")[0]
+    with reaching(path):
+        try:
+            if new and scheme not in _CONDITIONAL and path.exists():
+                raise FileExistsError
+            options = {"mode": "create"} if new and scheme in _CONDITIONAL else {}
+            store.fs.pipe_file(store.path, data, **options)
+        except FileExistsError:
+            raise AtrousError(
+                "E-OUT-TAKEN",
+                "another call has written this since this call began",
+                where=path,
+                fix="let one call write a picture, or start again to keep what is there",
+                exit_code=ExitCode.SOME_FAILED,
+            ) from None
+
+
+@contextmanager
+def reaching(path: Path) -> Iterator[None]:
+    """Turns errors of a store into an `AtrousError`.
+
+    Raises:
+        AtrousError: ``E-STORE-ACCESS``: no or wrong credentials. ``E-FILE-MISSING``: no such
+            object or bucket. ``E-STORE``: anything else, after the retries of the store's package.
+    """
+    try:
+        yield
+    except AtrousError:
+        raise
+    except FileNotFoundError:
+        raise AtrousError(
+            "E-FILE-MISSING", "no such object or bucket", where=path,
+            exit_code=ExitCode.SOME_FAILED,
+        ) from None  # fmt: skip
+    except Exception as error:
+        refused = isinstance(error, PermissionError) or "credential" in str(error).lower()
+        said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise AtrousError(
+            "E-STORE-ACCESS" if refused else "E-STORE",
+            f"the store {'refuses access' if refused else 'gave an error'}: {said}",
+            where=path,
+            fix="give the credentials as to the store's own tool, such as AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, and the right to list, read and write"
+            if refused
+            else "start again later: what is finished is kept",
+            exit_code=ExitCode.USAGE if refused else ExitCode.RESOURCES,
+        ) from error
