@@ -9,9 +9,21 @@ from typing import Any, TypeVar
 import click
 
 from atrous.errors import printable
+from atrous.images.stores import is_address, place
+
+
+class Place(click.Path):
+    """A path, or an address such as s3://bucket/a.jpg, which is no path to click."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Returns a `Path`, or what `atrous.images.stores.place` makes of an address."""
+        return place(value) if is_address(value) else super().convert(value, param, ctx)
+
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 ANY_PATH = click.Path(path_type=Path)
+PICTURES = Place(path_type=Path)
+OUT = Place(file_okay=False, path_type=Path)
 
 _PLAIN_EVERY = 30.0  # seconds between lines of progress without a terminal
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from atrous.cli.options import ANY_PATH, FOLDER, Progress, precision_option
+from atrous.cli.options import ANY_PATH, OUT, PICTURES, Progress, precision_option
 from atrous.errors import AtrousError, ExitCode, printable
 
 if TYPE_CHECKING:
@@ -39,10 +39,14 @@ def _shard(context: click.Context, option: click.Parameter, text: str) -> tuple[
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, type=ANY_PATH, metavar="PATHS...")
+@click.argument("paths", nargs=-1, required=True, type=PICTURES, metavar="PATHS...")
 @click.option("--model", metavar="MODEL", help="A model file or built-in name [default: voc].")
 @click.option(
-    "--out", type=FOLDER, default=Path("masks"), show_default=True, help="Folder of the output."
+    "--out",
+    type=OUT,
+    default=Path("masks"),
+    show_default=True,
+    help="Folder of the output, or an address in a store.",
 )
 @click.option(
     "--threads", type=click.IntRange(1), help="Number of threads [default: all processors]."

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO
 
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -16,6 +17,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from atrous.errors import AtrousError, ExitCode
 from atrous.images.rgb import to_rgb
+from atrous.images.stores import is_address, place, put
 
 # Pillow opens MPO, several JPEGs in one file, as JPEG: the first picture. AVIF needs a Pillow built
 # with libavif, as its wheels are; HEIC needs the extra `heif`.
@@ -270,11 +272,22 @@ def _check_pixels(image: Image.Image, where: object, max_pixels: int) -> None:
 
 
 @contextmanager
-def atomic(path: str | Path) -> Iterator[Path]:
+def atomic(path: str | Path, *, new: bool = False) -> Iterator[Path]:
     """Yields a temporary path beside `path`, and renames it to `path` if the block succeeds.
 
-    Renaming is atomic, so a reader sees a whole file or none, even if the writer is killed.
+    Renaming is atomic, so a reader sees a whole file or none, even if the writer is killed. For an
+    address, the temporary file is written to the store by one request.
+
+    Args:
+        path: A file or an address.
+        new: Of an address: whether to refuse to replace another.
     """
+    if is_address(path):
+        with TemporaryDirectory() as folder:
+            local = Path(folder, "whole" + Path(str(path)).suffix)
+            yield local
+            put(place(path), local.read_bytes(), new=new)
+        return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{os.getpid()}-{_host()}-{secrets.token_hex(4)}{path.suffix}")
@@ -286,6 +299,15 @@ def atomic(path: str | Path) -> Iterator[Path]:
         raise
 
 
+def write(path: Path, data: bytes, *, new: bool = False) -> None:
+    """Writes a file whole or not at all; the arguments are those of `atomic`."""
+    if is_address(path):
+        put(path, data, new=new)
+        return
+    with atomic(path) as temporary:
+        temporary.write_bytes(data)
+
+
 def _host() -> str:
     """Returns a short name of this machine, which may share a folder with others."""
     return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
@@ -293,6 +315,8 @@ def _host() -> str:
 
 def remove_unfinished(folder: Path) -> None:
     """Removes the temporary files that killed processes of this machine left in a folder."""
+    if is_address(folder):  # stores have none
+        return
     for top, _, names in os.walk(folder):
         for name in names:
             match = re.match(r"\.tmp-(\d+)-(\w+)-", name)

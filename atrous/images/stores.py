@@ -5,6 +5,8 @@ credentials that the store's own tools use. Nothing of both is imported before t
 An object is written by one request, so it is whole or absent; stores cannot rename.
 """
 
+import glob
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,9 +21,20 @@ _CONDITIONAL = ("s3", "gs")  # stores that refuse to replace an object on reques
 _VERSIONS = ("ETag", "etag", "blob_id")
 
 
+class Named(io.BytesIO):
+    """The content of a picture file, with its name for error messages."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self.name = name
+
+
 def is_address(path: object) -> bool:
-    """Returns whether something names a file in a store, as a text or as a path."""
-    return not isinstance(path, Path) and str(path).partition("://")[0] in PACKAGES
+    """Returns whether something names a file in a store: a text, or a path of `place`."""
+    if not isinstance(path, str) and not hasattr(path, "storage_options"):
+        return False
+    scheme, mark, _ = str(path).partition("://")
+    return bool(mark) and scheme in PACKAGES
 
 
 def place(path: str | Path) -> Path:
@@ -38,7 +51,8 @@ def place(path: str | Path) -> Path:
     try:
         from upath import UPath
 
-        opened = UPath(path)
+        # A listing that is kept would be old when another machine has written.
+        opened = UPath(path, use_listings_cache=False)
         opened.fs  # noqa: B018  # imports the package of the store
     except ImportError as error:
         if not isinstance(error, ModuleNotFoundError):  # fsspec raises the parent class
@@ -54,24 +68,40 @@ def absolute(path: Path) -> str:
     return os.path.abspath(path)  # noqa: PTH100
 
 
-def stored(folder: Path) -> dict[str, str]:
-    """Returns the objects below an address: path below it -> version, empty where it has none.
+def stored(address: Path) -> dict[str, str]:
+    """Returns the objects at or below an address, or those that match it as a pattern.
 
-    An address of one object gives ``{"": version}``.
+    Returns:
+        Address -> version; the version is empty where the store has none.
 
     Raises:
-        AtrousError: The store cannot be reached, refuses, or has no such bucket.
+        AtrousError: As `reaching`.
     """
-    store: Any = folder
-    with reaching(folder):
-        start = store.fs._strip_protocol(str(folder)).rstrip("/")
-        found = store.fs.find(start, detail=True)
-        if not found and "/" not in start:
-            store.fs.ls(start)  # no such bucket, which `find` passes over
+    store: Any = address
+    with reaching(address):
+        if glob.has_magic(str(address)):
+            found = store.fs.glob(store.path, detail=True)
+        else:
+            found = store.fs.find(store.path.rstrip("/"), detail=True)
+            if not found:
+                store.fs.ls(store.path.partition("/")[0])  # `find` passes over a missing bucket
+    scheme = str(address).partition("://")[0]
     return {
-        name[len(start) :].lstrip("/"): str(next((info[k] for k in _VERSIONS if k in info), ""))
+        f"{scheme}://{name}": str(next((info[k] for k in _VERSIONS if k in info), "")).strip('"')
         for name, info in found.items()
+        if info["type"] == "file"
     }
+
+
+def fetch(path: Path) -> Named:
+    """Returns the content of an object.
+
+    Raises:
+        AtrousError: As `reaching`.
+    """
+    store: Any = path
+    with reaching(path):
+        return Named(store.fs.cat_file(store.path), str(path))
 
 
 def read_range(path: Path, offset: int, length: int) -> bytes:

@@ -8,7 +8,7 @@ import io
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 from atrous.errors import AtrousError, ExitCode
 from atrous.images.decode import TIFF_MAGIC, open_image
 from atrous.images.rgb import Values, conversion_notes, measure, to_rgb
+from atrous.images.stores import is_address, read_range
 
 CACHE_BYTES = 64 << 20  # decoded blocks that are kept, because neighbouring windows share them
 MOST_BLOCK_PIXELS = 1 << 24  # windows save no memory if one block is larger
@@ -169,9 +170,7 @@ class TiffWindows:
     @contextmanager
     def _opened(self, block: _Block) -> Iterator[Image.Image]:
         """Opens a block as a TIFF of its own."""
-        with self.path.open("rb") as file:
-            file.seek(block.offset)
-            data = file.read(block.length)
+        data = read_range(self.path, block.offset, block.length)
         tags = ImageFileDirectory_v2(prefix=self._tags.prefix)
         for tag in _DECODING:
             if tag in self._tags:
@@ -201,12 +200,14 @@ def open_tiff(path: Path) -> TiffWindows | None:
         AtrousError: The TIFF is damaged.
     """
     try:
-        with path.open("rb") as file:
-            if file.read(4) not in TIFF_MAGIC:
-                return None
+        if read_range(path, 0, 4) not in TIFF_MAGIC:
+            return None
     except OSError:
         return None  # the caller decodes the file and reports the error
-    with open_image(path, max_pixels=2**62, decode=False) as image:
+    with (
+        path.open("rb") if is_address(path) else nullcontext(path) as source,
+        open_image(source, max_pixels=2**62, decode=False) as image,
+    ):
         if not isinstance(image, TiffImageFile) or not _has_windows(image.tag_v2):
             return None
         windows = TiffWindows(path, image.tag_v2)

@@ -2,16 +2,16 @@
 
 import errno
 import hashlib
-import io
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 from atrous.errors import AtrousError, ExitCode
 from atrous.images.decode import TIFF_MAGIC, exif_of
+from atrous.images.stores import Named, fetch, is_address, stored
 from atrous.predict.find import Picture
 from atrous.predict.predictor import Predictor
 from atrous.predict.records import check_free, digest_of, finished, identity
@@ -129,11 +129,25 @@ def checked_share(
     Raises:
         AtrousError: The folder cannot be written, or output would replace another file.
     """
-    check_folder(out)
     share = list(enumerate(pictures, start=1))[shard[0] - 1 :: shard[1]]
+    if is_address(out):  # one listing; each picture's own output is looked at when it is done
+        there = {name[len(str(out)) + 1 :] for name in stored(out)}
+        return [(place, _with_output(picture, there, extras)) for place, picture in share]
+    check_folder(out)
     for _, picture in share:
         check_output(picture, out, extras)
     return share
+
+
+def _with_output(picture: Picture, there: set[str], extras: Extras) -> Picture:
+    if picture.is_video:
+        raise AtrousError(
+            "E-VIDEO-OPTION", "videos are not written to a store", where=picture.path,
+            fix="name a folder with --out",
+        )  # fmt: skip
+    files = extras.files(Path(), picture)
+    made = (file.name for file in (*files.pictures, files.summary) if file.as_posix() in there)
+    return replace(picture, made=frozenset(made))
 
 
 def check_folder(out: Path) -> None:
@@ -190,7 +204,8 @@ class Job:
         """Segments a picture into files, or keeps its finished output.
 
         Raises:
-            AtrousError: The disk is full. All other errors are in the outcome.
+            AtrousError: The disk is full, or a store refuses output. All other errors are in the
+                outcome.
         """
         start = time.perf_counter()
         record, result, problem, kept = None, None, None, False
@@ -198,7 +213,8 @@ class Job:
             record, result, kept = self._done(picture)
         except Exception as error:  # one bad picture never ends a batch
             problem = _as_ours(error, picture.path)
-            if problem.code == "E-DISK-FULL":
+            refused = problem.code == "E-STORE-ACCESS" and problem.where.startswith(str(self.out))
+            if refused or problem.code == "E-DISK-FULL":
                 raise problem from error
             problem.__cause__ = error
         seconds = 0.0 if kept else time.perf_counter() - start
@@ -206,21 +222,24 @@ class Job:
 
     def _done(self, picture: Picture) -> tuple[dict[str, Any], Segmentation | None, bool]:
         """Returns the record, the segmentation of a new picture, and whether all was kept."""
-        digest, source, stream = _opened(picture)
+        opened = None if picture.version else _opened(picture)
         at = identity(picture.path, picture.content)
         made_from: dict[str, Any] = {
-            "picture": digest,
+            "picture": opened[0] if opened else picture.version,
             "model": self.predictor.engine.fingerprint,
             "at": at,
         }
         if options := self._options(picture):
             made_from["options"] = options
         files = self.extras.files(self.out, picture)
-        kept = None if self.overwrite else finished(files.summary, made_from)
+        kept, made = None, picture.made
+        if not self.overwrite and (made is None or files.summary.name in made):
+            kept = finished(files.summary, made_from, made)
         if kept is not None:
             return {**kept, "input": str(picture.path)}, None, True
         # Checked again, because another process may have written into the folder meanwhile.
-        check_output(picture, self.out, self.extras)
+        if made is None or made:
+            check_output(picture, self.out, self.extras)
         facts = {
             "input": str(picture.path),
             "made_from": made_from,
@@ -233,6 +252,7 @@ class Job:
                 facts=facts, mark=at, on_frame=self.on_frame,
             )  # fmt: skip
             return record, None, False
+        _, source, stream = opened or _opened(picture)
         result = self.predictor(source)
         record = result.save(
             self.out,
@@ -244,6 +264,7 @@ class Job:
             exif=exif_of(stream) if self.extras.keep_exif else b"",
             facts=facts,
             mark=at,
+            replaces=made,
         )
         return record, result, False
 
@@ -262,21 +283,17 @@ class Job:
         return used
 
 
-class _Named(io.BytesIO):
-    """Bytes with the name of their file, for error messages."""
-
-    def __init__(self, content: bytes, name: str) -> None:
-        super().__init__(content)
-        self.name = name
-
-
 def _opened(picture: Picture) -> tuple[str, Any, Path | IO[bytes]]:
     """Returns the SHA-256 of a picture, a source for a Predictor, and a source for its EXIF.
 
     The file is read once. TIFFs and videos stay paths: they may be larger than the memory.
     """
     path, content = picture.path, picture.content
-    if content is None:
+    if is_address(path):
+        if path.suffix.lower() in (".tif", ".tiff"):
+            return picture.version or digest_of(path), path, path
+        content = fetch(path).read()
+    elif content is None:
         if not path.is_file():
             return "", path, path  # the Predictor raises the error
         if picture.is_video:
@@ -289,8 +306,7 @@ def _opened(picture: Picture) -> tuple[str, Any, Path | IO[bytes]]:
     if not content:
         return "", path, path
     name = "standard input" if picture.content is not None else str(path)
-    stream = _Named(content, name)
-    return hashlib.sha256(content).hexdigest(), stream, _Named(content, name)
+    return hashlib.sha256(content).hexdigest(), Named(content, name), Named(content, name)
 
 
 def _as_ours(error: Exception, path: Path) -> AtrousError:

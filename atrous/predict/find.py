@@ -4,12 +4,13 @@ import glob
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from atrous.errors import AtrousError
 from atrous.images.decode import SUFFIXES
+from atrous.images.stores import absolute, is_address, place, stored
 from atrous.images.video import SUFFIXES as VIDEO_SUFFIXES
 from atrous.images.video import missing_program
 from atrous.predict.records import is_output
@@ -34,11 +35,15 @@ class Picture:
         path: The file as it was named or found; ``-`` is standard input.
         stem: Start of the names of the output, below the output folder.
         content: The bytes of standard input; None for files.
+        version: Of an object in a store, as its listing says: an unchanged one is not read again.
+        made: Names of the picture's output that a store holds; None: look.
     """
 
     path: Path
     stem: str
     content: bytes | None = None
+    version: str = ""
+    made: frozenset[str] | None = None
 
     @property
     def name(self) -> str:
@@ -90,12 +95,12 @@ def find_pictures(
             nothing but earlier output.
     """
     search = _Search(out, videos=videos)
-    for path in map(Path, paths):
+    for path in map(place, paths):
         search.add(path)
     pictures = list(search.found.values())
     if not pictures:
         raise _no_pictures("", search.left_out)
-    if not any(picture.content is not None or picture.path.exists() for picture in pictures):
+    if not any(p.content is not None or p.version or p.path.exists() for p in pictures):
         raise AtrousError("E-FILE-MISSING", "no such file or folder", where=pictures[0].path)
     return Found(with_unique_stems(pictures), dict(search.left_out))
 
@@ -122,6 +127,8 @@ class _Search:
         """Adds the pictures that a name stands for."""
         if path == STDIN and not path.exists():
             self.found["-"] = Picture(path, "stdin", sys.stdin.buffer.read())
+        elif is_address(path):
+            self._add_stored(path)
         elif path.is_dir():
             inside = sorted(self._inside(path))
             if not inside:
@@ -135,8 +142,27 @@ class _Search:
                 else:
                     self._add_file(file, file.stem)
 
-    def _add_file(self, file: Path, stem: str) -> None:
-        self.found.setdefault(os.path.abspath(file), Picture(file, stem))  # noqa: PTH100
+    def _add_file(self, file: Path, stem: str, version: str = "") -> None:
+        self.found.setdefault(absolute(file), Picture(file, stem, version=version))
+
+    def _add_stored(self, address: Path) -> None:
+        """Adds the objects that an address stands for: one, a folder's, or those of a pattern."""
+        top, out = str(address).rstrip("/") + "/", f"{self._out}/"
+        outside = () if top.startswith(out) else (out,)  # as in `_inside`
+        objects = stored(address)
+        for name, version in sorted(objects.items()):
+            file = PurePosixPath(name)
+            below = PurePosixPath(name.removeprefix(top) if name.startswith(top) else file.name)
+            if reason := _why_not_stored(name, objects.keys()):
+                self.left_out[reason] += file.suffix != ".json"
+            elif name.startswith(outside):
+                self.left_out[f"in the output folder {self._out}"] += 1
+            else:
+                self._add_file(place(name), below.with_suffix("").as_posix(), version)
+        if not objects and address.suffix.lower() in SUFFIXES:
+            self._add_file(address, address.stem)  # reported when it is read
+        elif not self.found:
+            raise _no_pictures(address, self.left_out)
 
     def _inside(self, folder: Path) -> Iterator[Path]:
         """Yields the pictures in a folder and the folders in it; counts the other files."""
@@ -164,6 +190,19 @@ class _Search:
         if is_output(file, beside):
             return _EARLIER
         return "" if file.is_file() else "broken links and devices"
+
+
+def _why_not_stored(name: str, names: Collection[str]) -> str:
+    """Returns why an object in a store is not a picture to segment; empty if it is one."""
+    folder, _, file = name.rpartition("/")
+    suffix = PurePosixPath(file).suffix.lower()
+    if suffix not in SUFFIXES:
+        return f"{suffix or file} ({_NOT_READ.get(suffix, 'no picture')})"
+    # Output is STEM.SOMETHING.png beside STEM.json, which is read for such names only.
+    parts = file.split(".")
+    starts = (".".join(parts[:length]) + ".json" for length in range(1, len(parts) - 1))
+    beside = [start for start in starts if f"{folder}/{start}" in names]
+    return _EARLIER if beside and is_output(place(name), beside) else ""
 
 
 def _named(path: Path) -> list[Path]:
@@ -201,9 +240,9 @@ def with_unique_stems(pictures: Sequence[Picture]) -> list[Picture]:
     >>> [p.stem for p in with_unique_stems([Picture(file, file.stem) for file in files])]
     ['a/x', 'b/x', 'b/y.jpg', 'b/y.png']
     """
-    absolute = [Path(os.path.abspath(picture.path)) for picture in pictures]  # noqa: PTH100
-    common = Path(os.path.commonpath([path.parent for path in absolute]))
-    below = [path.relative_to(common) for path in absolute]
+    whole = [Path(absolute(picture.path)) for picture in pictures]
+    common = Path(os.path.commonpath([path.parent for path in whole]))
+    below = [path.relative_to(common) for path in whole]
     longer = [
         (picture.stem, path.with_suffix("").as_posix(), path.as_posix())
         for picture, path in zip(pictures, below, strict=True)

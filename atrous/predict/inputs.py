@@ -10,6 +10,7 @@ from PIL import Image
 
 from atrous.errors import AtrousError
 from atrous.images.decode import read_image, upright_rgb
+from atrous.images.stores import fetch, is_address, place
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,15 +25,17 @@ def as_picture(source: Any) -> Image.Image:
     """Returns the picture as upright 8-bit RGB.
 
     Args:
-        source: A path, or the content of a picture file as bytes or as a file object: decoded as
-            `read_image` does. A PIL picture: converted by the same rules. An array (H, W),
-            (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA: uint8 as it is, uint16 from 0..65535, bool
-            as black and white, float from 0..1. A torch tensor (H, W), (C, H, W) or (1, C, H, W):
-            as the array with its channels last.
+        source: A path, an address in a store, or the content of a picture file as bytes or as a
+            file object: decoded as `read_image` does. A PIL picture: converted by the same rules.
+            An array (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA: uint8 as it is, uint16
+            from 0..65535, bool as black and white, float from 0..1. A torch tensor (H, W),
+            (C, H, W) or (1, C, H, W): as the array with its channels last.
 
     Raises:
         AtrousError: The file cannot be read, or the array is no picture.
     """
+    if is_address(source):
+        source = fetch(place(source))
     if isinstance(source, (str, Path)):
         return read_image(source)
     if isinstance(source, Image.Image):

@@ -13,6 +13,7 @@ from typing import Any
 
 from atrous.engines.machine import usable_processors
 from atrous.errors import AtrousError, ExitCode
+from atrous.images.stores import is_address
 from atrous.predict.batch import PLAIN, Extras, Job, Outcome, Task, checked_share
 from atrous.predict.find import Picture
 from atrous.predict.predictor import Predictor
@@ -149,6 +150,8 @@ class _Crew:
     def _clean(self, worker: _Worker) -> None:
         """Removes the unfinished file of a worker that was killed."""
         assert worker.task is not None
+        if is_address(self._out):  # stores have no unfinished files
+            return
         folder = (self._out / worker.task[1].stem).parent
         for path in folder.glob(f".tmp-{worker.process.pid}-*"):
             path.unlink(missing_ok=True)

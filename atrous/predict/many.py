@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from atrous.errors import AtrousError, unknown_name
+from atrous.images.stores import place
 from atrous.predict.batch import PLAIN, Extras, Outcome, segment_files, shown
 from atrous.predict.find import Picture, find_pictures
 from atrous.predict.jobs import segment_in_jobs
@@ -35,9 +36,9 @@ def segment_many(
     ``if __name__ == "__main__":``, because each worker process imports it.
 
     Args:
-        paths: Pictures, folders of pictures, patterns.
+        paths: Pictures, folders of pictures, patterns; addresses in stores.
         model: As in `Predictor`, or a Predictor.
-        out: The folder of the output.
+        out: The folder of the output, or an address in a store.
         extras: Files beside labels and JSON.
         overwrite: Whether to do finished pictures anew.
         jobs: Number of worker processes, or of Ray's actors. None: this process; with Ray, one for
@@ -55,11 +56,11 @@ def segment_many(
         AtrousError: Nothing to do, output would replace other files, the disk is full, or
             several jobs with a model that is neither a name nor a path.
     """
-    found = find_pictures(paths, Path(out), videos=not (extras.probabilities or extras.cutouts))
+    found = find_pictures(paths, place(out), videos=not (extras.probabilities or extras.cutouts))
     predictor = model if isinstance(model, Predictor) else Predictor(model, **options)
     outcomes = []
     for outcome in segmented(
-        predictor, {**options, "model": model}, found.pictures, Path(out), jobs=jobs,
+        predictor, {**options, "model": model}, found.pictures, place(out), jobs=jobs,
         engine=engine, address=address, overwrite=overwrite, extras=extras,
     ):  # fmt: skip
         outcomes.append((outcome.place, shown(outcome)))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from atrous.errors import AtrousError, unknown_name
+from atrous.images.stores import is_address
 from atrous.predict import annotate
 from atrous.predict.batch import Outcome
 from atrous.predict.coco import CocoRegions
@@ -68,6 +69,11 @@ class PreAnnotations:
         self._check(out, self._out / kind)
 
     def _check(self, records: Path, folder: Path) -> None:
+        if is_address(folder):
+            raise AtrousError(
+                "E-ANNOTATE", "annotations are files that a tool reads, and this is an address",
+                where=folder, fix="name a folder with --out",
+            )  # fmt: skip
         if folder.exists() and not folder.is_dir():
             raise AtrousError(
                 "E-OUT-TAKEN", "annotations need a folder, and this is a file", where=folder,

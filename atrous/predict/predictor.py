@@ -12,6 +12,7 @@ from atrous.engines.open import open_engine
 from atrous.engines.protocol import Engine, Precision
 from atrous.errors import AtrousError
 from atrous.images.decode import MAX_PIXELS
+from atrous.images.stores import is_address, place
 from atrous.images.tiff_windows import DecodedPicture, Windows, open_tiff
 from atrous.predict import tiles
 from atrous.predict.inputs import Source, as_picture
@@ -87,16 +88,16 @@ class Predictor:
         of tiles or strips is then never decoded whole, and may have any size.
 
         Args:
-            image: A path, the content of a picture file (bytes or a file object), a PIL picture,
-                an array or a torch tensor; the rules are those of
+            image: A path, an address in a store, the content of a picture file (bytes or a file
+                object), a PIL picture, an array or a torch tensor; the rules are those of
                 `atrous.predict.inputs.as_picture`.
 
         Raises:
             AtrousError: The picture cannot be read, the array is no picture, or the memory is
                 too small for any tile.
         """
-        if isinstance(image, (str, Path)):
-            windows = open_tiff(Path(image))
+        if isinstance(image, (str, Path)) or is_address(image):
+            windows = open_tiff(place(image))  # type: ignore[arg-type]
             if windows is not None and not self.fits(windows.size):
                 return self._tiled(windows)
         picture = as_picture(image)

@@ -10,13 +10,14 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from atrous.errors import AtrousError
+from atrous.images.stores import absolute, fetch, is_address, place
 from atrous.images.video import SUFFIXES, ends_of
 
 MARK = "atrous"  # key of the text in a PNG, start of the comment of a JPEG
@@ -27,8 +28,8 @@ def identity(path: Path, content: bytes | None = None) -> str:
 
     Masks are shared, and the path of a picture may be private: so the hash is stored, not the path.
     """
-    absolute = os.fsencode(os.path.abspath(path))  # noqa: PTH100
-    return hashlib.sha256(absolute if content is None else content).hexdigest()[:32]
+    where = os.fsencode(absolute(path))
+    return hashlib.sha256(where if content is None else content).hexdigest()[:32]
 
 
 def digest_of(path: Path) -> str:
@@ -38,10 +39,16 @@ def digest_of(path: Path) -> str:
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """Returns the record in a JSON file; None if the file is missing or not a record."""
+    """Returns the record in a JSON file; None if the file is missing or not a record.
+
+    Raises:
+        AtrousError: A store cannot be reached, or refuses.
+    """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        record = json.loads(fetch(path).read() if is_address(path) else path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, AtrousError) and error.code != "E-FILE-MISSING":
+            raise
         return None
     ours = isinstance(record, dict) and {"input", "made_from", "labels", "size"} <= record.keys()
     return record if ours and isinstance(record["made_from"], dict) else None
@@ -55,10 +62,17 @@ def files_of(record: Mapping[str, Any]) -> set[str]:
     return {Path(str(file)).name for file in files if file}
 
 
-def finished(summary: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
+def finished(
+    summary: Path, made_from: Mapping[str, Any], there: Set[str] | None = None
+) -> dict[str, Any] | None:
     """Returns the record if all its files are there and were made from the same; else None.
 
     The paths in the record are brought up to date, because the folder may have been moved.
+
+    Args:
+        summary: The JSON.
+        made_from: The picture, the model and the options.
+        there: Names of the files that are there; None: look.
     """
     record = read_record(summary)
     if record is None:
@@ -66,7 +80,8 @@ def finished(summary: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | No
     recorded = {k: v for k, v in record["made_from"].items() if k != "at"}
     if recorded != {k: v for k, v in made_from.items() if k != "at"}:
         return None
-    if not all((summary.parent / name).exists() for name in files_of(record)):
+    files = files_of(record)
+    if not (all((summary.parent / n).exists() for n in files) if there is None else files <= there):
         return None
     for key in ("labels", "overlay", "frames"):
         if record.get(key):
@@ -106,9 +121,11 @@ def _is_of(record: Mapping[str, Any], path: Path, at: str) -> bool:
     made_from = record["made_from"]
     if made_from.get("at") == at:
         return True
-    other = Path(str(record["input"]))
+    other = place(str(record["input"]))
     if not path.is_file() or made_from.get("picture") != digest_of(path):
         return False
+    if is_address(path) or is_address(other):  # another address, or it would have been `at`
+        return not other.is_file()
     return not other.is_file() or other.samefile(path)
 
 
@@ -138,6 +155,8 @@ def is_output(path: Path, beside: Collection[str] | None = None) -> bool:
             record = read_record(path.with_name(name))
             if record is not None and path.name in files_of(record):
                 return True
+    if is_address(path):  # a mark would be a request for each picture
+        return False
     return path.suffix in (".png", ".jpg", *SUFFIXES) and bool(mark_of(path))
 
 
@@ -146,13 +165,14 @@ def mark_of(path: Path) -> str:
 
     A folder of label pictures has the mark of its first picture.
     """
-    if path.is_dir():
-        path = min(path.iterdir(), default=path)
+    source = fetch(path) if is_address(path) else path
+    if source is path and path.is_dir():
+        path = source = min(path.iterdir(), default=path)
     if path.suffix in (".jsonl", *SUFFIXES):
         found = re.search(rb"\b%s\W{1,4}([0-9a-f]{32})" % MARK.encode(), ends_of(path))
         return found[1].decode() if found else ""
     try:
-        with Image.open(path, formats=("PNG", "JPEG")) as image:
+        with Image.open(source, formats=("PNG", "JPEG")) as image:
             text = image.info.get(MARK, "")
             comment = bytes(image.info.get("comment", b"")).decode("ascii", "replace")
     except (OSError, SyntaxError, ValueError, TypeError):

@@ -1,11 +1,12 @@
 """The classes of a picture's pixels, and the files that hold them."""
 
 import base64
+import dataclasses
 import html
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from atrous.classes import Color, Labels, unlabelled
 from atrous.errors import unknown_name
-from atrous.images.decode import atomic
+from atrous.images.decode import write
+from atrous.images.stores import place
 from atrous.predict import overlay, upsample
 from atrous.predict.records import MARK
 from atrous.predict.regions import outlines
@@ -180,6 +182,7 @@ class Segmentation:
         exif: bytes = b"",
         facts: dict[str, Any] | None = None,
         mark: str = "",
+        replaces: Collection[str] | None = None,
     ) -> dict[str, Any]:
         """Writes ``STEM.labels.png``, ``STEM.overlay.jpg`` and ``STEM.json`` into a folder.
 
@@ -188,7 +191,7 @@ class Segmentation:
         of these names are replaced.
 
         Args:
-            out: The folder, made if need be.
+            out: The folder, made if need be, or an address in a store.
             stem: Start of the file names; may contain folders.
             probabilities: Classes whose probability is written too, as ``STEM.CLASS.png``: 8-bit
                 grey, 255 is certain.
@@ -198,6 +201,7 @@ class Segmentation:
             exif: EXIF for the overlay.
             facts: Entries that are added to the JSON.
             mark: A text stored in every picture that is written.
+            replaces: In a store, names of files that may be replaced; None: all.
 
         Returns:
             The content of the JSON: paths of labels, overlay, probabilities and cutouts, size
@@ -209,12 +213,15 @@ class Segmentation:
         """
         for name in (*probabilities, *cutouts):
             self._index(name)
-        files = output_files(Path(out), stem, probabilities, cutouts, overlay=overlay)
+        files = output_files(place(out), stem, probabilities, cutouts, overlay=overlay)
+        files = dataclasses.replace(files, replaces=replaces)
         self._write_rasters(files, mark)
         if files.overlay:
             shown = _reduced(self.overlay(legend=legend), _JPEG_SIDE)
             comment = f"{MARK} {mark}".encode() if mark else b""
-            _write(files.overlay, encoded(shown, "JPEG", quality=90, exif=exif, comment=comment))
+            files.write(
+                files.overlay, encoded(shown, "JPEG", quality=90, exif=exif, comment=comment)
+            )
         record = {
             **(facts or {}),
             "labels": str(files.labels),
@@ -228,7 +235,7 @@ class Segmentation:
                 record[key] = {name: str(path) for name, path in paths.items()}
         if self.notes:
             record["notes"] = list(self.notes)
-        _write(files.summary, (json.dumps(record, indent=1) + "\n").encode())
+        files.write(files.summary, (json.dumps(record, indent=1) + "\n").encode())
         return record
 
     def _write_rasters(self, files: "OutputFiles", mark: str) -> None:
@@ -237,12 +244,12 @@ class Segmentation:
         if mark:
             text.add_text(MARK, mark)
         labels = overlay.palette_image(self.labels, self._stored_palette)
-        _write(files.labels, encoded(labels, "PNG", pnginfo=text))
+        files.write(files.labels, encoded(labels, "PNG", pnginfo=text))
         for name, path in files.probabilities.items():
             grey = np.rint(255 * self.probability(name)).astype(np.uint8)
-            _write(path, encoded(Image.fromarray(grey), "PNG", pnginfo=text))
+            files.write(path, encoded(Image.fromarray(grey), "PNG", pnginfo=text))
         for name, path in files.cutouts.items():
-            _write(path, encoded(self.cutout(name), "PNG", pnginfo=text))
+            files.write(path, encoded(self.cutout(name), "PNG", pnginfo=text))
 
 
 @dataclass(frozen=True)
@@ -255,6 +262,7 @@ class OutputFiles:
         probabilities: Class -> its probability.
         cutouts: Class -> its cut-out.
         summary: The JSON.
+        replaces: In a store, names of files that may be replaced; None: all.
     """
 
     labels: Path
@@ -262,6 +270,15 @@ class OutputFiles:
     probabilities: dict[str, Path]
     cutouts: dict[str, Path]
     summary: Path
+    replaces: Collection[str] | None = None
+
+    def is_new(self, path: Path) -> bool:
+        """Returns whether a file must not be there yet."""
+        return self.replaces is not None and path.name not in self.replaces
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Writes one of the files."""
+        write(path, data, new=self.is_new(path))
 
     @property
     def pictures(self) -> list[Path]:
@@ -295,11 +312,6 @@ def output_files(
         cutouts={name: out / f"{stem}.{names[name]}.cutout.png" for name in cutouts},
         summary=out / f"{stem}.json",
     )
-
-
-def _write(path: Path, data: bytes) -> None:
-    with atomic(path) as temporary:
-        temporary.write_bytes(data)
 
 
 def encoded(image: Image.Image, format: str, **options: Any) -> bytes:

@@ -148,7 +148,7 @@ class TiledSegmentation(Segmentation):
         with ExitStack() as stack:
 
             def png(path: Any, kind: Any, palette: Sequence[Color] = ()) -> PngRows:
-                temporary = stack.enter_context(atomic(path))
+                temporary = stack.enter_context(atomic(path, new=files.is_new(path)))
                 return stack.enter_context(
                     PngRows(temporary, size, kind, palette=palette, text=text)
                 )
