@@ -3,10 +3,15 @@
 import logging
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from atrous.cli.options import precision_option
 from atrous.errors import printable
+
+if TYPE_CHECKING:
+    from atrous.engines.protocol import Precision
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
@@ -59,6 +64,7 @@ def _amount(context: click.Context, option: click.Parameter, text: str) -> int:
     "--memory", default="2GB", show_default=True, callback=_amount,
     help="What a worker may take; larger pictures are seen in overlapping tiles.",
 )  # fmt: skip
+@precision_option
 @click.option(
     "--allow-host", "allow_hosts", multiple=True, metavar="NAME",
     help="A name clients may call the server by; addresses and localhost always work.",
@@ -81,6 +87,7 @@ def serve(
     queue: int | None,
     deadline: float,
     memory: int,
+    precision: "Precision",
     allow_hosts: tuple[str, ...],
     downloadable: bool,
 ) -> None:
@@ -114,6 +121,7 @@ def serve(
         queue=queue,
         deadline=deadline,
         memory=memory,
+        precision=precision,
         allow_hosts=allow_hosts,
         downloadable=downloadable,
     )

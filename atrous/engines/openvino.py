@@ -20,6 +20,7 @@ from atrous.engines.openvino_graph import (
     bytes_per_pixel,
     classes_first,
     give_pooled,
+    keep_finest_layers,
     only_logits,
     up_to_high_level,
 )
@@ -231,6 +232,7 @@ class Compiler:
     ) -> None:
         self._path = path
         self._rewrites = rewrites and precision == "fp32"
+        self._mixed = precision == "bf16"
         self.rewrite_error = ""
         self._core = openvino_core()
         self._settings = {
@@ -295,6 +297,8 @@ class Compiler:
             return None
         try:
             model.reshape({model.input(0): list(shape)})
+            if self._mixed:
+                keep_finest_layers(self._core, model)
             return self._request(model)
         except RuntimeError as error:
             raise self._refused(error) from error

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from atrous.engines.machine import processor
 from atrous.engines.openvino import ExportedEngine, has_bf16_units
@@ -19,8 +20,9 @@ def bf16_agreement(
 ) -> tuple[float, str]:
     """Compares the labels of a file in bfloat16 with its labels in float32.
 
-    On a processor with bf16 units, OpenVINO runs the file itself. Elsewhere torch rounds the
-    weights and activations of the model to bfloat16.
+    On a processor with bf16 units, OpenVINO runs the file itself. Elsewhere torch rounds what
+    convolutions read and their weights to bfloat16, but for the layers that stay in fp32
+    (`atrous.engines.openvino_graph.keep_finest_layers`).
 
     Args:
         model: The model that was exported.
@@ -35,7 +37,7 @@ def bf16_agreement(
         rounded: Engine = ExportedEngine(path, keep_compiled=False, precision="bf16")
         means = f"OpenVINO on {processor()}"
     else:
-        rounded, means = TorchEngine(model, precision="bf16"), "emulated in torch"
+        rounded, means = _rounding(model), "emulated in torch"
     equal = total = 0
     for picture in pictures:
         size = (picture.shape[0], picture.shape[1])
@@ -46,3 +48,26 @@ def bf16_agreement(
         equal += int((first == second).sum())
         total += first.size
     return equal / total, f"{means}, {len(pictures)} pictures"
+
+
+def _rounding(model: DeepLabV3Plus) -> Engine:
+    """Returns an engine whose convolutions, but for those at strides 1 and 2, compute in bf16."""
+    engine = TorchEngine(model)
+    rows = 0
+
+    def look(_normalize: nn.Module, images: tuple[Tensor, ...]) -> None:
+        nonlocal rows
+        rows = images[0].shape[-2]
+
+    def rounded(module: nn.Conv2d, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        if module in finest and 3 * inputs[0].shape[-2] > rows * module.stride[0]:
+            return None
+        module.weight.data = module.weight.data.bfloat16().float()
+        return tuple(x.bfloat16().float() for x in inputs)
+
+    engine.model.normalize.register_forward_pre_hook(look)
+    finest = set(engine.model.encoder.backbone.modules())
+    for module in engine.model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_pre_hook(rounded)
+    return engine

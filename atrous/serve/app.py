@@ -289,6 +289,7 @@ def _said(said: dict[str, Any], payload: bytes, media_type: str, share: bodies.S
         text = json.dumps(error).encode() + b"\n"
         return Response(text, said["status"], headers, "application/json")
     headers["server-timing"] = f"worker;dur={1e3 * said['seconds']:.1f}"
+    headers["atrous-precision"] = said["precision"]
     if "json_length" in said:
         headers[inference.LENGTH] = str(said["json_length"])
     kind = said.get("type", media_type)

@@ -66,7 +66,12 @@ class Server:
         for name, model in settings.named_models().items():
             if (file := _file(model, settings)) is not None:
                 files[name] = file
-            options = {"model": model, "threads": self.threads, "memory": settings.memory}
+            options = {
+                "model": model,
+                "threads": self.threads,
+                "memory": settings.memory,
+                "precision": settings.precision,
+            }
             self.pools[name] = Pool(
                 name,
                 worker,

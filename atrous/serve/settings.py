@@ -5,9 +5,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from atrous.engines import built_in
-from atrous.errors import AtrousError, printable
+from atrous.engines.protocol import Precision
+from atrous.errors import AtrousError, printable, unknown_name
 
 SHORTEST_TOKEN = 16  # characters
 HEADER_SECONDS = 10.0  # for a request line and its headers, and for an idle connection
@@ -33,6 +35,7 @@ class Settings:
         deadline: Seconds from a whole body to its answer.
         memory: Bytes a worker process may take; larger pictures are seen in tiles.
         allow_hosts: Names clients may call the server by, beside `host` and those of loopback.
+        precision: Arithmetic of the networks, as `atrous.Predictor` takes it.
         downloadable: Whether anybody who reaches the server may download the model files. Built-in
             models always are downloadable.
         body_seconds: For a whole body to arrive.
@@ -57,6 +60,7 @@ class Settings:
     deadline: float = 30.0
     memory: int = 2_000_000_000
     allow_hosts: tuple[str, ...] = ()
+    precision: Precision = "auto"
     downloadable: bool = False
     body_seconds: float = BODY_SECONDS
     header_seconds: float = HEADER_SECONDS
@@ -70,6 +74,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise AtrousError("E-OPTIONS", f"{name} must be at least 1, not {value}")
+        if self.precision not in get_args(Precision):
+            raise unknown_name("precision", self.precision, get_args(Precision))
         if not 0 <= self.port < 65536:
             raise AtrousError("E-OPTIONS", f"port must be in 0..65535, not {self.port}")
         _check_token(self.token)

@@ -34,7 +34,7 @@ def _entry(name: str, path: Path, header: Header) -> dict[str, Any]:
         "terms": header.notes,
         "source": header.source,
         "backbone": header.backbone,
-        "precision": header.precision,
+        "precision": "int8" if header.precision == "int8" else "fp32",  # of a browser
         "fingerprint": header.sha256,
         "output_stride": header.output_stride,
         "logits_stride": header.logits_stride,

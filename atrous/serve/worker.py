@@ -101,7 +101,8 @@ def _answered(
             said, payload = _refused(lost)
             return {**said, "restart": True}, payload
         return _refused(AtrousError("E-BUG", f"{type(error).__name__}", fix="report it"))
-    return {"status": 200, "seconds": time.monotonic() - start, **described}, payload
+    seconds, precision = time.monotonic() - start, predictor.precision
+    return {"status": 200, "seconds": seconds, "precision": precision, **described}, payload
 
 
 def _wish(fields: dict[str, Any]) -> Wish:
@@ -126,7 +127,7 @@ def _description(predictor: "Predictor") -> dict[str, Any]:
         "notes": getattr(header, "notes", ()),
         "source": getattr(header, "source", ""),
         "backbone": getattr(header, "backbone", ""),
-        "precision": getattr(header, "precision", ""),
+        "precision": predictor.precision,
         "fixed_size": list(getattr(header, "size", (0, 0))),
     }
 

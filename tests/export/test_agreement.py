@@ -7,7 +7,7 @@ import pytest
 
 from atrous.engines import openvino
 from atrous.engines.exported_file import read_header
-from atrous.engines.openvino import ExportedEngine, has_bf16_units
+from atrous.engines.openvino import Compiler, ExportedEngine, has_bf16_units
 from atrous.export import agreement
 from atrous.export.export import export
 from atrous.predict.predictor import Predictor
@@ -64,3 +64,46 @@ def test_auto_takes_bf16_where_labels_agree_and_the_processor_can(
         monkeypatch.setattr(openvino, "has_bf16_units", lambda units=units: units)
         assert Predictor(tmp_path / "m.onnx").precision == precision
         assert Predictor(tmp_path / "m.onnx", precision="fp32").precision == "fp32"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mobilenet_v2",
+        pytest.param("xception41", marks=pytest.mark.slow),
+        pytest.param("timm/resnet18", marks=pytest.mark.slow),
+    ],
+)
+def test_bf16_leaves_the_layers_of_the_finest_strides_in_fp32(name: str, tmp_path: Path) -> None:
+    if not has_bf16_units():
+        pytest.skip("needs a processor with bf16 units")
+    export(lively(name), tmp_path / "m.onnx")
+    compiler = Compiler(tmp_path / "m.onnx", 1, keep_compiled=False, precision="bf16")
+    request = compiler.compile((1, 96, 96, 3))
+    found: dict[str, set[int]] = {"f32": set(), "bf16": set()}
+    for node in request.get_compiled_model().get_runtime_model().get_ordered_ops():
+        facts = node.get_rt_info()
+        if facts["layerType"].astype(str) == "Convolution" and "backbone" in node.friendly_name:
+            kind = facts["runtimePrecision"].astype(str)
+            found[kind].add(96 // node.get_output_shape(0)[2])
+    assert found["f32"] == {2}
+    assert min(found["bf16"]) > 2
+    assert np.isfinite(request.infer({0: picture(96, 96)[None]})[0]).all()
+
+
+def test_the_emulation_agrees_with_the_processor(tmp_path: Path) -> None:
+    if not has_bf16_units():
+        pytest.skip("needs a processor with bf16 units")
+    model = lively("mobilenet_v2", depth_multiplier=0.5)
+    image = picture(129, 129)
+    export(model, tmp_path / "m.onnx")
+    exact, real = (
+        ExportedEngine(tmp_path / "m.onnx", keep_compiled=False, precision=precision)
+        for precision in ("fp32", "bf16")
+    )
+    reference = exact.coarse_logits(image)
+    errors = [
+        float(np.abs(engine.coarse_logits(image) - reference).mean() / reference.std())
+        for engine in (real, agreement._rounding(model))
+    ]
+    assert 0.5 < errors[0] / errors[1] < 2

@@ -188,6 +188,8 @@ def test_the_model_says_what_it_is_and_its_file_stays(server: Server) -> None:
     assert model == ask(server, "/v1/models").json[0]
     assert (model["name"], model["classes"]) == ("tiny", list(NAMES))
     assert model["file"] is None
+    assert model["precision"] == ask(server, body=encoded(noise())).headers["atrous-precision"]
+    assert model["precision"] == "fp32"
     assert ask(server, "/v1/models/tiny/file").status == 404
 
 

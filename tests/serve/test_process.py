@@ -190,9 +190,9 @@ def test_S11_a_token_that_can_be_guessed_or_is_missing_is_refused(tmp_path: Path
 
 
 def test_a_built_in_model_is_ready_and_serves_its_file(run: Run) -> None:
-    server = run("--model", "street", "--workers", 1)
+    server = run("--model", "street", "--workers", 1, "--precision", "int8")
     (model,) = ask(server, "/v1/models").json
-    assert model["name"] == "street"
+    assert (model["name"], model["precision"]) == ("street", "int8")
     file = ask(server, "/" + model["file"])
     assert len(file.body) == model["bytes"]
     again = ask(server, "/" + model["file"], headers={"If-None-Match": file.headers["etag"]})

@@ -37,6 +37,7 @@ def test_other_addresses_need_a_token_or_the_word_insecure(host: str) -> None:
     [
         {"max_bytes": 0},
         {"deadline": -1.0},
+        {"precision": "fp8"},
         {"workers": 0},
         {"queue": -1},
         {"port": 70_000},
