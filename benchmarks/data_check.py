@@ -19,8 +19,9 @@ from PIL import Image, features
 
 from atrous.data.dataset import FileDataset
 from atrous.data.doctor.diagnosis import examine
-from atrous.data.doctor.survey import available_cores, survey
+from atrous.data.doctor.survey import survey
 from atrous.data.opening import recognise
+from atrous.engines.machine import usable_processors
 
 ROUNDS = 9
 
@@ -46,7 +47,7 @@ def command(root: Path, *more: str) -> None:
 
 
 def main(root: Path) -> None:
-    pictures, cores = plain(root), available_cores()
+    pictures, cores = plain(root), usable_processors()
     with tempfile.TemporaryDirectory() as out:
         times = interleave(
             {

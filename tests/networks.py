@@ -1,9 +1,12 @@
 """Networks with random weights, drawn faster than by the authors' initialisers."""
 
+from collections.abc import Iterable
+
 import torch
 
 from atrous.build import create_model
 from atrous.model import DeepLabV3Plus
+from atrous.training.batch_norm import batch_norms
 
 
 def random_network(backbone: str, *, seed: int = 0, **options) -> DeepLabV3Plus:
@@ -28,3 +31,27 @@ def random_network(backbone: str, *, seed: int = 0, **options) -> DeepLabV3Plus:
                 module.running_var.uniform_(0.5, 1.5, generator=generator)
                 module.num_batches_tracked.zero_()
     return model.eval()
+
+
+@torch.no_grad()
+def recalibrate(model: torch.nn.Module, batches: Iterable[torch.Tensor]) -> None:
+    """Replaces the running statistics by their mean over batches, for the weights of now.
+
+    A frozen backbone keeps its statistics.
+
+    Args:
+        model: The network; its mode is set back afterwards.
+        batches: Images (N, 3, H, W).
+    """
+    training = model.training
+    model.train()
+    modules = [module for _, module in batch_norms(model) if module.training]
+    momenta = [module.momentum for module in modules]
+    for module in modules:
+        module.reset_running_stats()
+        module.momentum = None  # torch: the cumulative mean
+    for images in batches:
+        model(images)
+    for module, momentum in zip(modules, momenta, strict=True):
+        module.momentum = momentum
+    model.train(training)

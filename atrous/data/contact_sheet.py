@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from atrous.data.dataset import Dataset, FileDataset, Sample, ignore_index
+from atrous.classes import unlabelled
+from atrous.data.dataset import Dataset, FileDataset, Sample
 from atrous.errors import AtrousError, printable
 from atrous.images.decode import read_image
 from atrous.predict.overlay import display_colors, legend, overlay, stacked
@@ -53,10 +54,10 @@ def fit_overlay(sample: Sample, dataset: Dataset) -> Image.Image:
     size = (max(round(target.shape[1] * scale), 1), max(round(target.shape[0] * scale), 1))
     picture = Image.fromarray(image).resize(size, Image.Resampling.BOX)
     labels = np.asarray(Image.fromarray(target).resize(size, Image.Resampling.NEAREST))
-    unlabelled = labels == ignore_index(len(dataset.classes))
+    void = labels == unlabelled(len(dataset.classes))
     dark = Image.blend(picture, Image.new("RGB", size), 0.6)
     tinted = overlay(picture, labels, dataset.palette)
-    return Image.composite(dark, tinted, Image.fromarray(unlabelled))
+    return Image.composite(dark, tinted, Image.fromarray(void))
 
 
 def fit(image: Image.Image) -> Image.Image:

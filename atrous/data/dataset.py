@@ -111,7 +111,7 @@ class FileDataset:
         height, width = image.shape[:2]
         if item.annotation is None:
             dtype = target_dtype(len(self.classes))
-            return Sample(image, np.full((height, width), np.iinfo(dtype).max, dtype))
+            return Sample(image, np.full((height, width), unlabelled(len(self.classes)), dtype))
         sample = Sample(image, self.read_target(item, (height, width)))
         check_sample(sample, len(self.classes), picture=item.image, annotation=item.annotation)
         return sample
@@ -141,11 +141,6 @@ def stem(name: str) -> str:
 def target_dtype(num_classes: int) -> type[np.uint8] | type[np.uint16]:
     """Returns the smallest type that holds every class index and the value for unlabelled."""
     return np.uint8 if num_classes <= IGNORE_INDEX else np.uint16
-
-
-def ignore_index(num_classes: int) -> int:
-    """Returns the value of unlabelled pixels: 255, or 65535 above 255 classes."""
-    return unlabelled(num_classes)
 
 
 def check_sample(sample: Sample, num_classes: int, *, picture: Path, annotation: Path) -> None:

@@ -2,7 +2,7 @@
 
 DeepLabv3+ (arXiv:1802.02611) Sec. 4 and the authors' ``input_preprocess``: random scale, padding
 at the bottom and right with the mean pixel and 255, random crop, random left-right flip.
-Changes of colour and rotation are off by default.
+Changes of colour are off by default.
 
 The window to keep is chosen first, and only the window is resized, in 8 bits. The authors resize
 the whole picture in floating point. The two pictures differ by at most one level of 255, and the
@@ -41,7 +41,6 @@ class Augmentation:
         mean_pixel: Colour of padding: the colour that the model's normalisation turns into zero.
         photometric: Probability of each of a change of brightness (factor 0.875..1.125), contrast
             (0.5..1.5), saturation (0.5..1.5) and hue (-0.05..0.05 of a turn), in this order.
-        rotation: Largest rotation in degrees, either way; the corners become unlabelled.
     """
 
     crop_size: tuple[int, int] = (513, 513)
@@ -50,7 +49,6 @@ class Augmentation:
     flip: float = 0.5
     mean_pixel: Color = (128, 128, 128)
     photometric: float = 0.0
-    rotation: float = 0.0
 
     def __post_init__(self) -> None:
         low, high = self.scale_range
@@ -66,7 +64,7 @@ class Augmentation:
                 f"impossible values in {self}",
                 fix="sizes and scales are above 0, probabilities between 0 and 1",
             )
-        if self.photometric or self.rotation:
+        if self.photometric:
             torchvision_transforms()  # before workers are forked: each would import it again
 
     def __call__(self, dataset: Dataset, index: int, rng: Generator) -> Sample:
@@ -78,7 +76,7 @@ class Augmentation:
 def torchvision_transforms() -> Any:
     """Imports torchvision, which imports torch's compiler: 155 MB and two seconds.
 
-    Only changes of colour and rotations need torchvision.
+    Only changes of colour need torchvision.
     """
     from torchvision.transforms import v2
 
@@ -106,9 +104,6 @@ def augment(sample: Sample, augmentation: Augmentation, rng: Generator) -> Sampl
     target = resized_target(sample.target, window)  # (h, w)
     if augmentation.photometric:
         image = distort_colors(image, augmentation.photometric, rng)
-    if augmentation.rotation:
-        angle = rng.uniform(-augmentation.rotation, augmentation.rotation)
-        image, target = rotate(image, target, angle, augmentation.mean_pixel)
     image, target = pad(image, target, augmentation.crop_size, augmentation.mean_pixel)
     if rng.random() < augmentation.flip:
         image, target = image[None].flip(-1)[0], target[:, ::-1]
@@ -159,20 +154,6 @@ def _adjust_contrast(image: Tensor, factor: float) -> Tensor:
     grey = torchvision_transforms().functional.rgb_to_grayscale(image)
     mean = int(grey.sum(dtype=torch.int64)) / grey.numel()
     return (image * factor + mean * (1 - factor)).clamp_(0, 255).to(torch.uint8)
-
-
-def rotate(
-    image: Tensor, target: Target, degrees: float, mean_pixel: Color
-) -> tuple[Tensor, Target]:
-    """Turns image (3, H, W) and target (H, W) about their middle, counter-clockwise."""
-    v2 = torchvision_transforms()
-    turned = v2.functional.rotate(
-        image, degrees, v2.InterpolationMode.BILINEAR, fill=list(mean_pixel)
-    )
-    ignored = int(np.iinfo(target.dtype).max)
-    mask = torch.from_numpy(target.astype(np.int32))[None]
-    labels = v2.functional.rotate(mask, degrees, v2.InterpolationMode.NEAREST, fill=ignored)
-    return turned, labels[0].numpy().astype(target.dtype)
 
 
 def pad(

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import os
 import resource
 import signal
 import socket
@@ -19,6 +18,7 @@ from uvicorn.server import ServerState
 
 from atrous.engines import built_in
 from atrous.engines.exported_file import read_header
+from atrous.engines.machine import usable_processors
 from atrous.errors import AtrousError, ExitCode
 from atrous.serve.app import Service
 from atrous.serve.connections import Protocol
@@ -60,7 +60,7 @@ class Server:
     ) -> None:
         self.settings = settings
         self.port = settings.port
-        self.workers, self.threads = settings.processes(_processors())
+        self.workers, self.threads = settings.processes(usable_processors())
         self.pools: dict[str, Pool] = {}
         files = {}
         for name, model in settings.named_models().items():
@@ -300,10 +300,6 @@ def _file(model: str, settings: Settings) -> File | None:
     except AtrousError as error:  # here it is not data that is wrong, but the command
         raise AtrousError(error.code, error.what, where=error.where, fix=error.fix) from None
     return File(path) if settings.downloadable else None
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _raise_file_limit() -> None:

@@ -35,30 +35,6 @@ def set_momentum(model: nn.Module, momentum: float) -> None:
 
 
 @torch.no_grad()
-def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Replaces the running statistics by their mean over batches, for the weights of now.
-
-    A frozen backbone keeps its statistics.
-
-    Args:
-        model: The network; its mode is set back afterwards.
-        batches: Images (N, 3, H, W).
-    """
-    training = model.training
-    model.train()
-    modules = [module for _, module in batch_norms(model) if module.training]
-    momenta = [module.momentum for module in modules]
-    for module in modules:
-        module.reset_running_stats()
-        module.momentum = None  # torch: the cumulative mean
-    for images in batches:
-        model(images)
-    for module, momentum in zip(modules, momenta, strict=True):
-        module.momentum = momentum
-    model.train(training)
-
-
-@torch.no_grad()
 def restore_folded(model: nn.Module, batches: Iterable[Tensor]) -> list[str]:
     """Gives batch norms that were folded into their convolutions statistics from data.
 

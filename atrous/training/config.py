@@ -262,11 +262,6 @@ def parse_losses(text: str) -> dict[str, float]:
     return losses
 
 
-def with_changes(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
-    """Returns `config.changed(**changes)`."""
-    return config.changed(**changes)
-
-
 def differences(old: TrainConfig, new: TrainConfig) -> dict[str, tuple[Any, Any]]:
     """Returns the fields that differ, the network's among them, with the old and the new value."""
     a = {**_values(old), **_values(old.network)}

@@ -15,7 +15,6 @@ from atrous.classes import ClassTable
 from atrous.data.area_crop import AreaCrop
 from atrous.data.dataset import Dataset, FileDataset, Sample
 from atrous.data.doctor.diagnosis import examine
-from atrous.data.doctor.findings import Finding
 from atrous.data.doctor.survey import survey
 from atrous.data.formats.image_folder import open_image_folder
 from atrous.data.formats.layout import Layout
@@ -97,21 +96,11 @@ def examine_data(
         {name: partial(_thinned, data) for name, data in files.items()},
     )
     for finding in examine(survey(layout, tuple(files))).findings:
-        _heed(finding, config)
+        if finding.level == "error":
+            raise finding.as_error(config.data)
+        if finding.level == "warning":
+            logger.warning("%s [%s]", printable(finding.what), finding.code)
     _healthy.add(identity)
-
-
-def _heed(finding: Finding, config: TrainConfig) -> None:
-    if finding.level == "error":
-        raise AtrousError(
-            finding.code,
-            finding.what,
-            where=finding.where[0] if finding.where else config.data,
-            fix="\n".join(filter(None, (finding.fix, finding.proposal))),
-            exit_code=ExitCode.DATA,
-        )
-    if finding.level == "warning":
-        logger.warning("%s [%s]", printable(finding.what), finding.code)
 
 
 def _files(data: Dataset) -> FileDataset | None:

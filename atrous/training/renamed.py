@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from atrous.classes import Color, pascal_palette
-from atrous.data.dataset import Dataset, Sample, Target, combined_digest, ignore_index, target_dtype
+from atrous.classes import Color, pascal_palette, unlabelled
+from atrous.data.dataset import Dataset, Sample, Target, combined_digest, target_dtype
 from atrous.errors import unknown_name
 
 BACKGROUND = "background"
@@ -41,8 +41,8 @@ class Renamed:
 
     def __getitem__(self, index: int) -> Sample:
         image, target = self.dataset[index]
-        size, unlabelled = np.iinfo(target.dtype).max + 1, ignore_index(len(self.classes))
-        table: Target = np.full(size, unlabelled, target_dtype(len(self.classes)))
+        size, num_classes = np.iinfo(target.dtype).max + 1, len(self.classes)
+        table: Target = np.full(size, unlabelled(num_classes), target_dtype(num_classes))
         table[: len(self.index)] = self.index
         return Sample(image, table[target])
 

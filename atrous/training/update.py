@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from atrous.data.dataset import ignore_index
+from atrous.classes import unlabelled
 from atrous.errors import AtrousError
 from atrous.model import Model
 from atrous.training import loss as losses
@@ -100,7 +100,7 @@ class Learner:
                 "E-CONFIG", f"{len(weights)} class_weights for {len(model.classes)} classes"
             )
         self.class_weights = weights if len(weights) else None
-        self.ignore_index = ignore_index(len(model.classes))
+        self.ignore_index = unlabelled(len(model.classes))
 
     def update(self, images: Tensor, targets: Tensor, step: int) -> Update:
         """Learns from this process's share of one batch.

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atrous.classes import numbered
+from atrous.classes import numbered, unlabelled
 from atrous.data import Dataset, FileDataset, Item
-from atrous.data.dataset import Target, ignore_index, target_dtype
+from atrous.data.dataset import Target, target_dtype
 from atrous.errors import AtrousError, ExitCode
 
 
@@ -92,5 +92,5 @@ def test_dataset_survives_pickling(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("num_classes", "ignored"), [(2, 255), (255, 255), (256, 65535)])
 def test_ignore_index_is_never_a_class(num_classes: int, ignored: int) -> None:
-    assert ignore_index(num_classes) == ignored
+    assert unlabelled(num_classes) == ignored
     assert np.iinfo(target_dtype(num_classes)).max == ignored >= num_classes

@@ -21,9 +21,7 @@ from tests.data.test_dataset import dataset_of, read_png
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
 # Everything random switched on: what workers could draw by themselves.
-AUGMENTATION = Augmentation(
-    crop_size=(33, 40), photometric=0.5, rotation=10,
-)  # fmt: skip
+AUGMENTATION = Augmentation(crop_size=(33, 40), photometric=0.5)
 SCENES = scenes(0, 11, size=(32, 40))
 
 

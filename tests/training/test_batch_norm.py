@@ -17,12 +17,12 @@ from atrous.training.batch_norm import (
     SyncedBatchNorm2d,
     batch_norms,
     dead_channels,
-    recalibrate,
     restore_folded,
     set_momentum,
     statistics_untouched,
     synchronize,
 )
+from tests.networks import recalibrate
 
 
 @pytest.fixture
@@ -34,39 +34,6 @@ def model() -> DeepLabV3Plus:
 def _images(seed: int, n: int = 4) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return 255 * torch.rand(n, 3, 33, 33, generator=generator)
-
-
-def test_recalibrated_network_evaluates_as_it_trains() -> None:
-    """With the statistics of a batch, the loss in evaluation equals that in training on it."""
-    torch.manual_seed(0)
-    model = create_model("mobilenet_v2", num_classes=3, depth_multiplier=0.25, image_pooling=False)
-    model.encoder.aspp.dropout.p = 0.0
-    images = torch.nn.functional.interpolate(_images(0), (129, 129))
-    with torch.no_grad():
-        uncalibrated = model.eval()(images)
-        recalibrate(model, [images])
-        training = model.train()(images)
-        recalibrate(model, [images])  # the pass above moved them
-        evaluation = model.eval()(images)
-    gap = (training - evaluation).abs().mean()
-    assert gap < 0.25 * training.std()
-    assert gap < 0.25 * (training - uncalibrated).abs().mean()
-
-
-def test_recalibration_averages_batches() -> None:
-    bn = nn.BatchNorm2d(1, momentum=3e-4)
-    recalibrate(bn, [torch.full((2, 1, 2, 2), 1.0), torch.full((2, 1, 2, 2), 4.0)])
-    assert bn.running_mean.item() == 2.5
-    assert bn.momentum == 3e-4
-
-
-def test_recalibration_leaves_a_frozen_backbone_alone() -> None:
-    model = create_model("mobilenet_v2", num_classes=3, depth_multiplier=0.25).freeze_backbone()
-    before = {name: t.clone() for name, t in model.state_dict().items()}
-    recalibrate(model, [torch.rand(2, 3, 33, 33) * 255])
-    changed = {n for n, t in model.state_dict().items() if not torch.equal(t, before[n])}
-    assert changed
-    assert not any("backbone" in name for name in changed)
 
 
 def test_set_momentum_reaches_every_layer(model: DeepLabV3Plus) -> None:

@@ -16,7 +16,6 @@ from atrous.training.config import (
     from_json,
     parse_losses,
     to_json,
-    with_changes,
 )
 from atrous.training.recipes import RECIPES
 
@@ -98,7 +97,7 @@ IMPOSSIBLE: list[dict[str, object]] = [
 @pytest.mark.parametrize("values", IMPOSSIBLE, ids=str)
 def test_impossible_values_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(AtrousError):
-        with_changes(TrainConfig(), values)
+        TrainConfig().changed(**values)
 
 
 def test_every_field_has_an_impossible_value_of_the_wrong_kind() -> None:

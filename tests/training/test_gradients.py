@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from atrous.build import create_model
-from atrous.training.batch_norm import recalibrate
 from atrous.training.cpu.install import install
 from atrous.training.loss import pixel_losses
+from tests.networks import recalibrate
 
 STEPS = (
     1e-7,

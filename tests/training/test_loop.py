@@ -20,7 +20,7 @@ from atrous.evaluation.metrics import confusion_matrix, mean_iou
 from atrous.loading import load
 from atrous.training import checkpoint
 from atrous.training import loop as training
-from atrous.training.batch_norm import batch_norms, recalibrate
+from atrous.training.batch_norm import batch_norms
 from atrous.training.checkpoint import load_newest
 from atrous.training.config import read_config, to_json
 from atrous.training.distributed import Processes
@@ -33,6 +33,7 @@ from atrous.training.run_folder import RunFolder, opened
 from atrous.training.setup import create_network
 from atrous.training.update import Learner, Update
 from atrous.weights.store import save as save_model
+from tests.networks import recalibrate
 from tests.tiny import SCRIPT, start, tiny, tiny_data
 
 ALONE = Processes(0, 1, torch.device("cpu"))

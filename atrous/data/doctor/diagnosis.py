@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from atrous.data.dataset import ignore_index
+from atrous.classes import unlabelled
 from atrous.data.doctor import files, labels
 from atrous.data.doctor.findings import Finding
 from atrous.data.doctor.labels import class_counts
@@ -46,7 +46,7 @@ class Diagnosis:
     @property
     def ignore_index(self) -> int:
         """The value of unlabelled pixels."""
-        return ignore_index(len(self.survey.table.classes))
+        return unlabelled(len(self.survey.table.classes))
 
     @property
     def healthy(self) -> bool:
@@ -76,12 +76,6 @@ class Diagnosis:
             "findings": [vars(finding) for finding in self.findings],
             "proposals": {"class_weights": self.class_weights, "crop_size": self.crop_size},
         }
-
-    def refuse(self) -> None:
-        """Raises the first finding that is an error, if there is any."""
-        for finding in self.findings:
-            if finding.level == "error":
-                raise finding.as_error()
 
     def shares(self, split: str) -> dict[str, float | None]:
         """Returns each class's share of a split's labelled pixels; None if it does not occur."""

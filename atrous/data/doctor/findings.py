@@ -29,20 +29,12 @@ class Finding:
     where: tuple[str, ...] = ()
     proposal: str = ""
 
-    def as_error(self) -> AtrousError:
-        """Returns the finding as an error, in the same words."""
-        where = self.where[0] if self.where else ""
+    def as_error(self, data: object) -> AtrousError:
+        """Returns the finding as an error, in the same words.
+
+        Args:
+            data: The data set, named if the finding names no file.
+        """
+        where = self.where[0] if self.where else data
         fix = f"{self.fix}\n{self.proposal}" if self.proposal else self.fix
         return AtrousError(self.code, self.what, where=where, fix=fix, exit_code=ExitCode.DATA)
-
-
-def one_class(split: str, present: str) -> Finding:
-    """Returns the finding for a split whose labelled pixels are all of one class.
-
-    Args:
-        split: Its name.
-        present: The class; empty if there is none.
-    """
-    what = f"{split} holds one class only, {present!r}" if present else f"{split} holds no class"
-    fix = "check how the masks were exported: a network that can only be right learns nothing"
-    return Finding("error", "E-DATA-ONE-CLASS", what, fix)

@@ -2,11 +2,9 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
 
-from atrous.classes import Color
-from atrous.data.dataset import ignore_index
-from atrous.data.doctor.findings import Finding, one_class
+from atrous.classes import Color, unlabelled
+from atrous.data.doctor.findings import Finding
 from atrous.data.doctor.proposals import known_palette, mapping_yaml, readings
 from atrous.data.doctor.survey import Survey
 
@@ -58,7 +56,7 @@ def _naming(colors: Collection[Color]) -> tuple[str, list[str]]:
 def check_values(survey: Survey) -> Iterator[Finding]:
     """Finds values that are no classes, and proposes a meaning."""
     num_classes, pixels, where = len(survey.table.classes), Counter[int](), []
-    legal = {*range(num_classes), ignore_index(num_classes)}
+    legal = {*range(num_classes), unlabelled(num_classes)}
     for measurement in survey.measurements:
         wrong = {value: n for value, n in measurement.counts.items() if value not in legal}
         if wrong:
@@ -108,10 +106,14 @@ def check_meaning(survey: Survey) -> Iterator[Finding]:
         classes = survey.table.classes
         present = sorted(class_counts(survey, split).keys() & set(range(len(classes))))
         if len(present) < 2 and survey.splits[split]:
-            finding = one_class(split, classes[present[0]] if present else "")
+            named = f"one class only, {classes[present[0]]!r}" if present else "no class"
+            fix = (
+                "check how the masks were exported: a network that can only be right learns nothing"
+            )
             found = [] if survey.mapping else readings(values, len(classes))
             proposal = "\n# or\n".join(mapping_yaml(reading.mapping) for reading in found)
-            yield replace(finding, proposal=proposal)
+            what = f"{split} holds {named}"
+            yield Finding("error", "E-DATA-ONE-CLASS", what, fix, proposal=proposal)
 
 
 def check_palettes(survey: Survey) -> Iterator[Finding]:
@@ -149,7 +151,7 @@ def check_edges(survey: Survey) -> Iterator[Finding]:
 
 def check_void(survey: Survey) -> Iterator[Finding]:
     """Finds splits and pictures with few or no labelled pixels."""
-    ignore = ignore_index(len(survey.table.classes))
+    ignore = unlabelled(len(survey.table.classes))
     for split in survey.splits:
         counts = class_counts(survey, split)
         share = counts[ignore] / max(counts.total(), 1)

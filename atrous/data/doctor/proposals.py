@@ -5,8 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from atrous.classes import ADE20K, CAMVID, CITYSCAPES, VOC, ClassTable, Color
-from atrous.data.dataset import ignore_index
+from atrous.classes import ADE20K, CAMVID, CITYSCAPES, VOC, ClassTable, Color, unlabelled
 from atrous.data.formats.cityscapes import MAPPING as CITYSCAPES_MAPPING
 
 LabelMapping = Mapping[int, int | None]
@@ -58,7 +57,7 @@ def readings(values: Mapping[int, int], num_classes: int) -> list[Reading]:
 
     Empty if the values look like class indices.
     """
-    ignore = ignore_index(num_classes)
+    ignore = unlabelled(num_classes)
     present = {value for value, pixels in values.items() if pixels and value != ignore}
     kinds = (_raw_cityscapes, _from_one, _void_is_last, _spread)
     found = [reading for kind in kinds if (reading := kind(present, num_classes)) is not None]

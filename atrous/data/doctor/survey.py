@@ -1,7 +1,6 @@
 """Measures every sample of a data set once, on all cores."""
 
 import multiprocessing
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -16,6 +15,7 @@ from atrous.data.formats.layout import Layout
 from atrous.data.formats.pairing import Problem
 from atrous.data.formats.shards import Pair, ShardLayout
 from atrous.data.masks.targets import MaskReader
+from atrous.engines.machine import usable_processors
 from atrous.errors import AtrousError, ExitCode
 
 _CHUNK = 16  # samples a worker takes at a time
@@ -110,18 +110,11 @@ def _measure_all(
 ) -> list[Measurement]:
     done: dict[int, list[Measurement]] = {}
     finished = 0
-    for start, measured in _chunks(samples, read_target, workers or available_cores()):
+    for start, measured in _chunks(samples, read_target, workers or usable_processors()):
         done[start] = measured
         finished += len(measured)
         on_progress(finished, len(samples))
     return [measurement for start in sorted(done) for measurement in done[start]]
-
-
-def available_cores() -> int:
-    """Returns how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _chunks(

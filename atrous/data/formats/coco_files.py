@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from atrous.classes import ClassTable, Color, pascal_palette
-from atrous.data.dataset import Item, Target, ignore_index, target_dtype
+from atrous.classes import ClassTable, Color, pascal_palette, unlabelled
+from atrous.data.dataset import Item, Target, target_dtype
 from atrous.data.formats.documents import invalid, once_per_file, read_field, read_json
 from atrous.data.formats.layout import class_table, shape_classes
 from atrous.data.masks.shapes import Region, Shape
@@ -249,7 +249,7 @@ class PanopticReader:
         """Returns segment id -> class index; 0 is unlabelled."""
         document = next(self.documents[p] for p in where.parents if p in self.documents)
         entries, _ = read_coco(document).of_picture(item.key, document)
-        values = {0: ignore_index(self.num_classes)}
+        values = {0: unlabelled(self.num_classes)}
         for entry in entries:
             for segment in read_field(entry, "segments_info", list, document, item.key):
                 id_ = read_field(segment, "id", int, document, item.key)

@@ -12,8 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from atrous.classes import IGNORE_INDEX, Color
-from atrous.data.dataset import ignore_index
+from atrous.classes import IGNORE_INDEX, Color, unlabelled
 from atrous.data.masks.colors import ColorTable
 from atrous.errors import AtrousError, ExitCode, missing_extra, printable
 
@@ -190,10 +189,10 @@ def _mapping(content: Mapping[Any, Any], num_classes: int, path: Path) -> dict[i
     if not isinstance(given, dict):
         raise _invalid("label_mapping is not a mapping of value to class", path)
     mapping: dict[int, int | None] = {}
-    unlabelled = (*_NULL, _IGNORE, str(IGNORE_INDEX), str(ignore_index(num_classes)))
+    void = (*_NULL, _IGNORE, str(IGNORE_INDEX), str(unlabelled(num_classes)))
     for key, name in given.items():
-        value, index = _integer(key), None if name in unlabelled else _integer(name)
-        if value is None or (index is None and name not in unlabelled):
+        value, index = _integer(key), None if name in void else _integer(name)
+        if value is None or (index is None and name not in void):
             raise _invalid(f"label_mapping: {key!r}: {name!r} is not of numbers", path)
         if value > 65535 or not (index is None or 0 <= index < num_classes):
             raise _invalid(
@@ -212,7 +211,7 @@ def _colors(content: Mapping[Any, Any], names: tuple[str, ...], path: Path) -> C
         raise _invalid("colors is neither a list nor a mapping of class to colour", path)
     pairs = enumerate(given) if isinstance(given, list) else given.items()
     values: dict[object, int] = {name: value for value, name in enumerate(names)}
-    values[_IGNORE] = ignore_index(len(names))
+    values[_IGNORE] = unlabelled(len(names))
     table = []
     for key, color in pairs:
         try:

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from atrous.classes import ClassTable, Color, pascal_palette
-from atrous.data.dataset import FileDataset, Item, ReadTarget, ignore_index
+from atrous.classes import ClassTable, Color, pascal_palette, unlabelled
+from atrous.data.dataset import FileDataset, Item, ReadTarget
 from atrous.data.formats.pairing import Listing, Problem, relative, split_name
 from atrous.data.masks.targets import MaskReader
 from atrous.errors import AtrousError, ExitCode, printable, unknown_name
@@ -103,7 +103,7 @@ def shape_classes(
     classes = list(dict.fromkeys(plain[label] for label in labels if not is_void(label)))
     if background and BACKGROUND not in classes:
         classes.insert(0, BACKGROUND)
-    ignored = ignore_index(len(classes))
+    ignored = unlabelled(len(classes))
     return classes, {
         label: ignored if is_void(label) else classes.index(name) for label, name in plain.items()
     }

@@ -9,7 +9,8 @@ from typing import IO, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from atrous.data.dataset import Item, Target, ignore_index, target_dtype
+from atrous.classes import unlabelled
+from atrous.data.dataset import Item, Target, target_dtype
 from atrous.data.masks.colors import ColorTable
 from atrous.data.masks.files import Labels, Mask, read_mask
 from atrous.data.masks.shapes import Shape, paint
@@ -81,7 +82,7 @@ class _Tables(NamedTuple):
 @lru_cache(maxsize=16)
 def _tables(mapping: tuple[tuple[int, int | None], ...], num_classes: int) -> _Tables:
     wide = np.arange(1 << 16, dtype=np.uint16)
-    ignore = ignore_index(num_classes)
+    ignore = unlabelled(num_classes)
     for value, index in mapping:
         wide[value] = ignore if index is None else index
     indices = {index for _, index in mapping if index is not None}
@@ -120,6 +121,6 @@ class ShapeReader:
 
     def __call__(self, item: Item, size: tuple[int, int]) -> Target:
         """Returns the target (H, W) of an item."""
-        value = ignore_index(self.num_classes) if self.background is None else self.background
+        value = unlabelled(self.num_classes) if self.background is None else self.background
         target: Target = np.full(size, value, dtype=target_dtype(self.num_classes))
         return paint(self.shapes(item, size), target, order=self.order, where=item.annotation)

@@ -15,9 +15,10 @@ from PIL import Image
 from atrous.classes import pascal_palette
 from atrous.data.doctor.diagnosis import examine
 from atrous.data.doctor.survey import survey
-from atrous.data.doctor.trainable import check_trainable
 from atrous.data.opening import open_dataset, recognise
 from atrous.errors import AtrousError
+from atrous.training.config import TrainConfig
+from atrous.training.inputs import examine_data, open_data
 from tests.data.formats.test_cvat import HEAD
 from tests.data.formats.test_cvat import image as cvat_image
 from tests.data.formats.test_labelme import labelme
@@ -502,7 +503,6 @@ def test_C7_masks_of_two_values_are_two_classes(tmp_path: Path, classes: str, va
     np.testing.assert_array_equal(dataset[3].target, blocks(2, 3))
     diagnosis = examine(survey(recognise(tmp_path), workers=1))
     assert diagnosis.healthy
-    check_trainable(dataset)
 
 
 def one_bit(path: Path, mask: np.ndarray) -> None:
@@ -595,10 +595,9 @@ def test_one_class_is_refused_before_training_with_the_doctors_words(tmp_path: P
         save(tmp_path / "images" / split / "a.jpg", picture())
         save(tmp_path / "masks" / split / "a.png", np.zeros(SIZE, np.uint8))
     write(tmp_path / "classes.txt", "a\nb\nc")
-    diagnosis = examine(survey(recognise(tmp_path), workers=1))
-    with pytest.raises(AtrousError) as by_doctor:
-        diagnosis.refuse()
+    first = examine(survey(recognise(tmp_path), workers=1)).findings[0]
+    config = TrainConfig(data=str(tmp_path))
     with pytest.raises(AtrousError) as by_training:
-        check_trainable(open_dataset(tmp_path, "train"))
-    assert by_doctor.value.code == by_training.value.code == "E-DATA-ONE-CLASS"
-    assert by_doctor.value.what == by_training.value.what
+        examine_data(config, *open_data(config))
+    assert first.code == by_training.value.code == "E-DATA-ONE-CLASS"
+    assert first.what == by_training.value.what
