@@ -1,7 +1,6 @@
 """``atrous data``: checks and shows a data set before training."""
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -80,9 +79,13 @@ def check(
     if force:
         layout = layout.allowing_lossy()
     _check_outside(out, layout.root)
-    progress = _Progress()
-    surveyed = survey(layout, splits, workers=workers, on_progress=progress.show)
-    progress.finish()
+    progress = Progress(0, "check")
+
+    def show(done: int, total: int) -> None:
+        progress.total = total
+        progress.show(done)
+
+    surveyed = survey(layout, splits, workers=workers, on_progress=show)
     diagnosis = examine(surveyed, allow_unlabelled=allow_unlabelled, strict=strict)
     if out is not None:
         write_csv(diagnosis, out / "data_report.csv")
@@ -103,27 +106,6 @@ def _check_outside(out: Path | None, root: Path) -> None:
             where=out,
             fix="choose a folder outside of the data with --out",
         )
-
-
-class _Progress:
-    """Shows progress on stderr: in place on a terminal, otherwise a line for each tenth."""
-
-    def __init__(self) -> None:
-        self.terminal = sys.stderr.isatty()
-        self.tenths = 0
-
-    def show(self, done: int, total: int) -> None:
-        """Reports that `done` of `total` samples are read."""
-        if self.terminal:
-            click.echo(f"\r{done} of {total} pictures", err=True, nl=False)
-        elif 10 * done // total > self.tenths:
-            self.tenths = 10 * done // total
-            click.echo(f"{done} of {total} pictures", err=True)
-
-    def finish(self) -> None:
-        """Ends the line."""
-        if self.terminal:
-            click.echo(err=True)
 
 
 def _samples(layout: Layout | ShardLayout, diagnosis: Diagnosis) -> dict[str, list[Tile]]:

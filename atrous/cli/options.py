@@ -1,5 +1,6 @@
 """Options and progress that several commands share."""
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +26,7 @@ ANY_PATH = click.Path(path_type=Path)
 PICTURES = Place(path_type=Path)
 OUT = Place(file_okay=False, path_type=Path)
 
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _PLAIN_EVERY = 30.0  # seconds between lines of progress without a terminal
 
 T = TypeVar("T")
@@ -47,6 +49,14 @@ def _size(context: click.Context, option: click.Parameter, text: str | None) -> 
     if len(sides) not in (1, 2) or min(sides) < 1:
         raise click.BadParameter(f"{text!r} is neither SIDE nor HEIGHTxWIDTH")
     return (sides[0], sides[-1])
+
+
+def amount(context: click.Context, option: click.Parameter, text: str) -> int:
+    """Reads an amount of bytes or pixels, such as 500MB or 33MP."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)[BP]?", text.strip().upper())
+    if match is None or not float(match[1]):
+        raise click.BadParameter(f"{text!r} is no amount such as {option.get_default(context)}")
+    return int(float(match[1]) * _UNITS[match[2]])
 
 
 def _stride(context: click.Context, option: click.Parameter, text: str | None) -> int | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from atrous.cli.options import ANY_PATH, OUT, PICTURES, Progress, precision_option
+from atrous.cli.options import ANY_PATH, OUT, PICTURES, Progress, amount, precision_option
 from atrous.errors import AtrousError, ExitCode, printable
 
 if TYPE_CHECKING:
@@ -21,14 +21,6 @@ if TYPE_CHECKING:
     from atrous.predict.pre_annotations import PreAnnotations
 
 _TOOLS = ("labelme", "cvat", "coco", "yolo", "label-studio")
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-
-
-def _memory(context: click.Context, option: click.Parameter, text: str) -> int:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip().upper())
-    if match is None:
-        raise click.BadParameter(f"{text!r} is no amount of memory such as 500MB or 2GB")
-    return int(float(match[1]) * _UNITS[match[2]])
 
 
 def _shard(context: click.Context, option: click.Parameter, text: str) -> tuple[int, int]:
@@ -55,7 +47,7 @@ def _shard(context: click.Context, option: click.Parameter, text: str) -> tuple[
     "--memory",
     default="2GB",
     show_default=True,
-    callback=_memory,
+    callback=amount,
     help="Memory of the process; pictures that need more are seen in overlapping tiles.",
 )
 @precision_option

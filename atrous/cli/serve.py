@@ -1,26 +1,13 @@
 """``atrous serve``: models behind an address."""
 
 import logging
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
-from atrous.cli.options import precision_option
+from atrous.cli.options import amount, precision_option
 from atrous.errors import printable
-
-if TYPE_CHECKING:
-    from atrous.engines.protocol import Precision
-
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
-
-
-def _amount(context: click.Context, option: click.Parameter, text: str) -> int:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)[BP]?", text.strip().upper())
-    if match is None or not float(match[1]):
-        raise click.BadParameter(f"{text!r} is no amount such as {option.get_default(context)}")
-    return int(float(match[1]) * _UNITS[match[2]])
 
 
 @click.command()
@@ -46,10 +33,10 @@ def _amount(context: click.Context, option: click.Parameter, text: str) -> int:
     "--insecure", is_flag=True, help="Listen off loopback without a token: anybody may use it."
 )
 @click.option(
-    "--max-bytes", default="20MB", show_default=True, callback=_amount, help="Of a request's body."
+    "--max-bytes", default="20MB", show_default=True, callback=amount, help="Of a request's body."
 )
 @click.option(
-    "--max-pixels", default="33MP", show_default=True, callback=_amount,
+    "--max-pixels", default="33MP", show_default=True, callback=amount,
     help="Of a picture, refused from its header.",
 )  # fmt: skip
 @click.option(
@@ -61,7 +48,7 @@ def _amount(context: click.Context, option: click.Parameter, text: str) -> int:
     help="Seconds from a whole body to its answer.",
 )  # fmt: skip
 @click.option(
-    "--memory", default="2GB", show_default=True, callback=_amount,
+    "--memory", default="2GB", show_default=True, callback=amount,
     help="What a worker may take; larger pictures are seen in overlapping tiles.",
 )  # fmt: skip
 @precision_option
@@ -74,23 +61,7 @@ def _amount(context: click.Context, option: click.Parameter, text: str) -> int:
     help="Give the files of your models to anybody, so that browsers can run them; those of "
     "built-in models always are.",
 )  # fmt: skip
-def serve(
-    models: tuple[str, ...],
-    host: str,
-    port: int,
-    workers: int | None,
-    threads: int | None,
-    token_file: Path | None,
-    insecure: bool,
-    max_bytes: int,
-    max_pixels: int,
-    queue: int | None,
-    deadline: float,
-    memory: int,
-    precision: "Precision",
-    allow_hosts: tuple[str, ...],
-    downloadable: bool,
-) -> None:
+def serve(token_file: Path | None, **limits: Any) -> None:
     r"""Serves models over HTTP, with a page for people.
 
     POST a picture's bytes to /v1/segment and get its labels; /openapi.json describes the rest.
@@ -108,24 +79,7 @@ def serve(
     from atrous.serve.settings import Settings, read_token
 
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    settings = Settings(
-        models=models,
-        host=host,
-        port=port,
-        workers=workers,
-        threads=threads,
-        token=read_token(token_file) if token_file else "",
-        insecure=insecure,
-        max_bytes=max_bytes,
-        max_pixels=max_pixels,
-        queue=queue,
-        deadline=deadline,
-        memory=memory,
-        precision=precision,
-        allow_hosts=allow_hosts,
-        downloadable=downloadable,
-    )
-    server = Server(settings)
+    server = Server(Settings(token=read_token(token_file) if token_file else "", **limits))
     click.echo(
         f"starting {printable(', '.join(server.pools))}: {server.workers} workers of "
         f"{server.threads} threads each",
