@@ -55,6 +55,13 @@ class AtrousError(ValueError):
         return (_rebuild, (self.code, self.what, self.where, self.fix, self.exit_code))
 
 
+class DataError(AtrousError):
+    """A file or data set that is damaged, or is not what it claims to be: exit code 4."""
+
+    def __init__(self, code: str, what: str, *, where: object = "", fix: str = "") -> None:
+        super().__init__(code, what, where=where, fix=fix, exit_code=ExitCode.DATA)
+
+
 def _rebuild(code: str, what: str, where: str, fix: str, exit_code: ExitCode) -> AtrousError:
     return AtrousError(code, what, where=where, fix=fix, exit_code=exit_code)
 

@@ -14,7 +14,7 @@ from atrous.architecture import CLASSIFIER, Architecture, Provenance
 from atrous.build import build_blank
 from atrous.classes import ADE20K_31, ADE20K_151, CITYSCAPES, VOC, ClassTable
 from atrous.engines import built_in
-from atrous.errors import AtrousError, ExitCode, unknown_name
+from atrous.errors import AtrousError, DataError, unknown_name
 from atrous.model import DeepLabV3Plus
 from atrous.weights import exported, hub, store, zoo
 from atrous.weights.differences import check_finite, unknown_network
@@ -75,13 +75,12 @@ def _reader(path: Path) -> Any:
 
 
 def _refuse_pickle(path: Path) -> DeepLabV3Plus:
-    raise AtrousError(
+    raise DataError(
         "E-WEIGHTS-PICKLE",
         "opening a pickle can run code, so no model is loaded from one",
         where=path,
         fix=f"atrous convert {path.name} --out model.safetensors reads its tensors and runs "
         "nothing; into a network that is built already, load_weights reads them too",
-        exit_code=ExitCode.DATA,
     )
 
 

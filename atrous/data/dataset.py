@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.classes import IGNORE_INDEX, Color, unlabelled
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import DataError
 from atrous.images.decode import SUFFIXES, read_image
 
 Target = NDArray[np.uint8 | np.uint16]
@@ -147,24 +147,22 @@ def check_sample(sample: Sample, num_classes: int, *, picture: Path, annotation:
     """Raises `AtrousError` unless target and picture have one size and all values are legal."""
     image, target = sample
     if target.shape != image.shape[:2]:
-        raise AtrousError(
+        raise DataError(
             "E-DATA-SIZE",
             f"the picture is {_size(image)} and its target {_size(target)} (height x width)",
             where=f"{picture}, {annotation}",
             fix="if height and width are swapped, EXIF turns the picture and not the mask. "
             "Otherwise resize the mask to the picture's size with nearest neighbour",
-            exit_code=ExitCode.DATA,
         )
     invalid = (target >= num_classes) & (target != np.iinfo(target.dtype).max)
     if invalid.any():
         values, counts = np.unique(target[invalid], return_counts=True)
         found = ", ".join(f"{v} ({n} px)" for v, n in zip(values[:10], counts[:10], strict=True))
-        raise AtrousError(
+        raise DataError(
             "E-DATA-LABEL",
             f"values that are none of the {num_classes} classes: {found}",
             where=annotation,
             fix="map them with label_mapping, or list the missing classes",
-            exit_code=ExitCode.DATA,
         )
 
 
@@ -182,12 +180,7 @@ def file_digest(path: Path) -> bytes:
             file.seek(max(_PROBE, size - _PROBE))
             digest.update(file.read(_PROBE))
     except OSError as error:
-        raise AtrousError(
-            "E-FILE-READ",
-            f"cannot be read: {error.strerror}",
-            where=path,
-            exit_code=ExitCode.DATA,
-        ) from None
+        raise DataError("E-FILE-READ", f"cannot be read: {error.strerror}", where=path) from None
     return digest.digest()
 
 

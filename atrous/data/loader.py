@@ -19,7 +19,7 @@ from atrous.data.dataset import Dataset, Sample
 from atrous.data.order import START, Draw, Position, evaluation_order, training_order
 from atrous.data.resize import as_tensor
 from atrous.data.transforms import sample_generator
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, DataError, ExitCode
 
 logger = logging.getLogger(__name__)
 
@@ -121,12 +121,11 @@ class TrainingLoader:
             self.bad_samples[error.where] = f"{error.what} [{error.code}]"
         if len(self.bad_samples) > MAX_BAD_SHARE * len(self.dataset):
             shown = "; ".join(f"{where}: {why}" for where, why in [*self.bad_samples.items()][:3])
-            raise AtrousError(
+            raise DataError(
                 "E-DATA-BAD",
                 f"{len(self.bad_samples)} of {len(self.dataset)} samples cannot be read, "
                 f"more than {MAX_BAD_SHARE:.0%}: {shown}",
                 fix="run `atrous data check` on the data, and repair or remove these files",
-                exit_code=ExitCode.DATA,
             )
 
 

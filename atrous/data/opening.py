@@ -25,7 +25,7 @@ from atrous.data.formats.pairing import Problem
 from atrous.data.formats.shards import ShardLayout
 from atrous.data.masks.targets import MaskReader
 from atrous.data.scenes.procedural import scenes_split
-from atrous.errors import AtrousError, ExitCode, printable
+from atrous.errors import AtrousError, DataError, printable
 
 _FORMATS: tuple[tuple[str, Callable[[Path], Layout | ShardLayout | None]], ...] = (
     (ultralytics.LOOKS_FOR, ultralytics.recognise),
@@ -72,12 +72,11 @@ def recognise(
     if isinstance(layout, Layout) and layout.kind == "ADE20K" and num_classes is not None:
         layout = ade20k.with_classes(layout, num_classes) or layout
     if num_classes not in (None, len(layout.table.classes)):
-        raise AtrousError(
+        raise DataError(
             "E-DATA-CLASSES",
             f"the data has {len(layout.table.classes)} classes, and {num_classes} were asked for",
             where=root,
             fix="use a model of these classes, or map the classes in a dataset YAML",
-            exit_code=ExitCode.DATA,
         )
     return named(layout, names) if names else layout
 
@@ -100,12 +99,11 @@ def named(layout: Layout | ShardLayout, names: Sequence[str]) -> Layout | ShardL
         names = [BACKGROUND, *names]
     nobody_named_them = table.name in UNNAMED and isinstance(reader, MaskReader)
     if len(names) != known and not (nobody_named_them and len(names) > known):
-        raise AtrousError(
+        raise DataError(
             "E-DATA-CLASSES",
             f"{len(names)} names for {known} classes: {', '.join(map(printable, table.classes))}",
             where=layout.root,
             fix="give one name for each class",
-            exit_code=ExitCode.DATA,
         )
     palette = table.palette if len(names) == known else ()
     renamed = class_table("names", names, palette, where=layout.root)
@@ -156,12 +154,11 @@ def open_dataset(
     dataset, problems = layout.open(split)
     check_problems(problems, Path(path), allow_unlabelled=allow_unlabelled)
     if not len(dataset):
-        raise AtrousError(
+        raise DataError(
             "E-DATA-EMPTY",
             f"the split {split!r} has no samples",
             where=path,
             fix="put pictures and annotations into the folders of this layout",
-            exit_code=ExitCode.DATA,
         )
     return dataset
 
@@ -177,7 +174,7 @@ def check_problems(problems: Sequence[Problem], root: Path, *, allow_unlabelled:
     names = "\n".join(f"    {printable(p.where)}: {printable(p.what)}" for p in problems[:_SHOWN])
     more = f"\n    and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
     unclear = counts["E-DATA-TWICE"] > 0
-    raise AtrousError(
+    raise DataError(
         "E-DATA-TWICE" if unclear else "E-DATA-PAIRS",
         f"{kinds}\n{names}{more}",
         where=root,
@@ -185,7 +182,6 @@ def check_problems(problems: Sequence[Problem], root: Path, *, allow_unlabelled:
         if unclear
         else "add the missing files or remove these (atrous data check lists all); in Python, "
         "allow_unlabelled=True leaves these out",
-        exit_code=ExitCode.DATA,
     )
 
 
@@ -208,11 +204,10 @@ def _unrecognised(root: Path) -> AtrousError:
         what = "not a file of a known data set"
     if image_folder.looks_like_image_folder(root):
         what += "; the folder holds classified pictures (atrous train imagenet_xception65)"
-    return AtrousError(
+    return DataError(
         "E-DATA-LAYOUT",
         f"{what}. Looked for:\n{looked_for}",
         where=root,
         fix="give the folder that holds one of these layouts, or describe your folders in a "
         "dataset YAML (docs/data.md)",
-        exit_code=ExitCode.DATA,
     )

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from atrous.classes import Color
 from atrous.data.dataset import Dataset, Sample, combined_digest
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import DataError
 
 
 def held_out(names: Sequence[str], count: int, *, seed: int = 0) -> set[int]:
@@ -43,11 +43,10 @@ def split_off(dataset: Dataset, share: float = 0.2, seed: int = 0) -> tuple[Data
         AtrousError: Fewer than two samples, or an impossible share.
     """
     if not 0 < share < 1 or len(dataset) < 2:
-        raise AtrousError(
+        raise DataError(
             "E-DATA-SPLIT",
             f"{len(dataset)} samples cannot be divided with a share of {share:g} held out",
             fix="a split needs two samples or more, and a share between 0 and 1",
-            exit_code=ExitCode.DATA,
         )
     count = min(max(1, round(share * len(dataset))), len(dataset) - 1)
     val = held_out(dataset.names, count, seed=seed)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from atrous.data.dataset import Dataset
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, DataError
 from atrous.evaluation.networks import open_network, prepared
 from atrous.model import DeepLabV3Plus
 
@@ -35,9 +35,7 @@ def fit_temperature(model: DeepLabV3Plus, data: Dataset) -> float:
         raise AtrousError("E-CLASSES", "the pictures have other classes than the model")
     logits, truth = _labelled_logits(model, data)
     if not len(truth):
-        raise AtrousError(
-            "E-DATA-UNLABELLED", "no picture has a labelled pixel", exit_code=ExitCode.DATA
-        )
+        raise DataError("E-DATA-UNLABELLED", "no picture has a labelled pixel")
     low, high = -math.log(HIGHEST), math.log(HIGHEST)
     for _ in range(_STEPS):  # cross-entropy is convex in the inverse, so it has one minimum
         first, second = low + (high - low) / 3, high - (high - low) / 3

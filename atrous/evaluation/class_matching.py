@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.classes import Color, plain_name
-from atrous.errors import AtrousError, ExitCode, unknown_name
+from atrous.errors import AtrousError, DataError, unknown_name
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def _check_common(
     if common.issuperset(wanted):
         return
     names = ",".join(classes[index] for index in sorted(common))
-    raise AtrousError(
+    raise DataError(
         "E-CLASSES",
         f"the data has {len(theirs)} classes and the model {len(classes)}; "
         f"the model does not know {_some(lacking)}, and the data does not know "
@@ -106,7 +106,6 @@ def _check_common(
         if common
         else "evaluate on data with the model's classes, or describe the data in a YAML file that "
         "maps its labels to them",
-        exit_code=ExitCode.DATA,
     )
 
 

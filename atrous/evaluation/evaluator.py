@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 import atrous
 from atrous.classes import Color, unlabelled
 from atrous.engines.protocol import Engine
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import DataError
 from atrous.evaluation import metrics, uncertainty
 from atrous.evaluation.boundary import BOUNDARY_RULE, TRIMAP_RULES, Boundaries, Trimap
 from atrous.evaluation.class_matching import LACKING_RULE, ClassMatch, match_classes
@@ -82,7 +82,7 @@ def evaluate(
     network, facts = open_network(model)
     views = Views(tuple(scales), flip, _size(pad_to), _size(window))
     if len(dataset) == 0:
-        raise AtrousError("E-DATA-EMPTY", "no pictures to evaluate", exit_code=ExitCode.DATA)
+        raise DataError("E-DATA-EMPTY", "no pictures to evaluate")
     run = _Run(match_classes(dataset, facts["classes"], facts["palette"], classes), trimap)
     with prepared(network, output_stride):
         for outcome, sample in _outcomes(network, dataset, views, run):
@@ -91,11 +91,10 @@ def evaluate(
                 on_picture(outcome)
         protocol = _protocol(network, facts, dataset, views, run)
     if not run.confusion.any():
-        raise AtrousError(
+        raise DataError(
             "E-DATA-UNLABELLED",
             f"none of the {len(dataset)} pictures has a labelled pixel",
             fix="name a split that has masks",
-            exit_code=ExitCode.DATA,
         )
     return run.scores(protocol)
 
@@ -165,11 +164,10 @@ def _outcomes(
             if index + 1 < len(dataset):
                 following = reader.submit(dataset.__getitem__, index + 1)
             if target.shape != image.shape[:2]:
-                raise AtrousError(
+                raise DataError(
                     "E-DATA-SIZE",
                     f"the picture is {image.shape[:2]} and its labels {target.shape}",
                     where=name,
-                    exit_code=ExitCode.DATA,
                 )
             if run.match.values is not None:
                 target = run.match.values[target]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.classes import unlabelled
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import DataError
 
 Counts = NDArray[np.int64]
 Labels = NDArray[np.integer]
@@ -45,11 +45,10 @@ def confusion_matrix(
         AtrousError: Shapes differ, or a value is neither a class nor `ignore_index`.
     """
     if target.shape != labels.shape:
-        raise AtrousError(
+        raise DataError(
             "E-METRICS-SHAPE",
             f"target {target.shape} and prediction {labels.shape} differ in shape",
             fix="predict at the size of the labels",
-            exit_code=ExitCode.DATA,
         )
     if ignore_index is None:
         ignore_index = unlabelled(num_classes)
@@ -106,11 +105,10 @@ def _check_range(what: str, values: Labels, num_classes: int) -> None:
     if values.size and (values.max() >= num_classes or values.min() < 0):
         wrong = np.unique(values[(values >= num_classes) | (values < 0)])
         shown = ", ".join(map(str, wrong[:10])) + (", ..." if wrong.size > 10 else "")
-        raise AtrousError(
+        raise DataError(
             "E-METRICS-RANGE",
             f"the {what} holds values that are none of the {num_classes} classes: {shown}",
             fix="map them to classes, or to the value for unlabelled pixels",
-            exit_code=ExitCode.DATA,
         )
 
 

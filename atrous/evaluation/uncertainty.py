@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import DataError
 from atrous.evaluation.metrics import Counts, Labels, iou
 
 RESAMPLES = 2000
@@ -85,11 +85,10 @@ def difference(
         AtrousError: The labelled pixels differ, so the pictures are not the same.
     """
     if first.shape != second.shape or not np.array_equal(first[:, 1], second[:, 1]):
-        raise AtrousError(
+        raise DataError(
             "E-COMPARE",
             "the two results are not of the same labelled pictures",
             fix="evaluate both models on the same data, split and classes",
-            exit_code=ExitCode.DATA,
         )
     resampled = [mean_iou_resamples(counts, classes=classes) for counts in (first, second)]
     gains = resampled[1] - resampled[0]

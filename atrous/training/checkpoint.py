@@ -20,7 +20,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, DataError, ExitCode
 
 logger = logging.getLogger(__name__)
 
@@ -113,12 +113,11 @@ def load_newest(folder: Path) -> Checkpoint | None:
             logger.warning("%s; trying the one before", error)
             problems.append(str(error))
     if problems:
-        raise AtrousError(
+        raise DataError(
             "E-CHECKPOINT-NONE",
             f"none of {len(candidates)} checkpoints is valid: {'; '.join(problems)}",
             where=folder,
             fix="the disk damaged them; start again, or from best.safetensors",
-            exit_code=ExitCode.DATA,
         )
     return None
 
@@ -230,4 +229,4 @@ def _sha256(data: bytes) -> str:
 
 
 def _invalid(path: Path, what: str) -> AtrousError:
-    return AtrousError("E-CHECKPOINT-INVALID", what, where=path, exit_code=ExitCode.DATA)
+    return DataError("E-CHECKPOINT-INVALID", what, where=path)

@@ -10,7 +10,7 @@ import safetensors.torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, DataError
 from atrous.training.batch_norm import dead_channels
 from atrous.training.update import Learner, Update
 
@@ -76,14 +76,13 @@ class Guard:
             raise self._failure(update, step, f"{NAN_LIMIT} updates in a row were not finite")
 
     def _failure(self, update: Update, step: int, what: str) -> AtrousError:
-        return AtrousError(
+        return DataError(
             "E-NOT-FINITE",
             f"step {step}: {what} (loss {update.loss:g}, gradient norm {update.gradient_norm:g}, "
             f"learning rate {update.lr:g})",
             where=self.folder,
             fix="lower base_lr, set clip_norm, or look at the inputs kept there; "
             "the last checkpoint holds the last good weights",
-            exit_code=ExitCode.DATA,
         )
 
     def _keep(

@@ -23,7 +23,7 @@ from atrous.data.opening import open_dataset, recognise
 from atrous.data.scenes.procedural import scenes_split
 from atrous.data.splitting import Subset, split_off
 from atrous.data.transforms import Augmentation
-from atrous.errors import AtrousError, ExitCode, printable
+from atrous.errors import AtrousError, DataError, printable
 from atrous.training.config import TrainConfig
 from atrous.training.renamed import Renamed, with_names
 
@@ -55,12 +55,11 @@ def open_data(config: TrainConfig) -> tuple[Dataset, Dataset]:
     val_data: Dataset = opened(config.data, config.val_split)
     if train_data.classes != val_data.classes:
         different = sorted({*train_data.classes} ^ {*val_data.classes})[:10]
-        raise AtrousError(
+        raise DataError(
             "E-DATA-CLASSES",
             f"{config.train_split} and {config.val_split} have different classes"
             + (f": only one has {', '.join(map(printable, different))}" if different else ""),
             where=config.data,
-            exit_code=ExitCode.DATA,
         )
     return with_names(train_data, config.names), with_names(val_data, config.names)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from atrous.architecture import BACKBONE_OPTIONS, Architecture, Provenance
 from atrous.engines import built_in
-from atrous.errors import AtrousError, ExitCode, unknown_name
+from atrous.errors import AtrousError, DataError, unknown_name
 from atrous.model import Model
 from atrous.weights import exported, hub, store, zoo
 from atrous.weights.differences import check_finite, compare, unknown_network
@@ -154,13 +154,12 @@ def _from_ours(
         ours = model.architecture
         for name in ("backbone", *BACKBONE_OPTIONS):
             if theirs is not None and getattr(theirs, name) != getattr(ours, name):
-                raise AtrousError(
+                raise DataError(
                     "E-WEIGHTS-BACKBONE",
                     f"weights of {name} {getattr(theirs, name)!r}, and the network's is "
                     f"{getattr(ours, name)!r}",
                     where=path,
                     fix="ask for a network of the same backbone, or name other weights",
-                    exit_code=ExitCode.DATA,
                 )
         store.copy_tensors(model.encoder.backbone, backbone, path)
         left_out = [name for name in tensors if not name.startswith(prefix)]
@@ -215,11 +214,10 @@ def _from_tensorflow(path: Path, provenance: Provenance) -> BackboneWeights:
         wanted = {n: v for n, v in variables.items() if n.startswith(f"{root}/")}
         if not wanted:
             scopes = sorted({name.split("/")[0] for name in variables})
-            raise AtrousError(
+            raise DataError(
                 "E-WEIGHTS-BACKBONE",
                 f"no variables of {root}; found the scopes {', '.join(scopes)}",
                 where=path,
-                exit_code=ExitCode.DATA,
             )
         tf_names.assign(model, wanted, path, part="encoder.backbone")
         left_out = [name for name in variables if name not in wanted]

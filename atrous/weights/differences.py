@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, DataError
 
 Shape = tuple[int, ...]
 _SHOWN = 10
@@ -50,12 +50,11 @@ class Differences:
             f"{len(self.missing)} missing, {len(self.unexpected)} unexpected, "
             f"{len(self.misshapen)} misshapen"
         )
-        return AtrousError(
+        return DataError(
             "E-WEIGHTS-MISMATCH",
             f"the tensors are not those of this network ({counts}):\n{self}",
             where=where,
             fix=cause or self._likely_cause(),
-            exit_code=ExitCode.DATA,
         )
 
     def _likely_cause(self) -> str:
@@ -104,12 +103,11 @@ def check_finite(arrays: Iterable[tuple[str, Tensor | NDArray[Any]]], where: obj
         else:
             count = int((~np.isfinite(array)).sum()) if array.dtype.kind == "f" else 0
         if count:
-            raise AtrousError(
+            raise DataError(
                 "E-WEIGHTS-NAN",
                 f"{name} holds {count} values that are NaN or infinite, of {prod(array.shape)}",
                 where=where,
                 fix="the training that wrote it diverged; take an earlier checkpoint",
-                exit_code=ExitCode.DATA,
             )
 
 
@@ -117,16 +115,15 @@ def unknown_network(names: Collection[str], where: object) -> AtrousError:
     """Returns the error for a checkpoint that does not say what network it is."""
     shown = f"{', '.join(list(names)[:5])}, ... ({len(names)} in all)"
     if any(name.startswith("encoder.backbone.") for name in names):
-        return AtrousError(
+        return DataError(
             "E-WEIGHTS-STATE-DICT",
             f"a bare state_dict of a model of this package ({shown}): its architecture, class "
             "names and normalisation are not in the file",
             where=where,
             fix="build the network with create_model, fill it with atrous.load_weights(model, "
             "PATH) and write it with atrous.save; a file of atrous.save says all this itself",
-            exit_code=ExitCode.DATA,
         )
-    return AtrousError(
+    return DataError(
         "E-WEIGHTS-UNKNOWN",
         f"the tensor names are not those of a network of this package: {shown}",
         where=where,
@@ -135,7 +132,6 @@ def unknown_network(names: Collection[str], where: object) -> AtrousError:
         "models are read from TensorFlow, TFLite and this package's files. A backbone goes into "
         "create_model(..., pretrained=PATH): Xception and MobileNetV2 of timm, MobileNetV2 of "
         "torchvision, and with the backbone timm/<name> any of timm's, torchvision's ResNets too",
-        exit_code=ExitCode.DATA,
     )
 
 

@@ -26,7 +26,7 @@ from atrous.classes import ClassTable
 from atrous.encoder.strides import RATES_AT_STRIDE_16, rates_at
 from atrous.engines.exported_file import Header, read_header
 from atrous.engines.openvino import ExportedEngine
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, DataError
 from atrous.model import DeepLabV3Plus
 from atrous.weights.differences import check_finite, compare
 from atrous.weights.schema import from_json
@@ -58,12 +58,11 @@ def read(path: Path) -> DeepLabV3Plus:
     """
     header = read_header(path)
     if header.precision not in ("float32", "float16"):
-        raise AtrousError(
+        raise DataError(
             "E-MODEL-INT8",
             f"{header.precision} weights cannot be turned back into the network they came from",
             where=path,
             fix="name the float .onnx file, or the .safetensors file or run it was made from",
-            exit_code=ExitCode.DATA,
         )
     weights, geometry, nodes = _contents(path)
     check_finite(weights.items(), path)
@@ -301,10 +300,9 @@ def _check(model: DeepLabV3Plus, header: Header, path: Path) -> None:
 
 
 def _unreadable(path: Path, why: str) -> AtrousError:
-    return AtrousError(
+    return DataError(
         "E-MODEL-READ-BACK",
         f"the network cannot be read back from this exported file: {why}",
         where=path,
         fix="name the .safetensors file or the run folder it was exported from, or export it again",
-        exit_code=ExitCode.DATA,
     )

@@ -6,7 +6,7 @@ import types
 import typing
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from atrous.errors import AtrousError, ExitCode, unknown_name
+from atrous.errors import AtrousError, DataError, ExitCode, unknown_name
 
 T = TypeVar("T")
 
@@ -51,9 +51,7 @@ def from_json(kind: type[T], value: Any, where: str = "") -> T:
     for name, field in fields.items():
         no_default = field.default is field.default_factory is dataclasses.MISSING
         if no_default and name not in value:
-            raise AtrousError(
-                "E-SCHEMA", f"{_path(where, name)} is missing", exit_code=ExitCode.DATA
-            )
+            raise DataError("E-SCHEMA", f"{_path(where, name)} is missing")
     return kind(
         **{name: _read(hints[name], item, _path(where, name)) for name, item in value.items()}
     )
@@ -106,4 +104,4 @@ def _path(where: str, name: str) -> str:
 def _wrong(where: str, expected: str, value: Any) -> AtrousError:
     shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."
     what = f"{where or 'the description'} must be {expected}, not {shown}"
-    return AtrousError("E-SCHEMA", what, exit_code=ExitCode.DATA)
+    return DataError("E-SCHEMA", what)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from atrous import __version__
 from atrous.architecture import Architecture, Provenance
 from atrous.classes import ClassTable, Color
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, DataError
 from atrous.images.decode import atomic
 from atrous.model import Model
 from atrous.weights.differences import check_finite, compare
@@ -139,13 +139,12 @@ def read(path: Path) -> tuple[Description, dict[str, Tensor]]:
     """
     file = read_safetensors(path)
     if _KEY not in file.metadata:
-        raise AtrousError(
+        raise DataError(
             "E-WEIGHTS-FOREIGN",
             "not a model of this package: the file does not say what network it holds",
             where=path,
             fix="if it holds a backbone, name it as pretrained= in create_model; "
             "for other checkpoints see: atrous convert --help",
-            exit_code=ExitCode.DATA,
         )
     try:
         description = _parsed(file.metadata[_KEY])
@@ -154,12 +153,11 @@ def read(path: Path) -> tuple[Description, dict[str, Tensor]]:
         raise
     check_finite(file.tensors.items(), path)
     if hash_tensors(file.tensors) != description.tensors_sha256:
-        raise AtrousError(
+        raise DataError(
             "E-WEIGHTS-HASH",
             "the tensors have another hash than when they were saved",
             where=path,
             fix="the file was damaged or changed; get it again",
-            exit_code=ExitCode.DATA,
         )
     return description, file.tensors
 
@@ -168,27 +166,23 @@ def _parsed(text: str) -> Description:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise AtrousError(
-            "E-WEIGHTS-FORMAT", f"the description is not JSON: {error}", exit_code=ExitCode.DATA
-        ) from None
+        raise DataError("E-WEIGHTS-FORMAT", f"the description is not JSON: {error}") from None
     version = content.get("format") if isinstance(content, dict) else None
     if isinstance(version, int) and version > FORMAT:
-        raise AtrousError(
+        raise DataError(
             "E-WEIGHTS-VERSION",
             f"made by atrous {content.get('made_by', '?')} in format {version}, "
             f"this is atrous {__version__}, which reads up to format {FORMAT}",
             fix="upgrade: pip install --upgrade atrous",
-            exit_code=ExitCode.DATA,
         )
     description = from_json(Description, content)
     count = description.architecture.num_classes
     different = len(set(description.classes))
     if not different == len(description.classes) == len(description.palette) == count:
-        raise AtrousError(
+        raise DataError(
             "E-SCHEMA",
             f"{different} different classes and {len(description.palette)} colours "
             f"for num_classes {count}",
-            exit_code=ExitCode.DATA,
         )
     return description
 

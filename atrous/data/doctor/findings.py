@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, DataError
 
 Level = Literal["error", "warning", "note"]
 
@@ -37,4 +37,4 @@ class Finding:
         """
         where = self.where[0] if self.where else data
         fix = f"{self.fix}\n{self.proposal}" if self.proposal else self.fix
-        return AtrousError(self.code, self.what, where=where, fix=fix, exit_code=ExitCode.DATA)
+        return DataError(self.code, self.what, where=where, fix=fix)

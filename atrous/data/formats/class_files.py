@@ -10,7 +10,7 @@ from atrous.classes import ClassTable, Color
 from atrous.data.formats.layout import BACKGROUND, class_table, is_void
 from atrous.data.formats.pairing import read_list
 from atrous.data.masks.colors import ColorTable, color_table
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, DataError
 
 NAMES = (
     "classes.json",
@@ -60,12 +60,11 @@ def read_class_file(path: Path) -> ClassFile:
     except AtrousError:
         raise
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise AtrousError(
+        raise DataError(
             "E-DATA-CLASSES",
             f"the file does not have the form that its name stands for: {error}",
             where=path,
             fix="see the forms in docs/data.md",
-            exit_code=ExitCode.DATA,
         ) from None
 
 

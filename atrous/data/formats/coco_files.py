@@ -13,7 +13,7 @@ from atrous.data.dataset import Item, Target, target_dtype
 from atrous.data.formats.documents import invalid, once_per_file, read_field, read_json
 from atrous.data.formats.layout import class_table, shape_classes
 from atrous.data.masks.shapes import Region, Shape
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, DataError
 from atrous.images.decode import open_image
 from atrous.predict.rle import decode_coco
 
@@ -103,12 +103,11 @@ def _check_ids(ids: Sequence[int], kind: str, path: Path) -> None:
 
 
 def _twice(what: str, path: Path) -> AtrousError:
-    return AtrousError(
+    return DataError(
         "E-DATA-TWICE",
         f"{what} occurs twice, so that it is unclear which annotation belongs to which picture",
         where=path,
         fix="give every entry an id of its own, as tools that merge COCO files do",
-        exit_code=ExitCode.DATA,
     )
 
 

@@ -17,7 +17,7 @@ from atrous.data.formats.pairing import Listing, find_pictures, pick_described, 
 from atrous.data.formats.splits import divide
 from atrous.data.masks.shapes import Points, Region, Shape
 from atrous.data.masks.targets import ShapeReader
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, DataError
 from atrous.predict.rle import decode_runs
 
 if TYPE_CHECKING:
@@ -90,12 +90,11 @@ def _read(path: Path) -> _CvatFile:
         ordered = sorted(image, key=lambda e: int(e.get("z_order", "0") or 0))
         key = f"{subset}/{name}" if subset else name
         if key in pictures:
-            raise AtrousError(
+            raise DataError(
                 "E-DATA-TWICE",
                 f"the image {name} of subset {subset!r} is listed twice",
                 where=path,
                 fix="export each task on its own, or rename one of the two pictures",
-                exit_code=ExitCode.DATA,
             )
         pictures[key] = _Picture(name, subset, size, tuple(ordered))
     return _CvatFile(labels, pictures)

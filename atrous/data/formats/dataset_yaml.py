@@ -14,7 +14,7 @@ from typing import Any
 
 from atrous.classes import IGNORE_INDEX, Color, unlabelled
 from atrous.data.masks.colors import ColorTable
-from atrous.errors import AtrousError, ExitCode, missing_extra, printable
+from atrous.errors import AtrousError, DataError, missing_extra, printable
 
 _SPLITS = ("train", "val", "test")
 _KEYS = ("path", *_SPLITS, "names", "nc", "masks_dir", "label_mapping", "colors")
@@ -226,4 +226,4 @@ def _colors(content: Mapping[Any, Any], names: tuple[str, ...], path: Path) -> C
 
 
 def _invalid(what: str, path: Path, fix: str = "docs/data.md shows the keys") -> AtrousError:
-    return AtrousError("E-DATA-YAML", what, where=path, fix=fix, exit_code=ExitCode.DATA)
+    return DataError("E-DATA-YAML", what, where=path, fix=fix)

@@ -7,7 +7,7 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from atrous.errors import AtrousError, ExitCode, missing_extra
+from atrous.errors import AtrousError, DataError, missing_extra
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 def invalid(what: str, where: object, fix: str = "export the annotations again") -> AtrousError:
     """Returns the error for an annotation file that cannot be used."""
-    return AtrousError("E-DATA-ANNOTATION", what, where=where, fix=fix, exit_code=ExitCode.DATA)
+    return DataError("E-DATA-ANNOTATION", what, where=where, fix=fix)
 
 
 def once_per_file(parse: Callable[[Path], T], *, files: int = 8) -> Callable[[Path], T]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from atrous.classes import Color, pascal_palette
 from atrous.data.dataset import Sample, combined_digest, target_dtype
 from atrous.data.formats.pairing import split_name, walk
-from atrous.errors import AtrousError, ExitCode, printable
+from atrous.errors import AtrousError, DataError, printable
 from atrous.images.decode import SUFFIXES, read_image
 
 LOOKS_FOR = "train/ and val/, each with a folder of pictures for each class"
@@ -131,12 +131,11 @@ def _class_of(name: str) -> str:
 
 
 def _wrong(where: Path, what: str) -> AtrousError:
-    return AtrousError(
+    return DataError(
         "E-DATA-LAYOUT",
         what,
         where=where,
         fix=f"to classify, name a folder with {LOOKS_FOR}: train/CLASS/x.jpg, val/CLASS/y.jpg",
-        exit_code=ExitCode.DATA,
     )
 
 

@@ -9,7 +9,7 @@ from atrous.classes import ClassTable, Color, pascal_palette, unlabelled
 from atrous.data.dataset import FileDataset, Item, ReadTarget
 from atrous.data.formats.pairing import Listing, Problem, relative, split_name
 from atrous.data.masks.targets import MaskReader
-from atrous.errors import AtrousError, ExitCode, printable, unknown_name
+from atrous.errors import DataError, printable, unknown_name
 
 T = TypeVar("T")
 
@@ -126,11 +126,10 @@ def class_table(
     elif palette and len(palette) != len(classes):
         problem = f"{len(palette)} colours for {len(classes)} classes"
     if problem:
-        raise AtrousError(
+        raise DataError(
             "E-DATA-CLASSES",
             problem,
             where=where,
             fix="give every class a name of its own, and a colour to all classes or to none",
-            exit_code=ExitCode.DATA,
         )
     return ClassTable(name, tuple(classes), tuple(palette) or pascal_palette(len(classes)))

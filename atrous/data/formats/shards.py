@@ -22,7 +22,7 @@ from atrous.data.formats.class_files import ClassFile, find_class_file
 from atrous.data.formats.layout import find_split
 from atrous.data.formats.pairing import Problem, relative, split_name
 from atrous.data.masks.targets import MaskReader
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import DataError
 from atrous.images.decode import SUFFIXES, read_image
 
 LOOKS_FOR = "WebDataset: train-000000.tar ... or train/*.tar, and classes.json or classes.txt"
@@ -145,12 +145,11 @@ def recognise(path: Path) -> ShardLayout | None:
     root = path.parent if path.is_file() else path
     found = find_class_file(root, root.parent)
     if found is None:
-        raise AtrousError(
+        raise DataError(
             "E-DATA-CLASSES",
             "tar shards need a class file",
             where=root,
             fix="put classes.txt (one name on each line) or classes.json beside the shards",
-            exit_code=ExitCode.DATA,
         )
     splits: dict[str, tuple[Path, ...]] = {}
     for shard in shards:
@@ -192,12 +191,11 @@ def _members(shard: Path) -> list[Member]:
                 if info.isreg() and not info.issparse() and _suffix(info.name) in SUFFIXES
             ]
     except (OSError, tarfile.TarError) as error:
-        raise AtrousError(
+        raise DataError(
             "E-DATA-SHARD",
             f"not a whole, uncompressed tar file: {error}",
             where=shard,
             fix="write the file again without compression: pictures are compressed already",
-            exit_code=ExitCode.DATA,
         ) from None
 
 

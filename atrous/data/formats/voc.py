@@ -30,7 +30,7 @@ from atrous.data.formats.splits import divide, listed_pairs, names_masks
 from atrous.data.masks.colors import color_table
 from atrous.data.masks.files import SUFFIXES
 from atrous.data.masks.targets import MaskReader
-from atrous.errors import AtrousError, ExitCode, missing_extra
+from atrous.errors import DataError, missing_extra
 
 LOOKS_FOR = "VOC: JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/*.txt or a class file"
 LOOKS_FOR_SBD = "SBD: img/, cls/*.mat, train.txt and val.txt"
@@ -163,14 +163,13 @@ def trainaug(root: Path, sbd: Path, *, expected: int = TRAINAUG) -> Listing:
     theirs = [*read_list(sbd / "train.txt"), *read_list(sbd / "val.txt")]
     names = sorted({*train, *theirs} - val)
     if len(names) != expected:
-        raise AtrousError(
+        raise DataError(
             "E-DATA-TRAINAUG",
             f"VOC train ({len(train)}) and SBD ({len(theirs)}) without VOC val ({len(val)}) are "
             f"{len(names)} pictures, not {expected}",
             where=f"{lists}, {sbd}",
             fix="the original lists have 1464, 8498 + 2857 and 1449 lines; copy them again, or "
             "write the list you want to ImageSets/Segmentation/trainaug.txt",
-            exit_code=ExitCode.DATA,
         )
     known = set(train)
     ours = find_files(root / "SegmentationClass", SUFFIXES)
@@ -202,10 +201,9 @@ def read_sbd(path: Path) -> Target:
         problem = f"GTcls.Segmentation is {classes.dtype} {classes.shape}"
     except Exception as error:  # for a damaged file, SciPy's reader raises exceptions of any type
         problem = f"{type(error).__name__}: {error}"
-    raise AtrousError(
+    raise DataError(
         "E-DATA-SBD",
         f"GTcls.Segmentation cannot be read ({problem})",
         where=path,
         fix="the file is damaged or not SBD's; copy it again",
-        exit_code=ExitCode.DATA,
     )

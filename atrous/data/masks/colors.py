@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.classes import Color
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, DataError
 
 ColorTable = tuple[tuple[Color, int], ...]  # colour -> label, hashable
 
@@ -65,11 +65,10 @@ def _unknown_colors(what: str, pixels: NDArray[np.uint8], where: object) -> Atro
     counted = count_colors(pixels)
     found = ", ".join(f"{rgb} {count} px" for rgb, count in counted.most_common(8))
     more = f" and {len(counted) - 8} more" if len(counted) > 8 else ""
-    return AtrousError(
+    return DataError(
         "E-MASK-COLOR",
         f"{what}: {found}{more}",
         where=where,
         fix="give the colour of each class: labelmap.txt or class_dict.csv beside the masks, "
         "or colors in the dataset YAML",
-        exit_code=ExitCode.DATA,
     )

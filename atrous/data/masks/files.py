@@ -15,7 +15,7 @@ from PIL import Image
 
 from atrous.classes import Color
 from atrous.data.masks.colors import ColorTable, labels_of_colors
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, DataError
 from atrous.images.decode import open_image, upright
 
 Labels = NDArray[np.uint8 | np.uint16]  # (H, W), as stored in the file, before any mapping
@@ -61,12 +61,11 @@ def read_mask(
     with open_image(source, checksums=True) as image:
         head = _head(source)
         if not allow_lossy and _is_lossy(image, head):
-            raise AtrousError(
+            raise DataError(
                 "E-MASK-LOSSY",
                 f"a mask saved as {image.format}: lossy compression corrupts labels along edges",
                 where=where,
                 fix="export the masks again as PNG; --force reads these files nevertheless",
-                exit_code=ExitCode.DATA,
             )
         if getattr(image, "is_animated", False):
             raise _refused(where, "has several frames", "save each mask as a single picture")
@@ -168,6 +167,4 @@ _LABELS: dict[str, Callable[[Image.Image, ColorTable, object], Labels]] = {
 
 
 def _refused(where: object, what: str, fix: str) -> AtrousError:
-    return AtrousError(
-        "E-MASK-MODE", f"this mask {what}", where=where, fix=fix, exit_code=ExitCode.DATA
-    )
+    return DataError("E-MASK-MODE", f"this mask {what}", where=where, fix=fix)

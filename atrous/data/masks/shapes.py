@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.data.dataset import Target
-from atrous.errors import AtrousError, ExitCode, missing_extra
+from atrous.errors import AtrousError, DataError, missing_extra
 from atrous.predict.rle import decode_runs, unpack_counts
 
 Points = NDArray[np.float64]  # (N, 2) x and y in pixels, from the picture's upper left corner
@@ -111,12 +111,11 @@ def outline_problem(outline: Points, size: tuple[int, int] | None) -> str:
 
 
 def _bad_shape(problem: str, shape: Shape, where: object) -> AtrousError:
-    return AtrousError(
+    return DataError(
         "E-SHAPE",
         f"{shape.where} {problem}",
         where=where,
         fix="correct the shape in the annotation tool",
-        exit_code=ExitCode.DATA,
     )
 
 

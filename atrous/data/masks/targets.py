@@ -14,7 +14,7 @@ from atrous.data.dataset import Item, Target, target_dtype
 from atrous.data.masks.colors import ColorTable
 from atrous.data.masks.files import Labels, Mask, read_mask
 from atrous.data.masks.shapes import Shape, paint
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, DataError
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,11 @@ class MaskReader:
     def _mapped(self, labels: Labels, where: object) -> Labels:
         tables = _tables(tuple(self.mapping.items()), self.num_classes)
         if tables.ambiguous.size and (clash := np.isin(labels, tables.ambiguous)).any():
-            raise AtrousError(
+            raise DataError(
                 "E-MASK-MAPPING",
                 f"label_mapping omits value {int(labels[clash][0])}, and maps another value to it",
                 where=where,
                 fix="list every value of the masks in label_mapping",
-                exit_code=ExitCode.DATA,
             )
         if labels.dtype == np.uint8 and tables.narrow.dtype == np.uint8:
             # Several times faster than indexing an array with an array.
@@ -94,12 +93,11 @@ def _tables(mapping: tuple[tuple[int, int | None], ...], num_classes: int) -> _T
 def _too_large(labels: Labels, num_classes: int, where: object) -> AtrousError:
     values, counts = np.unique(labels[labels > 255], return_counts=True)
     found = ", ".join(f"{v} ({n} px)" for v, n in zip(values[:10], counts[:10], strict=True))
-    return AtrousError(
+    return DataError(
         "E-DATA-LABEL",
         f"values that are none of the {num_classes} classes: {found}",
         where=where,
         fix="map these values with label_mapping, or add the missing classes",
-        exit_code=ExitCode.DATA,
     )
 
 

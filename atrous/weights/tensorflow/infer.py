@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from atrous.architecture import Architecture, Head
 from atrous.encoder.mobilenet_v2 import TABLE_2, make_divisible
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, DataError
 from atrous.weights.tensorflow.names import ROOTS, Variables
 
 _BACKBONES = {root: backbone for backbone, root in ROOTS.items()}  # MobilenetV3: see `infer`
@@ -67,11 +67,10 @@ def infer(
         large = _LAST_UNIT_OF_LARGE in variables
         backbone = "mobilenet_v3_large" if large else "mobilenet_v3_small"
     if "logits/semantic/weights" not in variables:
-        raise AtrousError(
+        raise DataError(
             "E-WEIGHTS-HEAD",
             f"{scope} without a segmentation head (no logits/semantic)",
             fix="this is a classifier, not a DeepLab model: name it as pretrained= in create_model",
-            exit_code=ExitCode.DATA,
         )
     head = _head(variables)
     num_branches = sum(
@@ -150,12 +149,11 @@ def _backbone_scope(variables: Variables) -> str:
     found = {name.split("/")[0] for name in variables} & set(_BACKBONES)
     if len(found) != 1:
         scopes = sorted({name.split("/")[0] for name in variables})
-        raise AtrousError(
+        raise DataError(
             "E-WEIGHTS-BACKBONE",
             f"expected one known backbone, found {sorted(found) or 'none'}"
             f" among the scopes {', '.join(scopes[:10]) or '(no variables)'}",
             fix=f"known: {', '.join(_BACKBONES)}",
-            exit_code=ExitCode.DATA,
         )
     return found.pop()
 
@@ -210,10 +208,9 @@ def _low_level_stride(variables: Variables, backbone: str, channels: int) -> int
     else:
         by_channels = _LOW_LEVEL_STRIDES[backbone.rstrip("0123456789")]
     if channels not in by_channels:
-        raise AtrousError(
+        raise DataError(
             "E-WEIGHTS-DECODER",
             f"a decoder on features of {channels} channels, which {backbone} does not offer",
             where="decoder/feature_projection0",
-            exit_code=ExitCode.DATA,
         )
     return by_channels[channels]

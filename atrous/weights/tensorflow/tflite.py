@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, DataError
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,8 @@ def read(path: Path) -> Graph:
         if isinstance(e, AtrousError):
             e.where = e.where or str(path)
             raise
-        raise AtrousError(
-            "E-WEIGHTS-FORMAT",
-            f"not a readable TFLite file ({e})",
-            where=path,
-            exit_code=ExitCode.DATA,
+        raise DataError(
+            "E-WEIGHTS-FORMAT", f"not a readable TFLite file ({e})", where=path
         ) from None
     return graph
 
@@ -68,7 +65,7 @@ def _parse(data: bytes) -> Graph:
     import tflite
 
     if data[4:8] != b"TFL3":
-        raise AtrousError("E-WEIGHTS-FORMAT", "not a TFLite file", exit_code=ExitCode.DATA)
+        raise DataError("E-WEIGHTS-FORMAT", "not a TFLite file")
     model = tflite.Model.GetRootAsModel(data, 0)  # type: ignore[no-untyped-call]
     _refuse_edge_tpu(model)
     subgraph = model.Subgraphs(0)
@@ -100,11 +97,10 @@ def _parse(data: bytes) -> Graph:
 def _refuse_edge_tpu(model: Any) -> None:
     for index in range(model.OperatorCodesLength()):
         if model.OperatorCodes(index).CustomCode() == b"edgetpu-custom-op":
-            raise AtrousError(
+            raise DataError(
                 "E-WEIGHTS-EDGE-TPU",
                 "compiled for the Edge TPU: the weights are in that processor's own format",
                 fix="name the .tflite file it was compiled from, which has no _edgetpu in its name",
-                exit_code=ExitCode.DATA,
             )
 
 
@@ -139,11 +135,10 @@ def _scope(tensor_name: str) -> str:
     match = re.match(r"MobileNetV2/(expanded_conv_\d+/\w+|Conv2d_\w+|top/Conv2d_\w+)/", parts[0])
     if match:
         return _scope_of_keras(match[1])
-    raise AtrousError(
+    raise DataError(
         "E-WEIGHTS-NAMES",
         f"the tensors do not have the authors' variable names (found {tensor_name!r})",
         fix="only DeepLab and MobileNetV2 graphs exported by the authors' code can be imported",
-        exit_code=ExitCode.DATA,
     )
 
 
@@ -160,10 +155,8 @@ def _scope_of_keras(scope: str) -> str:
 def _quantization(tensor: Any) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     quantization = tensor.Quantization()
     if quantization is None or quantization.ScaleLength() == 0:
-        raise AtrousError(
-            "E-WEIGHTS-QUANTIZATION",
-            f"the tensor {tensor.Name().decode()} is not quantised",
-            exit_code=ExitCode.DATA,
+        raise DataError(
+            "E-WEIGHTS-QUANTIZATION", f"the tensor {tensor.Name().decode()} is not quantised"
         )
     return quantization.ScaleAsNumpy(), quantization.ZeroPointAsNumpy()
 
@@ -202,6 +195,4 @@ def _output_stride(model: Any, subgraph: Any) -> int:
         if scope in ("aspp0", "MobilenetV2/Conv_1"):  # the first convolution after the backbone
             features = subgraph.Tensors(operator.Inputs(0)).Shape(1)
             return round(_input_size(subgraph) / features)
-    raise AtrousError(
-        "E-WEIGHTS-HEAD", "the graph has no head (aspp0 or Conv_1)", exit_code=ExitCode.DATA
-    )
+    raise DataError("E-WEIGHTS-HEAD", "the graph has no head (aspp0 or Conv_1)")

@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, DataError
 from atrous.weights.differences import check_finite
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
@@ -148,13 +148,12 @@ def _unpickled(path: Path, device: str) -> Any:
         blocked = _blocked_globals(path, str(error))
         if not blocked:
             raise _broken(path, "not a file of torch.save") from None
-        raise AtrousError(
+        raise DataError(
             "E-WEIGHTS-PICKLE",
             f"the pickle asks for {', '.join(blocked)}; only tensors, plain containers and NumPy "
             "scalars are read, and nothing was executed",
             where=path,
             fix="get the weights as .safetensors, or have their author save the bare state_dict",
-            exit_code=ExitCode.DATA,
         ) from None
     except MemoryError:
         raise _too_large(path, "more memory than there is") from None
@@ -245,20 +244,18 @@ def _state_dict(content: Any, notes: list[str]) -> dict[str, Tensor]:
 
 
 def _broken(path: Path, what: str) -> AtrousError:
-    return AtrousError(
+    return DataError(
         "E-WEIGHTS-FORMAT",
         what,
         where=path,
         fix="the file is damaged or of another kind; get it again from its source",
-        exit_code=ExitCode.DATA,
     )
 
 
 def _too_large(path: Path, what: str) -> AtrousError:
-    return AtrousError(
+    return DataError(
         "E-WEIGHTS-SIZE",
         f"a file of {path.stat().st_size} bytes claims {what}; nothing was allocated",
         where=path,
         fix="do not trust this file; get the weights again from their publisher",
-        exit_code=ExitCode.DATA,
     )
