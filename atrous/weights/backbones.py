@@ -13,7 +13,7 @@ from atrous.engines import built_in
 from atrous.errors import AtrousError, DataError, unknown_name
 from atrous.model import Model
 from atrous.weights import exported, hub, store, zoo
-from atrous.weights.differences import check_finite, compare, unknown_network
+from atrous.weights.differences import check_finite, check_same, unknown_network
 from atrous.weights.tensorflow import names as tf_names
 from atrous.weights.tensorflow import tflite
 from atrous.weights.tensorflow.files import read_tensorflow
@@ -194,10 +194,7 @@ def _check_timm(
     ours = {n: t for n, t in network.state_dict().items() if "num_batches_tracked" not in n}
     file = {n: t for n, t in tensors.items() if n in ours}
     adapted = model.architecture.in_channels != 3  # timm then resizes the first convolution
-    shapes = {n: ours[n].shape if adapted else t.shape for n, t in file.items()}
-    differences = compare(_shapes(ours), {n: tuple(s) for n, s in shapes.items()})
-    if differences:
-        raise differences.error(path)
+    check_same(ours, {n: ours[n] for n in file} if adapted else file, path)
     changed = [
         n for n, t in file.items() if t.shape == ours[n].shape and not torch.equal(t, ours[n])
     ]
@@ -258,11 +255,7 @@ def _from_torch(path: Path, backbone: str, provenance: Provenance) -> BackboneWe
     def assign(model: Model) -> None:
         ours = model.encoder.backbone.state_dict()
         counters = {n: t for n, t in ours.items() if n.endswith("num_batches_tracked")}
-        found = counters | tensors
-        differences = compare(_shapes(ours), _shapes(found))
-        if differences:
-            raise differences.error(path)
-        model.encoder.backbone.load_state_dict(found)
+        store.copy_tensors(model.encoder.backbone, counters | tensors, path)
         _record(model, provenance, left_out, file.notes)
 
     return BackboneWeights(
@@ -280,7 +273,3 @@ def _record(
     if left_out:
         provenance.notes.append(f"left out: {', '.join(left_out)}")
     model.provenance = provenance
-
-
-def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}

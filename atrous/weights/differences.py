@@ -44,7 +44,7 @@ class Differences:
             lines.append(f"and {len(rows) - _SHOWN} more")
         return "\n".join(f"  {line.rstrip()}" for line in lines)
 
-    def error(self, where: object, cause: str = "") -> AtrousError:
+    def error(self, where: object) -> AtrousError:
         """Returns the error that shows the table."""
         counts = (
             f"{len(self.missing)} missing, {len(self.unexpected)} unexpected, "
@@ -54,7 +54,7 @@ class Differences:
             "E-WEIGHTS-MISMATCH",
             f"the tensors are not those of this network ({counts}):\n{self}",
             where=where,
-            fix=cause or self._likely_cause(),
+            fix=self._likely_cause(),
         )
 
     def _likely_cause(self) -> str:
@@ -74,13 +74,19 @@ class Differences:
         return "the file is incomplete, or of another width or depth of the same network"
 
 
-def compare(network: Mapping[str, Shape], file: Mapping[str, Shape]) -> Differences:
-    """Compares names and shapes.
+def check_same(network: Mapping[str, Any], file: Mapping[str, Any], where: object) -> None:
+    """Checks that a file holds the tensors of a network: all of their names, in their shapes.
 
-    >>> bool(compare({"a": (1,)}, {"a": (1,)}))
-    False
+    Args:
+        network: Tensors or arrays by name.
+        file: The same.
+        where: The file, for the error.
+
+    Raises:
+        DataError: ``E-WEIGHTS-MISMATCH``, with a table of the differences and a likely cause.
     """
-    return Differences(
+    network, file = _shapes(network), _shapes(file)
+    differences = Differences(
         {name: shape for name, shape in network.items() if name not in file},
         {name: shape for name, shape in file.items() if name not in network},
         {
@@ -89,6 +95,12 @@ def compare(network: Mapping[str, Shape], file: Mapping[str, Shape]) -> Differen
             if name in file and shape != file[name]
         },
     )
+    if differences:
+        raise differences.error(where)
+
+
+def _shapes(arrays: Mapping[str, Any]) -> dict[str, Shape]:
+    return {name: tuple(array.shape) for name, array in arrays.items()}
 
 
 def check_finite(arrays: Iterable[tuple[str, Tensor | NDArray[Any]]], where: object = "") -> None:

@@ -28,7 +28,7 @@ from atrous.engines.exported_file import Header, read_header
 from atrous.engines.openvino import ExportedEngine
 from atrous.errors import AtrousError, DataError
 from atrous.model import DeepLabV3Plus
-from atrous.weights.differences import check_finite, compare
+from atrous.weights.differences import check_finite, check_same
 from atrous.weights.schema import from_json
 from atrous.weights.tensorflow import infer as tensorflow
 from atrous.weights.tensorflow.names import ROOTS, make_identity, scope_of
@@ -226,12 +226,7 @@ def _assign(model: DeepLabV3Plus, weights: dict[str, Array], path: Path) -> None
     std = model.normalize.std.flatten().numpy()
     weights[f"{first}.weight"] = weights[f"{first}.weight"] * std[:, None, None]
     targets = dict(_targets(model, followers, weights))
-    differences = compare(
-        {name: tuple(tensor.shape) for name, tensor in targets.items()},
-        {name: array.shape for name, array in weights.items()},
-    )
-    if differences:
-        raise differences.error(path)
+    check_same(targets, weights, path)
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):

@@ -20,7 +20,7 @@ from atrous.classes import ClassTable, Color
 from atrous.errors import AtrousError, DataError
 from atrous.images.decode import atomic
 from atrous.model import Model
-from atrous.weights.differences import check_finite, compare
+from atrous.weights.differences import check_finite, check_same
 from atrous.weights.schema import from_json, to_json
 from atrous.weights.torch.files import read_metadata, read_safetensors
 
@@ -193,12 +193,7 @@ def copy_tensors(model: nn.Module, tensors: Mapping[str, Tensor], where: object)
     Raises:
         AtrousError: ``E-WEIGHTS-MISMATCH``, with a table of the differences and a likely cause.
     """
-    differences = compare(
-        {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
-        {name: tuple(tensor.shape) for name, tensor in tensors.items()},
-    )
-    if differences:
-        raise differences.error(where)
+    check_same(model.state_dict(), tensors, where)
     model.load_state_dict(dict(tensors))
 
 

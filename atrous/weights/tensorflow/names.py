@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from atrous.layers import ConvBN
 from atrous.model import Model
-from atrous.weights.differences import compare
+from atrous.weights.differences import check_same
 
 logger = logging.getLogger(__name__)
 
@@ -112,12 +112,7 @@ def assign(model: Model, variables: Variables, where: object = "", *, part: str 
     targets = dict(_targets(model, modules, variables.keys()))
     strangers = sorted(n for n in variables.keys() - targets.keys() if not _NETWORK.match(n))
     values = {n: _in_torch_layout(n, v) for n, v in variables.items() if n not in strangers}
-    differences = compare(
-        {name: tuple(tensor.shape) for name, tensor in targets.items()},
-        {name: array.shape for name, array in values.items()},
-    )
-    if differences:
-        raise differences.error(where)
+    check_same(targets, values, where)
     with torch.no_grad():
         for name, tensor in targets.items():
             tensor.copy_(torch.from_numpy(values[name]))
