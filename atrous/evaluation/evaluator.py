@@ -139,7 +139,7 @@ class _Run:
     def scores(self, protocol: dict[str, Any]) -> Scores:
         return Scores(
             self.match.classes,
-            self.names,
+            tuple(self.names),
             self.confusion,
             np.stack(self.per_picture),
             self.boundaries,

@@ -1,6 +1,7 @@
 """The scores of an evaluation, as attributes and as JSON values."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +24,7 @@ HEADLINES = (  # scores below the mean IoU: name, key in `Scores.as_dict`
 )
 
 
+@dataclass(eq=False)
 class Scores:
     """The scores of an evaluation. All shares are in 0..1; None means undefined.
 
@@ -38,29 +40,16 @@ class Scores:
         seconds: Where the time went: network, metrics, boundaries, waiting for data.
     """
 
-    def __init__(
-        self,
-        classes: tuple[str, ...],
-        names: Sequence[str],
-        confusion: Counts,
-        per_picture: Counts,
-        boundaries: Boundaries | None,
-        reliability: Reliability,
-        protocol: dict[str, Any],
-        seconds: dict[str, float],
-        chosen: tuple[int, ...] | None,
-        lacking: tuple[str, ...] = (),
-    ) -> None:
-        self.classes = classes
-        self.names = tuple(names)
-        self.confusion = confusion
-        self.per_picture = per_picture
-        self.boundaries = boundaries
-        self.reliability = reliability
-        self.protocol = protocol
-        self.seconds = seconds
-        self.chosen = chosen
-        self.lacking = lacking
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    confusion: Counts
+    per_picture: Counts
+    boundaries: Boundaries | None
+    reliability: Reliability
+    protocol: dict[str, Any]
+    seconds: dict[str, float]
+    chosen: tuple[int, ...] | None
+    lacking: tuple[str, ...] = ()
 
     @cached_property
     def mean_iou(self) -> float | None:

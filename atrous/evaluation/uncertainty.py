@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.errors import DataError
-from atrous.evaluation.metrics import Counts, Labels, iou
+from atrous.evaluation.metrics import Counts, Labels, iou, mean_over_present
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -93,14 +93,8 @@ def difference(
     resampled = [mean_iou_resamples(counts, classes=classes) for counts in (first, second)]
     gains = resampled[1] - resampled[0]
     low, high = interval(gains)
-    wholes = [_whole(counts, classes) for counts in (first, second)]
+    wholes = [mean_over_present(iou(*counts.sum(0)), classes) for counts in (first, second)]
     return Difference(wholes[1] - wholes[0], low, high, float((gains > 0).mean()))
-
-
-def _whole(per_picture: Counts, classes: Sequence[int] | None) -> float:
-    values = iou(*per_picture.sum(0))
-    chosen = values if classes is None else values[list(classes)]
-    return float(np.nanmean(chosen)) if not np.isnan(chosen).all() else float("nan")
 
 
 class Reliability:

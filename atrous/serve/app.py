@@ -180,26 +180,17 @@ class Service:
         return _json(self._described(next(iter(self._pools))))
 
     def _described(self, name: str) -> dict[str, Any]:
-        model, file = self._pools[name].model, self._files.get(name)
-        size = model["fixed_size"]
+        model, file = dict(self._pools[name].model), self._files.get(name)
+        size = model.pop("fixed_size")
         return {
             "name": name,
-            "classes": model["classes"],
-            "palette": model["palette"],
-            "licence": model["terms"],
-            "terms": model["notes"],
-            "source": model["source"],
-            "backbone": model["backbone"],
-            "precision": model["precision"],
-            "fingerprint": model["fingerprint"],
+            **model,
             "input": {
                 "name": "image",
                 "datatype": "UINT8",
                 "layout": "RGB (1, H, W, 3)",
                 "size": size if any(size) else None,
             },
-            "output_stride": model["output_stride"],
-            "logits_stride": model["logits_stride"],
             "bytes": file.path.stat().st_size if file else None,
             "file": f"v1/models/{name}/file" if file else None,
         }

@@ -4,24 +4,12 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from atrous.serve.workers import Pool
 
 _BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)  # seconds
-
-
-class PoolState(Protocol):
-    """What is told of the workers of a model; see `atrous.serve.workers.Pool`."""
-
-    restarts: int
-
-    @property
-    def ready(self) -> int: ...  # noqa: D102
-
-    @property
-    def working(self) -> int: ...  # noqa: D102
-
-    @property
-    def backlog(self) -> float: ...  # noqa: D102
 
 
 class Metrics:
@@ -39,11 +27,11 @@ class Metrics:
         buckets[bisect_left(_BOUNDS, seconds)] += 1
         self._seconds[model] += seconds  # type: ignore[assignment]
 
-    def text(self, pools: Mapping[str, PoolState], bytes_in_flight: int) -> str:
+    def text(self, pools: Mapping[str, "Pool"], bytes_in_flight: int) -> str:
         """Returns everything as text."""
         return "\n".join([*self._lines(pools, bytes_in_flight), ""])
 
-    def _lines(self, pools: Mapping[str, PoolState], bytes_in_flight: int) -> Iterator[str]:
+    def _lines(self, pools: Mapping[str, "Pool"], bytes_in_flight: int) -> Iterator[str]:
         yield from _head("requests_total", "counter", "Answers by HTTP status.")
         for (model, status), number in sorted(self._answers.items()):
             yield f'atrous_requests_total{{model="{model}",status="{status}"}} {number}'
