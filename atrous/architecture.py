@@ -94,7 +94,7 @@ class Architecture:
 
     def __post_init__(self) -> None:
         for option in fields(self):  # lists would make the record unhashable
-            object.__setattr__(self, option.name, _tuples(getattr(self, option.name)))
+            object.__setattr__(self, option.name, tuples(getattr(self, option.name)))
 
     @property
     def exact_rates(self) -> tuple[float, ...]:
@@ -210,6 +210,7 @@ class Provenance:
     training: Training | None = None
 
 
-def _tuples(value: Any) -> Any:
+def tuples(value: Any) -> Any:
+    """Returns a value in which every list has become a tuple."""
     """Returns a value with its lists, nested ones too, as tuples."""
-    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
+    return tuple(map(tuples, value)) if isinstance(value, (list, tuple)) else value

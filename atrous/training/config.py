@@ -2,15 +2,14 @@
 
 import json
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_type_hints
 
-from atrous.architecture import Architecture
+from atrous.architecture import Architecture, tuples
 from atrous.errors import AtrousError, unknown_name
+from atrous.weights.schema import fits, type_name
 
 _XCEPTION = Architecture("xception65", num_classes=0)
 
@@ -291,7 +290,7 @@ def from_json(text: str, *, where: object = "") -> TrainConfig:
             raise ValueError("network is not an object")
     except ValueError as error:
         raise AtrousError("E-CONFIG", f"not a readable config: {error}", where=where) from None
-    flat = {name: _as_tuples(value) for name, value in {**values, **network}.items()}
+    flat = {name: tuples(value) for name, value in {**values, **network}.items()}
     return TrainConfig().changed(**_from_version_0_1(flat, where))
 
 
@@ -338,10 +337,6 @@ def _values(record: Any) -> dict[str, Any]:
     return {field.name: getattr(record, field.name) for field in fields(record)}
 
 
-def _as_tuples(value: Any) -> Any:
-    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
-
-
 def _range_text(low: float, high: float) -> str:
     least = "positive" if low == _TINY else f"at least {low:g}"
     return least if high == math.inf else f"{least} and at most {high:g}"
@@ -351,25 +346,5 @@ def _check_types(record: Any) -> None:
     """Raises AtrousError unless every value has its field's type."""
     for name, hint in get_type_hints(type(record)).items():
         value = getattr(record, name)
-        if not _fits(value, hint):
-            expected = str(hint).replace("typing.", "") if get_origin(hint) else hint.__name__
-            raise AtrousError("E-CONFIG", f"{name} = {value!r} is not {expected}")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Returns whether a value has a type; a float must be finite, a bool is not a number."""
-    origin, args = get_origin(hint), get_args(hint)
-    if origin is UnionType:
-        return any(_fits(value, option) for option in args)
-    if origin is Literal:
-        return isinstance(value, str) and value in args
-    if origin is tuple:
-        if not isinstance(value, tuple):
-            return False
-        kinds = args[:1] * len(value) if args[-1] is Ellipsis else args
-        return len(kinds) == len(value) and all(map(_fits, value, kinds))
-    if isinstance(value, bool):
-        return hint is bool
-    if hint is float:
-        return isinstance(value, (int, float)) and abs(value) <= sys.float_info.max
-    return value is None if hint is NoneType else isinstance(value, hint)
+        if not fits(value, hint):
+            raise AtrousError("E-CONFIG", f"{name} = {value!r} is not {type_name(hint)}")

@@ -1,11 +1,12 @@
 """Turns dataclasses into JSON and back. Fields that a class does not declare are refused."""
 
 import dataclasses
-import math
+import sys
 import types
 import typing
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
+from atrous.architecture import tuples
 from atrous.errors import AtrousError, DataError, ExitCode, unknown_name
 
 T = TypeVar("T")
@@ -57,44 +58,40 @@ def from_json(kind: type[T], value: Any, where: str = "") -> T:
     )
 
 
-def _read(kind: Any, value: Any, where: str) -> Any:
-    origin, arguments = get_origin(kind), get_args(kind)
-    if dataclasses.is_dataclass(kind):
-        return from_json(typing.cast(type[Any], kind), value, where)
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in arguments:
-            return None
-        return _read(next(a for a in arguments if a is not type(None)), value, where)
-    if origin is Literal:
-        if value not in arguments:
-            raise _wrong(where, f"one of {', '.join(map(repr, arguments))}", value)
-        return value
-    if origin in (tuple, list):
-        return _read_sequence(origin, arguments, value, where)
-    return _read_scalar(kind, value, where)
-
-
-def _read_scalar(kind: Any, value: Any, where: str) -> Any:
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind or (kind is float and not math.isfinite(value)):
-        raise _wrong(where, kind.__name__, value)
+def _read(hint: Any, value: Any, where: str) -> Any:
+    inner = [kind for kind in (hint, *get_args(hint)) if dataclasses.is_dataclass(kind)]
+    if inner and value is not None:
+        return from_json(typing.cast(type[Any], inner[0]), value, where)
+    value = value if get_origin(hint) is list else tuples(value)
+    if not fits(value, hint):
+        raise _wrong(where, type_name(hint), value)
     return value
 
 
-def _read_sequence(origin: Any, arguments: tuple[Any, ...], value: Any, where: str) -> Any:
-    if not isinstance(value, list):
-        raise _wrong(where, "a list", value)
-    if origin is tuple and arguments[-1] is not Ellipsis:
-        if len(value) != len(arguments):
-            raise _wrong(where, f"a list of {len(arguments)}", value)
-        kinds = arguments
-    else:
-        kinds = (arguments[0],) * len(value)
-    items = [
-        _read(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True))
-    ]
-    return origin(items)
+def fits(value: Any, hint: Any) -> bool:
+    """Returns whether a value has a type; a float must be finite, a bool is not a number."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is types.UnionType:
+        return any(fits(value, option) for option in args)
+    if origin is Literal:
+        return isinstance(value, str) and value in args
+    if origin in (tuple, list):
+        if not isinstance(value, origin):
+            return False
+        kinds = args if origin is tuple and args[-1] is not Ellipsis else args[:1] * len(value)
+        return len(kinds) == len(value) and all(map(fits, value, kinds))
+    if isinstance(value, bool):
+        return hint is bool
+    if hint is float:
+        return isinstance(value, (int, float)) and abs(value) <= sys.float_info.max
+    return value is None if hint is types.NoneType else isinstance(value, hint)
+
+
+def type_name(hint: Any) -> str:
+    """Returns a type as messages name it."""
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(repr, get_args(hint)))}"
+    return str(hint).replace("typing.", "") if get_origin(hint) else hint.__name__
 
 
 def _path(where: str, name: str) -> str:

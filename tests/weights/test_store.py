@@ -279,15 +279,12 @@ TIMM = {"backbone": "timm/os.system", "num_classes": 21}
         (set_field("architecture", "output_stride", value="16"), "must be int, not '16'"),
         (set_field("architecture", "output_stride", value=True), "must be int, not True"),
         (set_field("architecture", "head", value="hydra"), "must be one of 'aspp'"),
-        (
-            set_field("architecture", "refine", value=[[3]]),
-            "architecture.refine[0] must be a list of 2",
-        ),
+        (set_field("architecture", "refine", value=[[3]]), "architecture.refine must be tuple"),
         (set_field("architecture", value=[]), "architecture must be an object"),
         (set_field("architecture", "depth_multiplier", value=1e999), "must be float"),
         (set_field("classes", value=["a", "b"]), "2 different classes"),
         (set_field("classes", value=["a"] * 21), "1 different classes"),
-        (set_field("classes", value="voc"), "classes must be a list"),
+        (set_field("classes", value="voc"), "classes must be tuple"),
         (set_field("palette", value=[[0, 0, 0]]), "1 colours"),
     ],
 )
