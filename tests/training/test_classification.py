@@ -158,8 +158,10 @@ def test_segmentation_starts_from_the_backbone_and_says_so(
 
 def test_another_backbone_is_refused(finished: Path) -> None:
     data, _ = tiny_data()
-    with pytest.raises(AtrousError, match=r"depth_multiplier 0\.25, and the network's is 0\.1"):
+    with pytest.raises(AtrousError) as caught:
         create_network(tiny(weights=str(finished)), data)
+    assert caught.value.code == "E-WEIGHTS-BACKBONE"
+    assert "depth_multiplier" in caught.value.what
 
 
 def test_a_classifier_starts_from_the_backbone_of_any_model(
@@ -181,7 +183,7 @@ def test_a_classifier_starts_from_the_backbone_of_any_model(
 def test_what_needs_pixels_refuses_a_classifier(finished: Path, images: Path) -> None:
     from atrous.cli import atrous as commands
 
-    with pytest.raises(AtrousError, match="classifier of whole pictures into 3 classes") as caught:
+    with pytest.raises(AtrousError) as caught:
         atrous.load(finished)
     assert caught.value.code == "E-MODEL-CLASSIFIER"
     assert "--weights" in caught.value.fix
@@ -202,16 +204,19 @@ def test_an_unreadable_picture_stops_the_run_with_its_name(images: Path, tmp_pat
     data = Path(shutil.copytree(images, tmp_path / "images"))
     broken = data / "train" / "frame" / "frame_3.JPEG"
     broken.write_bytes(broken.read_bytes()[:200])
-    with pytest.raises(AtrousError, match="cannot be decoded") as caught:
+    with pytest.raises(AtrousError) as caught:
         train(_config(data), tmp_path / "run")
+    assert caught.value.code == "E-IMAGE-BROKEN"
     assert caught.value.where == str(broken)
 
 
 def test_splits_of_other_classes_are_refused(images: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(images, tmp_path / "images"))
     (data / "val" / "disc").rename(data / "val" / "circle")
-    with pytest.raises(AtrousError, match="only one has circle, disc"):
+    with pytest.raises(AtrousError) as caught:
         open_data(_config(data))
+    assert caught.value.code == "E-DATA-CLASSES"
+    assert "circle, disc" in caught.value.what
 
 
 def test_options_without_effect_are_refused(images: Path) -> None:
@@ -226,5 +231,6 @@ def test_options_without_effect_are_refused(images: Path) -> None:
         {"relu_after_depthwise": True},
     ]
     for changes in segmentation:
-        with pytest.raises(AtrousError, match="is an option of segmentation"):
+        with pytest.raises(AtrousError) as caught:
             _config(images, **changes)
+        assert caught.value.code == "E-CONFIG"
