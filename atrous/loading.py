@@ -4,7 +4,6 @@ import glob
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from atrous.architecture import CLASSIFIER, Architecture, Provenance
 from atrous.build import build_blank
 from atrous.classes import ADE20K_31, ADE20K_151, CITYSCAPES, VOC, ClassTable
 from atrous.engines import built_in
+from atrous.engines.open import no_such_model, not_a_model
 from atrous.errors import AtrousError, DataError, unknown_name
 from atrous.model import DeepLabV3Plus
 from atrous.weights import exported, hub, store, zoo
@@ -63,7 +63,9 @@ def load(source: str | Path) -> DeepLabV3Plus:
         return from_tensorflow(path)
     if text in zoo.names() and not path.exists():
         return _from_zoo(zoo.entry(text), zoo.download(text))
-    raise _not_a_model(text)
+    if path.exists():
+        raise not_a_model(path, "a folder without a model" if path.is_dir() else "of another kind")
+    raise no_such_model(text, zoo.names())
 
 
 def _reader(path: Path) -> Any:
@@ -99,30 +101,6 @@ def _is_tensorflow(path: Path) -> bool:
         return any(path.rglob("*.index")) or any(path.rglob("*.pb"))
     known = path.name.endswith((".pb", ".index", *ARCHIVES)) and path.is_file()
     return known or path.with_name(f"{path.name}.index").is_file()
-
-
-def _not_a_model(text: str) -> AtrousError:
-    """Returns the error for a path that holds no model, or for a name that does not exist."""
-    path = Path(text)
-    if path.exists():
-        kind = "a folder without a model in it" if path.is_dir() else "not a model file"
-        return AtrousError(
-            "E-MODEL-KIND",
-            kind,
-            where=path,
-            fix="name a .safetensors, .onnx, .tflite or TensorFlow source, a run folder, or a name "
-            "that atrous models lists",
-        )
-    near = get_close_matches(text.lower(), (*built_in.names(), *zoo.names()), n=1, cutoff=0.6)
-    beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    near += [str(path.with_name(n)) for n in get_close_matches(path.name, beside, n=1)]
-    return AtrousError(
-        "E-MODEL-MISSING",
-        f"no such model: {text!r}",
-        fix=f"did you mean {' or '.join(near)}?"
-        if near
-        else f"built-in models: {', '.join(built_in.names())}; atrous models lists all names",
-    )
 
 
 def _load_store(path: Path) -> DeepLabV3Plus:

@@ -4,6 +4,7 @@ This is the only file that knows both halves of the package. Mistakes in a name 
 here, before torch is imported or asked for.
 """
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
@@ -85,7 +86,7 @@ def load_model(source: str | Path) -> "DeepLabV3Plus":
         from atrous.loading import load
     except ModuleNotFoundError as error:
         if not _exists(source) and not str(source).startswith("hf:"):
-            raise _no_such_model(source) from error
+            raise no_such_model(source) from error
         raise missing_extra(f"reading {source}", error) from error
     return load(source)
 
@@ -98,15 +99,15 @@ def _check(source: str | Path) -> None:
     if path.is_dir():
         inside = islice(path.rglob("*"), _LOOKED_AT)
         if not any(file.suffix in _OF_MODELS for file in inside):
-            raise _not_a_model(path, "a folder without a model")
+            raise not_a_model(path, "a folder without a model")
     elif path.is_file():
         with path.open("rb") as file:
             head = file.read(8)
         known = next((what for magic, what in _MAGIC.items() if head.startswith(magic)), None)
         if known or not (path.suffix in _OF_MODELS or head[4:] == b"TFL3"):
-            raise _not_a_model(path, known or "its name ends like no model's")
+            raise not_a_model(path, known or "its name ends like no model's")
     elif path.suffix in _OF_MODELS:
-        raise _no_such_model(source)
+        raise no_such_model(source)
 
 
 def _exists(source: str | Path) -> bool:
@@ -114,7 +115,8 @@ def _exists(source: str | Path) -> bool:
     return path.exists() or path.with_name(f"{path.name}.index").exists()
 
 
-def _not_a_model(path: Path, found: str) -> AtrousError:
+def not_a_model(path: Path, found: str) -> AtrousError:
+    """Returns the error for a file or folder that holds no model, with what it is instead."""
     return AtrousError(
         "E-MODEL-KIND",
         f"neither a model nor a folder with one: {found}",
@@ -124,9 +126,15 @@ def _not_a_model(path: Path, found: str) -> AtrousError:
     )
 
 
-def _no_such_model(source: str | Path) -> AtrousError:
+def no_such_model(source: str | Path, published: Sequence[str] = ()) -> AtrousError:
+    """Returns the error for a model that does not exist, with names and files that are nearly it.
+
+    Args:
+        source: The name or path.
+        published: Names of models that can be downloaded.
+    """
     path, text = Path(source), str(source)
-    known = {name.casefold(): name for name in built_in.names()}
+    known = {name.casefold(): name for name in (*built_in.names(), *published)}
     near = [known[name] for name in get_close_matches(text.casefold(), known, n=2, cutoff=0.6)]
     beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
     near += [str(path.with_name(name)) for name in get_close_matches(path.name, beside, n=1)]
