@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +31,7 @@ from atrous.training.validation import validate
 from tests.tiny import tiny, tiny_data
 
 CONFIG = tiny(batch_norm="sync", steps=4)
+BATCH_NORMS = ("train", "sync", "frozen")
 
 
 def run(processes: Processes, out: Path) -> dict[str, object]:
@@ -76,20 +78,26 @@ def _two(module: str, *arguments: str) -> list[subprocess.Popen[str]]:
     ]
 
 
-def test_T16_two_processes_are_one(tmp_path: Path) -> None:
-    """The same losses at equal global batch to 1e-6, and every picture evaluated exactly once."""
-    pair = _two("tests.training.test_distributed", str(tmp_path))
-    alone = run(Processes(0, 1, torch.device("cpu")), tmp_path)
-    for rank, process in enumerate(pair):
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two processes computed: `run`, and `hashes` for each kind of batch norm."""
+    out = tmp_path_factory.mktemp("two")
+    for process in _two("tests.training.test_distributed", str(out)):
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output
-        result = json.loads((tmp_path / f"rank-{rank}.json").read_text())
+    return [json.loads((out / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def test_T16_two_processes_are_one(results: list[dict[str, Any]], tmp_path: Path) -> None:
+    """The same losses at equal global batch to 1e-6, and every picture evaluated exactly once."""
+    alone = run(Processes(0, 1, torch.device("cpu")), tmp_path)
+    for result in results:
         assert result["losses"] == pytest.approx(alone["losses"], rel=1e-6, abs=1e-6)
         assert result["pixels"] == alone["pixels"]
         assert result["correct"] == pytest.approx(alone["correct"], rel=1e-3)
 
 
-def hashes(processes: Processes, out: Path, batch_norm: str) -> list[str]:
+def hashes(processes: Processes, batch_norm: str) -> list[str]:
     """Returns the hash of a learner's state after set-up and after each of three updates."""
     train_data, _ = tiny_data()
     config = tiny(batch_norm=batch_norm, average_decay=0.9, weights="folded")
@@ -118,14 +126,11 @@ def _hash(learner: Learner) -> str:
     return digest.hexdigest()
 
 
-@pytest.mark.parametrize("batch_norm", ["train", "sync", "frozen"])
+@pytest.mark.parametrize("batch_norm", BATCH_NORMS)
 def test_states_of_two_processes_are_equal_after_set_up_and_every_update(
-    tmp_path: Path, batch_norm: str
+    results: list[dict[str, Any]], batch_norm: str
 ) -> None:
-    for process in _two("tests.training.test_distributed", str(tmp_path), batch_norm):
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, output
-    first, second = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1))
+    first, second = (result[batch_norm] for result in results)
     assert first == second
     assert len(set(first)) == 4  # every update changes the state
 
@@ -229,11 +234,11 @@ def test_P05_cuda_that_is_not_there_is_refused_and_auto_does_without(
 def _main() -> None:
     torch.set_num_threads(1)
     out = Path(sys.argv[1])
-    if len(sys.argv) > 2 and sys.argv[2].startswith("{"):
+    if len(sys.argv) > 2:
         start_in_process(out, sys.argv[2])
         return
     with joined("cpu", 60.0, out) as processes:
-        result = hashes(processes, out, sys.argv[2]) if len(sys.argv) > 2 else run(processes, out)
+        result = run(processes, out) | {kind: hashes(processes, kind) for kind in BATCH_NORMS}
     (out / f"rank-{processes.rank}.json").write_text(json.dumps(result))
 
 
