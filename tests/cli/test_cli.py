@@ -201,8 +201,8 @@ predict: address annotate coco cutout engine every jobs json keep-exif label-fra
     no-legend no-overlay on-error out overwrite precision probability shard stabilise threads
     tolerance unknown
 submit: flip json names out output-stride pad-to scales to window
-serve: allow-host deadline downloadable host insecure max-bytes max-pixels memory model port queue
-    threads token-file workers
+serve: allow-host deadline downloadable host insecure max-bytes max-pixels memory model port
+    precision queue threads token-file workers
 train: accumulation atrous-rates average-decay backbone base-lr batch batch-norm batch-norm-momentum
     batch-size bias-multiplier cache-megabytes class-balance class-weights clip-norm crop-size data
     decay-steps decoder decoder-separable decoder-strides depth-multiplier deterministic device
