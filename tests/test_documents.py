@@ -2,58 +2,35 @@
 
 A line `<!-- not run: REASON -->` before a block leaves the block out. Blocks of one document run in
 order, in one folder with the files that the documents name (`photo.jpg`, `photos/`, `my_data/`,
-`model.onnx`). Python blocks of a document share their variables: between them runs one process.
-The default run shortens training to two steps; the slow run does what is printed.
+`model.onnx`). Python blocks of a document share their variables. The default run leaves out the
+how-tos, shortens training to two steps, and fetches nothing; the slow run does what is printed.
 """
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 import atrous
 from atrous.engines import built_in
 from tests.conftest import SHARED
+from tests.documents import ROOT, SHORT, blocks, check, lacking, runtime_of_the_page, shortened
 
-ROOT = Path(__file__).parents[1]
-DOCUMENTS = (
-    "README.md",
-    "docs/index.md",
-    "docs/deploy.md",
-    "docs/tutorials/finetune.md",
-    "docs/tutorials/label-loop.md",
-    "docs/tutorials/predict-notebook.md",
-    "docs/tutorials/weights.md",
-)
-RUN = ("bash", "python", "javascript")  # other languages are shown, not run
-SHORT = "--steps 2 --evaluate-every 2"
+NAV = {
+    k: v
+    for part in yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    for k, v in part.items()
+}
+TUTORIALS = [f"docs/{page}" for part in NAV["Tutorials"] for page in part.values()]
+HOW_TOS = [f"docs/{page}" for part in NAV["How-to"] for page in part.values()]
+DOCUMENTS = ["README.md", "docs/index.md", *TUTORIALS]
 GOOGLE = "deeplabv3_mnv2_pascal_quant.tflite"  # the file that the reader of weights.md downloads
-
-
-class Block(NamedTuple):
-    """A fenced block of code."""
-
-    language: str
-    code: str
-    skipped: str  # the reason, or empty
-    line: int
-
-
-def blocks(text: str) -> list[Block]:
-    found = []
-    pattern = r"(?:<!-- not run: (?P<why>[^>]+) -->\n+)?```(?P<language>\w*)\n(?P<code>.*?)```"
-    for match in re.finditer(pattern, text, re.DOTALL):
-        line = text.count("\n", 0, match.start("code"))
-        found.append(Block(match["language"], match["code"], (match["why"] or "").strip(), line))
-    return found
+DEPLOY = "docs/deploy.md"
 
 
 @pytest.fixture
@@ -72,115 +49,47 @@ def folder(tmp_path):
     (tmp_path / "my_data" / "classes.txt").write_text("\n".join(names) + "\n")
     Image.fromarray(scenes[0][0]).save(tmp_path / "photo.jpg")
     shutil.copy(built_in.find(built_in.DEFAULT), tmp_path / "model.onnx")
+    runtime_of_the_page(tmp_path)
     if (SHARED / "weights" / GOOGLE).exists():
         shutil.copy(SHARED / "weights" / GOOGLE, tmp_path)
     return tmp_path
 
 
-def shortened(code: str) -> str:
-    """Code whose training takes two steps instead of those printed."""
-    code = re.sub(r" --(minutes|epochs|steps) \S+", "", code)
-    code = re.sub(
-        r"(atrous train (?!--resume)\w+[^\n#]*?)(\s*(?:#.*)?)$", rf"\1 {SHORT}\2", code,
-        flags=re.MULTILINE,
-    )  # fmt: skip
-    return re.sub(r"\b(minutes|epochs)=\d+", "steps=2", code)
-
-
-def check(document: str, folder: Path, *, short: bool) -> None:
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-        "PYTHONWARNINGS": "ignore",
-    }
-    with Interpreter(folder, environment) as interpreter:
-        for block in blocks((ROOT / document).read_text()):
-            if block.skipped or block.language not in RUN:
-                continue
-            code = shortened(block.code) if short else block.code
-            failure = ""
-            if block.language == "python":
-                failure = interpreter.run(code)
-            elif block.language == "bash":
-                failure = run(["bash", "-euo", "pipefail"], code, folder, environment)
-            elif shutil.which("node"):
-                failure = run(["node", "--check", "-"], code, folder, environment)
-            assert not failure, f"{document}:{block.line}\n{code}\n{failure[-2000:]}"
-
-
-def run(command: list[str], code: str, folder: Path, environment: dict[str, str]) -> str:
-    """Returns what went wrong, or nothing."""
-    done = subprocess.run(
-        command, input=code, cwd=folder, env=environment, text=True, capture_output=True
-    )
-    return "" if done.returncode == 0 else f"exit code {done.returncode}\n{done.stderr}"
-
-
-class Interpreter:
-    """A Python process that runs one block after the other, started with the first."""
-
-    LOOP = (
-        "import json, sys, traceback\n"
-        "names, answers = {'__name__': '__main__'}, sys.stdout\n"
-        "sys.stdout = sys.stderr\n"
-        "for line in sys.stdin:\n"
-        "    try: exec(json.loads(line), names); failure = ''\n"
-        "    except BaseException: failure = traceback.format_exc()\n"
-        "    print(json.dumps(failure), file=answers, flush=True)\n"
-    )
-
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        self.folder, self.environment = folder, environment
-        self.process: subprocess.Popen[str] | None = None
-
-    def run(self, code: str) -> str:
-        if self.process is None:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", self.LOOP], cwd=self.folder, env=self.environment, text=True,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
-        self.process.stdin.write(json.dumps(code) + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        return json.loads(answer) if answer else "the process ended"
-
-    def __enter__(self) -> "Interpreter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process is not None:
-            self.process.stdin.close()
-            self.process.stdout.close()
-            self.process.wait(60)
+def run_all(document: str, folder: Path, *, short: bool) -> None:
+    if GOOGLE in (ROOT / document).read_text() and not (folder / GOOGLE).exists():
+        pytest.skip(f"needs {GOOGLE}")
+    check(document, folder, short=short)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_blocks_run_as_printed(document, folder):
-    if GOOGLE in (ROOT / document).read_text() and not (folder / GOOGLE).exists():
-        pytest.skip(f"needs {GOOGLE}")
-    check(document, folder, short=True)
+    run_all(document, folder, short=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_blocks_run_in_full(document, folder):
-    check(document, folder, short=False)
+    run_all(document, folder, short=False)
 
 
-def test_labels_of_the_code_without_atrous_are_the_predictors(folder):
-    """The deploy page's Python, against Predictor in fp32."""
-    text = (ROOT / "docs" / "deploy.md").read_text()
-    code = next(b.code for b in blocks(text) if "import onnxruntime" in b.code)
-    names: dict[str, object] = {}
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        exec(code, names)
-    finally:
-        os.chdir(before)
-    expected = atrous.Predictor(folder / "model.onnx")(folder / "photo.jpg").labels
-    assert (names["labels"] == expected).mean() > 0.9999  # engines differ by rounding
+@pytest.mark.slow
+@pytest.mark.parametrize("document", [page for page in HOW_TOS if page != DEPLOY])
+def test_how_tos_run(document, folder):
+    run_all(document, folder, short=True)
+
+
+@pytest.mark.parametrize("short", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_every_runtime_of_the_deploy_page_gives_the_predictors_labels(folder, short):
+    code = "np.savez('found.npz', onnxruntime=labels, openvino=same)"
+    check(DEPLOY, folder, short=short, after=code)
+    found = dict(np.load(folder / "found.npz"))
+    for program, file in (("node", "labels_js.bin"), ("g++", "labels_cpp.bin")):
+        if not lacking(f"{program} "):
+            found[file] = np.fromfile(folder / file, np.uint8)
+    predictor = atrous.Predictor(folder / "model.onnx", precision="fp32")
+    expected = predictor(folder / "photo.jpg").labels
+    for name, labels in found.items():  # engines differ by rounding
+        assert (labels.reshape(expected.shape) == expected).mean() > 0.9999, name
 
 
 def test_the_page_on_file_formats_has_every_field_of_a_record(folder):
@@ -193,10 +102,17 @@ def test_the_page_on_file_formats_has_every_field_of_a_record(folder):
     assert record.keys() == fields
 
 
-def test_blocks_that_do_not_run_say_why():
-    for document in DOCUMENTS:
-        for block in blocks((ROOT / document).read_text()):
-            assert block.language or block.skipped or not block.code.startswith("atrous ")
+@pytest.mark.parametrize("document", [*DOCUMENTS, *HOW_TOS])
+def test_every_block_runs_or_says_why_not(document):
+    text = (ROOT / document).read_text()
+    assert text.count("\n```") % 2 == 0
+    for block in blocks(text):
+        if block.language in ("bash", "python", "javascript", "cpp"):
+            named = block.code.startswith("// ")
+            assert block.skipped or named or block.language in ("bash", "python"), block
+        else:  # what is shown and not run must not look like a command
+            words = re.findall(r"^\W*(\w+)", block.code, re.MULTILINE)
+            assert not {"atrous", "python", "pip", "torchrun", "curl", "docker"} & {*words}, block
 
 
 def test_training_is_shortened_and_nothing_else():
@@ -204,7 +120,18 @@ def test_training_is_shortened_and_nothing_else():
     expected = f"atrous train finetune --data d --out r {SHORT}  # long\natrous data check d\n"
     assert shortened(code) == expected
     assert shortened("atrous train --resume runs/mine") == "atrous train --resume runs/mine"
+    assert shortened("for n in 8 16 32; do\n") == "for n in 8 32; do\n"
 
 
 def test_shared_data_is_not_needed_here():
     assert all(str(SHARED) not in (ROOT / document).read_text() for document in DOCUMENTS)
+
+
+def test_the_table_of_recipes_has_their_numbers():
+    text = (ROOT / "docs" / "train.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` .*\| ([\d,]+) x (\d+), (\d+)(?:x(\d+))? \|", text, re.MULTILINE)
+    assert len(rows) >= 11
+    for name, steps, batch, height, width in rows:
+        config = getattr(atrous.recipes, name)()
+        said = (int(steps.replace(",", "")), int(batch), (int(height), int(width or height)))
+        assert said == (config.steps, config.batch_size, config.crop_size), name
