@@ -46,7 +46,7 @@ TABLES = (
     Table(
         "Output stride, scales and flip: decoder (CamVid)",
         "street",
-        ("decoder", "decoder_8", "decoder_16_ms", "decoder_16_ms_flip"),
+        ("decoder", "decoder_8", "decoder_16_ms_flip"),
     ),
     Table("Output stride: bilinear (CamVid)", "street", ("bilinear", "bilinear_8")),
     Table("ResNet against Xception (CamVid)", "street_backbones", _BACKBONES),

@@ -133,7 +133,7 @@ def measure(base: str, name: str, seed: int, runs: Path) -> None:
         "multiply_adds": multiply_adds(model, config.crop_size, row.evaluation),
         "parameters": atrous.parameters(model),
         "machine": machine("torch"),
-        "curve": curve_of(run),
+        "curve": [] if row.of else curve_of(run),
     }
     write(result, {"base": base, "row": name, "seed": seed, **content, **scores})
 
