@@ -123,7 +123,7 @@ def tables() -> Iterator[str]:
             yield from ("", f"**{table.title}**", "", *_lines(table, found))
     yield from ("", "**Trimap curves**: mean IoU within w pixels of the borders", "")
     yield from _curves(found)
-    yield from _bands()
+    yield from _bands(found)
     yield from _classes(found)
     yield from _labels()
     yield from _learning(found)
@@ -207,7 +207,7 @@ def trimap_of(base: str) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _bands() -> Iterator[str]:
+def _bands(found: Results) -> Iterator[str]:
     yield from ("", "**Decoder minus bilinear** within w pixels of the borders, points", "")
     yield "| base | seeds | pictures | w | difference | interval |"
     yield "|---|---|---|---|---|---|"
@@ -217,6 +217,13 @@ def _bands() -> Iterator[str]:
                 gain, low, high = (100 * gains[key][w - 1] for key in ("difference", "low", "high"))
                 cells = (base, _listed(gains["seeds"]), gains["pictures"], w, f"{gain:+.2f}")
                 yield f"| {' | '.join(map(str, cells))} | {low:+.2f} to {high:+.2f} |"
+            for seed in gains["seeds"]:
+                gain = paired(
+                    *([found[base, row][seed]["narrowest"]] for row in ("bilinear", "decoder"))
+                )
+                cells = (base, seed, gains["pictures"], 1, f"{100 * gain.mean_iou:+.2f}")
+                shown = f"{100 * gain.low:+.2f} to {100 * gain.high:+.2f}"
+                yield f"| {' | '.join(map(str, cells))} | {shown} |"
 
 
 def _classes(found: Results) -> Iterator[str]:
