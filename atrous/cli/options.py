@@ -11,6 +11,7 @@ import click
 
 from atrous.errors import printable
 from atrous.images.stores import is_address, place
+from atrous.images.web import is_web_address
 
 
 class Place(click.Path):
@@ -21,9 +22,17 @@ class Place(click.Path):
         return place(value) if is_address(value) else super().convert(value, param, ctx)
 
 
+class Pictures(Place):
+    """A place, or an address such as https://a.org/b.jpg, which stays a text."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Returns a place or a text."""
+        return value if is_web_address(value) else super().convert(value, param, ctx)
+
+
 FOLDER = click.Path(file_okay=False, path_type=Path)
 ANY_PATH = click.Path(path_type=Path)
-PICTURES = Place(path_type=Path)
+PICTURES = Pictures(path_type=Path)
 OUT = Place(file_okay=False, path_type=Path)
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}

@@ -112,7 +112,7 @@ def _shard(context: click.Context, option: click.Parameter, text: str) -> tuple[
 @click.pass_obj
 def predict(
     debug: bool | None,
-    paths: tuple[Path, ...],
+    paths: tuple[Path | str, ...],
     model: str | None,
     out: Path,
     threads: int | None,
@@ -140,9 +140,10 @@ def predict(
 ) -> None:
     r"""Segments pictures and videos: a mask, an overlay and the share of each class.
 
-    PATHS are pictures, videos, folders of them, patterns such as 'a/**/*.jpg', or - for a picture
-    on standard input. For a picture a/b.jpg the output folder gets b.labels.png (class indices with
-    a palette), b.overlay.jpg (to look at) and b.json. A picture found in a named folder keeps its
+    PATHS are pictures, videos, folders of them, patterns such as 'a/**/*.jpg', addresses
+    https://..., pages of a TIFF stack x.tif#3, or - for a picture on standard input. For a picture
+    a/b.jpg the output folder gets b.labels.png (class indices with a palette), b.overlay.jpg (to
+    look at) and b.json. A picture found in a named folder keeps its
     path below that folder. A picture that cannot be read is reported and the others go on (exit
     code 3). Finished output of the same picture, model and options is kept, so an interrupted run
     can simply be started again. No other file is ever replaced.
@@ -183,8 +184,8 @@ def predict(
         "precision": precision,
     }  # fmt: skip
     predictor = Predictor(**options)
-    mine = found.paths[shard[0] - 1 :: shard[1]]
-    report = _Report(mine, as_json=as_json, debug=bool(debug))
+    mine = found.pictures[shard[0] - 1 :: shard[1]]
+    report = _Report([picture.shown for picture in mine], as_json=as_json, debug=bool(debug))
     regions = CocoRegions(predictor.classes)
     collectors = [each for each in (regions if coco else None, annotations) if each is not None]
     extras = Extras(
@@ -211,7 +212,7 @@ def predict(
         raise SystemExit(ExitCode.SOME_FAILED)
 
 
-def _found(paths: Sequence[Path], out: Path, *, only_pictures: bool) -> "Found":
+def _found(paths: Sequence[Path | str], out: Path, *, only_pictures: bool) -> "Found":
     """Returns the pictures and, unless an option is of pictures alone, the videos of a call."""
     from atrous.predict.find import find_pictures
     from atrous.predict.many import refuse_videos
@@ -270,10 +271,10 @@ def _write_annotations(annotations: "PreAnnotations", classes: Sequence[str], *,
 class _Report:
     """Prints a line for each picture, and progress."""
 
-    def __init__(self, pictures: Sequence[Path], *, as_json: bool, debug: bool) -> None:
+    def __init__(self, pictures: Sequence[str], *, as_json: bool, debug: bool) -> None:
         self.as_json, self.debug = as_json, debug
         self.stdout = sys.stdout
-        self.rows = _Rows([printable(path) for path in pictures])
+        self.rows = _Rows(list(map(printable, pictures)))
         self.progress = Progress(len(pictures), "predict")
         self.frames: tuple[Path, Progress] | None = None
         self.done = self.failed = 0
@@ -303,9 +304,9 @@ class _Report:
             shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in areas)
             if "num_frames" in outcome.record:
                 shares = f"{outcome.record['num_frames']} frames: {shares}"
-            self.rows.print(printable(outcome.path), f"{height} x {width}", spent, shares)
+            self.rows.print(printable(outcome.shown), f"{height} x {width}", spent, shares)
             for note in outcome.record.get("notes", ()):
-                click.echo(f"note: {printable(outcome.path)}: {printable(note)}", err=True)
+                click.echo(f"note: {printable(outcome.shown)}: {printable(note)}", err=True)
         if self.progress.total > 1:
             self.progress.show(self.done)
 

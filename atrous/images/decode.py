@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -16,6 +17,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from atrous.errors import AtrousError, ExitCode
+from atrous.images.kinds import HEAD, kind_of
+from atrous.images.pages import go_to_page, split_page
 from atrous.images.rgb import to_rgb
 from atrous.images.stores import is_address, place, put
 
@@ -115,7 +118,7 @@ def open_image(
     """Opens and decodes a picture in its own mode; Pillow's many errors become one.
 
     Args:
-        source: A path or a binary stream.
+        source: A path or a binary stream. ``x.tif#3`` is the third page of a stack.
         max_pixels: Larger pictures are refused from their header.
         checksums: Verify the checksums of PNG chunks first, which decoding skips: a flipped bit
             is then an error, not another pixel. No other format has checksums.
@@ -125,14 +128,17 @@ def open_image(
     Raises:
         AtrousError: As `read_image`.
     """
-    where = _name(source)
+    where, page = _name(source), None
     with ExitStack() as stack:
-        with decoding(where):
+        with decoding(where, source):
             if isinstance(source, (str, Path)):
-                check_file(Path(source))
+                source, page = split_page(Path(source))
+                check_file(source)
             if checksums:
                 _verify(source, where, max_pixels)
             image = stack.enter_context(Image.open(source, formats=_formats(source, where)))
+            if image.format == "TIFF":
+                go_to_page(image, page, where)
             _check_pixels(image, where, max_pixels)
             # Pillow keeps the upper 8 of 16 bits of a colour picture; `to_rgb` checks them.
             image.info["deep_rgb"] = any(";16" in str(tile[3]) for tile in image.tile) and (
@@ -145,8 +151,13 @@ def open_image(
 
 
 @contextmanager
-def decoding(where: object) -> Iterator[None]:
-    """Turns every error of a block that only decodes a picture into an `AtrousError`."""
+def decoding(where: object, source: str | Path | IO[bytes] = "") -> Iterator[None]:
+    """Turns every error of a block that only decodes a picture into an `AtrousError`.
+
+    Args:
+        where: The name of the picture.
+        source: The picture, for the error that names its kind.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata of a readable picture is not news
@@ -154,7 +165,7 @@ def decoding(where: object) -> Iterator[None]:
     except AtrousError:
         raise
     except UnidentifiedImageError:
-        raise _unknown_format(where) from None
+        raise _unknown_format(source, where) from None
     except MemoryError as error:
         raise AtrousError(
             "E-IMAGE-MEMORY",
@@ -202,15 +213,20 @@ def _formats(source: str | Path | IO[bytes], where: object) -> tuple[str, ...]:
 
 
 def _is_heif(source: str | Path | IO[bytes]) -> bool:
-    if isinstance(source, (str, Path)):
-        with Path(source).open("rb") as file:
-            head = file.read(64)
-    else:
-        place = source.tell()
-        head = source.read(64)
-        source.seek(place)
+    head = _head(source, 64)
     # An AVIF may have a brand of both first, and lists its own among the others.
     return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS and b"avif" not in head[12:]
+
+
+def _head(source: str | Path | IO[bytes], size: int) -> bytes:
+    """Returns the first bytes of a file, or those of a stream from where it stands."""
+    if isinstance(source, (str, Path)):
+        with Path(source).open("rb") as file:
+            return file.read(size)
+    place = source.tell()
+    head = source.read(size)
+    source.seek(place)
+    return head
 
 
 def _name(source: object) -> object:
@@ -218,17 +234,23 @@ def _name(source: object) -> object:
     return source if isinstance(source, (str, Path)) else getattr(source, "name", "<stream>")
 
 
-def _unknown_format(where: object) -> AtrousError:
+def _unknown_format(source: str | Path | IO[bytes], where: object) -> AtrousError:
     what, fix = "not a picture in a known format", f"use one of {', '.join(FORMATS)}"
-    with suppress(Exception), Path(str(where)).open("rb") as file:
-        if (head := file.read(8))[:4] in TIFF_MAGIC:
-            tags = ImageFileDirectory_v2(head)
-            file.seek(tags.next)
-            tags.load(file)
+    with suppress(Exception):
+        if not isinstance(source, (str, Path)):
+            source.seek(0)
+        head = _head(source, HEAD)
+        if head[:4] in TIFF_MAGIC:
+            tags = ImageFileDirectory_v2(head[:8])
+            with Path(str(source)).open("rb") as file:
+                file.seek(tags.next)
+                tags.load(file)
             bits, count = tags.get(258, (1,)), tags.get(277, 1)
             what = f"a TIFF of {count} bands with {max(bits)} bits each, which is not read"
             fix = "save three of its bands as 8-bit RGB: gdal_translate -b 1 -b 2 -b 3 -ot Byte "
             fix += "-scale IN.tif OUT.tif"
+        elif found := kind_of(head):
+            what, fix = f"{found[0]}, which is not read as a picture", found[1]
     return AtrousError("E-IMAGE-FORMAT", what, where=where, fix=fix, exit_code=ExitCode.SOME_FAILED)
 
 
@@ -272,19 +294,21 @@ def _check_pixels(image: Image.Image, where: object, max_pixels: int) -> None:
 
 
 @contextmanager
-def atomic(path: str | Path, *, new: bool = False) -> Iterator[Path]:
+def atomic(path: str | Path, *, new: bool = False, folder: bool = False) -> Iterator[Path]:
     """Yields a temporary path beside `path`, and renames it to `path` if the block succeeds.
 
     Renaming is atomic, so a reader sees a whole file or none, even if the writer is killed. For an
     address, the temporary file is written to the store by one request.
 
     Args:
-        path: A file or an address.
+        path: A file, which is replaced, or an address.
         new: Of an address: whether to refuse to replace another.
+        folder: Whether it is a folder; an earlier one is removed before the renaming. Not for
+            addresses.
     """
     if is_address(path):
-        with TemporaryDirectory() as folder:
-            local = Path(folder, "whole" + Path(str(path)).suffix)
+        with TemporaryDirectory() as here:
+            local = Path(here, "whole" + Path(str(path)).suffix)
             yield local
             put(place(path), local.read_bytes(), new=new)
         return
@@ -292,10 +316,14 @@ def atomic(path: str | Path, *, new: bool = False) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{os.getpid()}-{_host()}-{secrets.token_hex(4)}{path.suffix}")
     try:
+        if folder:
+            temporary.mkdir()
         yield temporary
+        if folder:
+            _remove(path)
         temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
         raise
 
 
@@ -308,20 +336,27 @@ def write(path: Path, data: bytes, *, new: bool = False) -> None:
         temporary.write_bytes(data)
 
 
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _host() -> str:
     """Returns a short name of this machine, which may share a folder with others."""
     return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Removes the temporary files that killed processes of this machine left in a folder."""
+    """Removes what killed processes of this machine left unfinished in a folder."""
     if is_address(folder):  # stores have none
         return
-    for top, _, names in os.walk(folder):
-        for name in names:
+    for top, folders, names in os.walk(folder):
+        for name in (*folders, *names):
             match = re.match(r"\.tmp-(\d+)-(\w+)-", name)
             if match and match[2] == _host() and not _alive(int(match[1])):
-                Path(top, name).unlink(missing_ok=True)
+                _remove(Path(top, name))
 
 
 def _alive(process: int) -> bool:

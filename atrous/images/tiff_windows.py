@@ -21,6 +21,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from atrous.errors import AtrousError, ExitCode
 from atrous.images.decode import TIFF_MAGIC, open_image
+from atrous.images.pages import split_page
 from atrous.images.rgb import Values, conversion_notes, measure, to_rgb
 from atrous.images.stores import is_address, read_range
 
@@ -199,8 +200,9 @@ def open_tiff(path: Path) -> TiffWindows | None:
     Raises:
         AtrousError: The TIFF is damaged.
     """
+    file_path, _ = split_page(path)
     try:
-        if read_range(path, 0, 4) not in TIFF_MAGIC:
+        if read_range(file_path, 0, 4) not in TIFF_MAGIC:
             return None
     except OSError:
         return None  # the caller decodes the file and reports the error
@@ -210,11 +212,11 @@ def open_tiff(path: Path) -> TiffWindows | None:
     ):
         if not isinstance(image, TiffImageFile) or not _has_windows(image.tag_v2):
             return None
-        windows = TiffWindows(path, image.tag_v2)
+        windows = TiffWindows(file_path, image.tag_v2)
     blocks = windows.blocks
     if max(block.height * block.width for block in blocks) > MOST_BLOCK_PIXELS:
         return None
-    if max(block.offset + block.length for block in blocks) > path.stat().st_size:
+    if max(block.offset + block.length for block in blocks) > file_path.stat().st_size:
         raise AtrousError(
             "E-IMAGE-BROKEN",
             "the picture ends before its last tile or strip",

@@ -11,10 +11,12 @@ from typing import IO, Any
 
 from atrous.errors import AtrousError, ExitCode
 from atrous.images.decode import TIFF_MAGIC, exif_of
+from atrous.images.pages import split_page
 from atrous.images.stores import Named, fetch, is_address, stored
+from atrous.images.web import fetch_picture
 from atrous.predict.find import Picture
 from atrous.predict.predictor import Predictor
-from atrous.predict.records import check_free, digest_of, finished, identity
+from atrous.predict.records import check_free, digest_of, finished
 from atrous.predict.segmentation import OutputFiles, Segmentation, output_files
 from atrous.predict.video import (
     ALL_FRAMES,
@@ -36,6 +38,7 @@ class Outcome:
 
     Attributes:
         path: The picture.
+        shown: The picture as it was named.
         name: The name of the picture, unique in the call.
         place: The number of the picture in the call, from 1.
         record: The content of the JSON; None after an error.
@@ -45,6 +48,7 @@ class Outcome:
     """
 
     path: Path
+    shown: str
     name: str
     place: int
     record: dict[str, Any] | None
@@ -178,8 +182,7 @@ def check_output(picture: Picture, out: Path, extras: Extras) -> None:
         AtrousError: Another file has one of the names.
     """
     files = extras.files(out, picture)
-    at = identity(picture.path, picture.content)
-    check_free(picture.path, at, files.pictures, files.summary)
+    check_free(picture.path, picture.identity, files.pictures, files.summary)
 
 
 @dataclass(frozen=True)
@@ -212,18 +215,20 @@ class Job:
         try:
             record, result, kept = self._done(picture)
         except Exception as error:  # one bad picture never ends a batch
-            problem = _as_ours(error, picture.path)
+            problem = _as_ours(error, picture.shown)
             refused = problem.code == "E-STORE-ACCESS" and problem.where.startswith(str(self.out))
             if refused or problem.code == "E-DISK-FULL":
                 raise problem from error
             problem.__cause__ = error
         seconds = 0.0 if kept else time.perf_counter() - start
-        return Outcome(picture.path, picture.name, place, record, problem, seconds, result)
+        return Outcome(
+            picture.path, picture.shown, picture.name, place, record, problem, seconds, result
+        )
 
     def _done(self, picture: Picture) -> tuple[dict[str, Any], Segmentation | None, bool]:
         """Returns the record, the segmentation of a new picture, and whether all was kept."""
         opened = None if picture.version else _opened(picture)
-        at = identity(picture.path, picture.content)
+        at = picture.identity
         made_from: dict[str, Any] = {
             "picture": opened[0] if opened else picture.version,
             "model": self.predictor.engine.fingerprint,
@@ -236,12 +241,12 @@ class Job:
         if not self.overwrite and (made is None or files.summary.name in made):
             kept = finished(files.summary, made_from, made)
         if kept is not None:
-            return {**kept, "input": str(picture.path)}, None, True
+            return {**kept, "input": picture.shown}, None, True
         # Checked again, because another process may have written into the folder meanwhile.
         if made is None or made:
             check_output(picture, self.out, self.extras)
         facts = {
-            "input": str(picture.path),
+            "input": picture.shown,
             "made_from": made_from,
             "precision": self.predictor.precision,
         }
@@ -289,27 +294,34 @@ def _opened(picture: Picture) -> tuple[str, Any, Path | IO[bytes]]:
     The file is read once. TIFFs and videos stay paths: they may be larger than the memory.
     """
     path, content = picture.path, picture.content
-    if is_address(path):
-        if path.suffix.lower() in (".tif", ".tiff"):
-            return picture.version or digest_of(path), path, path
-        content = fetch(path).read()
+    if picture.address:
+        content = fetch_picture(picture.address)
     elif content is None:
-        if not path.is_file():
-            return "", path, path  # the Predictor raises the error
-        if picture.is_video:
-            return digest_of(path), path, path
-        with path.open("rb") as file:
-            head = file.read(4)
-            if head in TIFF_MAGIC:
-                return digest_of(path), path, path
-            content = head + file.read()
-    if not content:
-        return "", path, path
-    name = "standard input" if picture.content is not None else str(path)
+        found = _content_or_digest(picture)
+        if not found or isinstance(found, str):
+            return found or "", path, path  # the Predictor raises the errors of missing content
+        content = found
+    name = "standard input" if picture.content is not None else picture.shown
     return hashlib.sha256(content).hexdigest(), Named(content, name), Named(content, name)
 
 
-def _as_ours(error: Exception, path: Path) -> AtrousError:
+def _content_or_digest(picture: Picture) -> bytes | str:
+    """Returns the bytes of a file or object; of one that stays a path, the SHA-256."""
+    path = split_page(picture.path)[0]
+    if is_address(path):
+        if path.suffix.lower() in (".tif", ".tiff"):
+            return picture.version or digest_of(path)
+        return fetch(path).read()
+    if not path.is_file():
+        return ""
+    if picture.is_video:
+        return digest_of(path)
+    with path.open("rb") as file:
+        head = file.read(4)
+        return digest_of(path) if head in TIFF_MAGIC else head + file.read()
+
+
+def _as_ours(error: Exception, path: str) -> AtrousError:
     """Returns any exception as an `AtrousError` about a picture."""
     if isinstance(error, AtrousError):
         return error
@@ -334,7 +346,7 @@ def shown(outcome: Outcome) -> dict[str, Any]:
     if outcome.record is None:
         assert outcome.error is not None
         message = outcome.error.what
-        return {"input": str(outcome.path), "error": message, "code": outcome.error.code}
+        return {"input": outcome.shown, "error": message, "code": outcome.error.code}
     keys = ("input", "labels", "overlay", "size", "areas", "confidence", "precision")
     more = ("probabilities", "cutouts", "frames", "num_frames", "changed", "notes")
     return {key: outcome.record[key] for key in (*keys, *more) if key in outcome.record}

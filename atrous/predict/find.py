@@ -10,10 +10,12 @@ from pathlib import Path, PurePosixPath
 
 from atrous.errors import AtrousError
 from atrous.images.decode import SUFFIXES
+from atrous.images.pages import pages_named, split_page, without_suffix
 from atrous.images.stores import absolute, is_address, place, stored
 from atrous.images.video import SUFFIXES as VIDEO_SUFFIXES
 from atrous.images.video import missing_program
-from atrous.predict.records import is_output
+from atrous.images.web import check_address, file_name, is_web_address, without_query
+from atrous.predict.records import identity, is_output
 
 STDIN = Path("-")  # a picture on standard input
 
@@ -37,6 +39,7 @@ class Picture:
         content: The bytes of standard input; None for files.
         version: Of an object in a store, as its listing says: an unchanged one is not read again.
         made: Names of the picture's output that a store holds; None: look.
+        address: Where the picture is fetched from; empty for files.
     """
 
     path: Path
@@ -44,6 +47,7 @@ class Picture:
     content: bytes | None = None
     version: str = ""
     made: frozenset[str] | None = None
+    address: str = ""
 
     @property
     def name(self) -> str:
@@ -52,9 +56,24 @@ class Picture:
         return self.stem if self.stem.endswith(suffix) else self.stem + suffix
 
     @property
+    def is_file(self) -> bool:
+        """Whether the picture is named as a file, and not an address or standard input."""
+        return self.content is None and not self.address
+
+    @property
+    def shown(self) -> str:
+        """The picture as the user named it; of an address no query, which may be a secret."""
+        return without_query(self.address) if self.address else str(self.path)
+
+    @property
+    def identity(self) -> str:
+        """A hash that tells this picture from all others; see `records.identity`."""
+        return identity(self.path, self.address.encode() or self.content)
+
+    @property
     def is_video(self) -> bool:
         """Whether the file is named as a video."""
-        return self.content is None and self.path.suffix.lower() in VIDEO_SUFFIXES
+        return self.is_file and self.path.suffix.lower() in VIDEO_SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -81,12 +100,13 @@ def find_pictures(
     """Returns the named files, and the pictures in the named folders, each once, in order.
 
     A name that is no file may be a pattern (``*.jpg``, ``**/*.png``): shells leave patterns alone
-    that are quoted or match nothing. ``-`` is a picture on standard input. Folders are searched
+    that are quoted or match nothing. ``-`` is a picture on standard input, ``x.tif#3`` a page of a
+    stack, ``x.tif#2-9`` several, ``https://...`` a picture that is fetched. Folders are searched
     with the folders in them. Earlier output is left out: files with a record beside them, and
     everything in `out`, unless the searched folder is `out` or lies in `out`.
 
     Args:
-        paths: Files, folders, patterns, ``-``.
+        paths: Files, folders, patterns, addresses, ``-``.
         out: Folder of the output.
         videos: Whether videos in folders are wanted too; not without ffmpeg.
 
@@ -95,12 +115,15 @@ def find_pictures(
             nothing but earlier output.
     """
     search = _Search(out, videos=videos)
-    for path in map(place, paths):
-        search.add(path)
+    for path in paths:
+        if is_web_address(path):
+            search.add_address(str(path))
+        else:
+            search.add(place(path))
     pictures = list(search.found.values())
     if not pictures:
         raise _no_pictures("", search.left_out)
-    if not any(p.content is not None or p.version or p.path.exists() for p in pictures):
+    if not any(p.version or not p.is_file or split_page(p.path)[0].exists() for p in pictures):
         raise AtrousError("E-FILE-MISSING", "no such file or folder", where=pictures[0].path)
     return Found(with_unique_stems(pictures), dict(search.left_out))
 
@@ -140,7 +163,13 @@ class _Search:
                 if file.is_file() and is_output(file):
                     self.left_out[_EARLIER] += 1
                 else:
-                    self._add_file(file, file.stem)
+                    self._add_file(file, without_suffix(file).name)
+
+    def add_address(self, address: str) -> None:
+        """Adds a picture that is fetched when its turn comes."""
+        check_address(address)
+        path = Path(file_name(address))
+        self.found.setdefault(address, Picture(path, path.stem, address=address))
 
     def _add_file(self, file: Path, stem: str, version: str = "") -> None:
         self.found.setdefault(absolute(file), Picture(file, stem, version=version))
@@ -207,7 +236,7 @@ def _why_not_stored(name: str, names: Collection[str]) -> str:
 
 def _named(path: Path) -> list[Path]:
     if path.exists() or not glob.has_magic(str(path)):
-        return [path]
+        return pages_named(path)
     # Path.glob refuses absolute patterns.
     matches = sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207
     if not matches:
@@ -244,7 +273,7 @@ def with_unique_stems(pictures: Sequence[Picture]) -> list[Picture]:
     common = Path(os.path.commonpath([path.parent for path in whole]))
     below = [path.relative_to(common) for path in whole]
     longer = [
-        (picture.stem, path.with_suffix("").as_posix(), path.as_posix())
+        (picture.stem, without_suffix(path).as_posix(), path.as_posix())
         for picture, path in zip(pictures, below, strict=True)
     ]
     lengths = [0] * len(pictures)

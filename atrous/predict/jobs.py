@@ -64,11 +64,11 @@ def killed_its_workers(place: int, picture: Picture, ended: str = "") -> Outcome
     error = AtrousError(
         "E-WORKER",
         f"worker processes ended over it {DEATHS} times{ended}",
-        where=picture.path,
+        where=picture.shown,
         fix="it may need more memory than there is: fewer --jobs, or less --memory",
         exit_code=ExitCode.SOME_FAILED,
     )
-    return Outcome(picture.path, picture.name, place, None, error, 0.0)
+    return Outcome(picture.path, picture.shown, picture.name, place, None, error, 0.0)
 
 
 class _Worker:

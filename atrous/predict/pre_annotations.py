@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from atrous.errors import AtrousError, unknown_name
+from atrous.images.pages import split_page
 from atrous.images.stores import is_address
 from atrous.predict import annotate
 from atrous.predict.batch import Outcome
@@ -80,7 +81,7 @@ class PreAnnotations:
                 fix="choose another folder with --out, or move that file",
             )  # fmt: skip
         for picture in self._pictures:
-            if picture.content is not None:
+            if not picture.is_file or split_page(picture.path)[1] is not None:
                 raise AtrousError(
                     "E-ANNOTATE", "annotations name the file of a picture, and this one has none",
                     where=picture.path, fix="save the picture and name its file",

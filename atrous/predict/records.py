@@ -17,6 +17,7 @@ from typing import Any
 from PIL import Image
 
 from atrous.errors import AtrousError
+from atrous.images.pages import split_page
 from atrous.images.stores import absolute, fetch, is_address, place
 from atrous.images.video import SUFFIXES, ends_of
 
@@ -121,12 +122,12 @@ def _is_of(record: Mapping[str, Any], path: Path, at: str) -> bool:
     made_from = record["made_from"]
     if made_from.get("at") == at:
         return True
-    other = place(str(record["input"]))
-    if not path.is_file() or made_from.get("picture") != digest_of(path):
+    (file, page), (other, other_page) = split_page(path), split_page(place(str(record["input"])))
+    if page != other_page or not file.is_file() or made_from.get("picture") != digest_of(file):
         return False
-    if is_address(path) or is_address(other):  # another address, or it would have been `at`
+    if is_address(file) or is_address(other):  # another address, or it would have been `at`
         return not other.is_file()
-    return not other.is_file() or other.samefile(path)
+    return not other.is_file() or other.samefile(file)
 
 
 def _taken(path: Path, file: Path, other: str) -> AtrousError:

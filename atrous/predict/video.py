@@ -1,12 +1,9 @@
 """Segments the frames of a video into an overlay video and areas for each frame."""
 
 import json
-import os
-import secrets
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from atrous.classes import Labels
 from atrous.errors import AtrousError, ExitCode
-from atrous.images.decode import atomic
+from atrous.images.decode import atomic, write
+from atrous.images.stores import is_address
 from atrous.images.video import Facts, Frames, VideoWriter, overlay_suffix, probe
 from atrous.predict.overlay import palette_image
 from atrous.predict.predictor import Predictor
@@ -133,8 +131,13 @@ def segment_video(
 
     Raises:
         AtrousError: ``E-MISSING-PROGRAM``, ``E-VIDEO-BROKEN``, ``E-VIDEO-EMPTY``,
-            ``E-VIDEO-SIZE``, ``E-VIDEO-WRITE`` or ``E-DISK-FULL``.
+            ``E-VIDEO-SIZE``, ``E-VIDEO-OPTION``, ``E-VIDEO-WRITE`` or ``E-DISK-FULL``.
     """
+    if files.labels is not None and is_address(files.labels):
+        raise AtrousError(
+            "E-VIDEO-OPTION", "label frames go into a folder, and --out is an address",
+            where=path, fix="name a folder with --out", exit_code=ExitCode.SOME_FAILED,
+        )  # fmt: skip
     header = probe(path)
     if not predictor.fits(header.size):
         raise AtrousError(
@@ -171,8 +174,7 @@ def segment_video(
     }
     if not record["notes"]:
         del record["notes"]
-    with atomic(files.summary) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
+    write(files.summary, (json.dumps(record, indent=1) + "\n").encode())
     return record
 
 
@@ -205,7 +207,7 @@ class _Output:
             self._lines = stack.enter_context(lines.open("w", encoding="utf-8"))
             self._labels = self._writer = None
             if self._files.labels:
-                self._labels = stack.enter_context(_whole_folder(self._files.labels))
+                self._labels = stack.enter_context(atomic(self._files.labels, folder=True))
             if self._files.overlay:
                 target = stack.enter_context(atomic(self._files.overlay))
                 writer = VideoWriter(target, self._source, self._header, f"{MARK} {self._mark}")
@@ -258,18 +260,3 @@ class _Output:
             "confidence": round(self._sure / count, 4),
             "changed": round(self._changed / max(1, count - 1), 6),
         }
-
-
-@contextmanager
-def _whole_folder(path: Path) -> Iterator[Path]:
-    """Yields a temporary folder beside `path`, and renames it to `path` if the block succeeds."""
-    temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}")
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        if path.exists():  # earlier output of the same video
-            shutil.rmtree(path)
-        temporary.rename(path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise

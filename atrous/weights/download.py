@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from atrous.engines.machine import cache_folder
 from atrous.errors import AtrousError
+from atrous.images.web import offline
 from atrous.weights.transfer import Wanted, file_digest, transfer
 
 _LOG = logging.getLogger(__name__)
@@ -66,11 +67,6 @@ def parse_digest(digest: str) -> tuple[str, str]:
             fix="give all 64 hexadecimal digits, as sha256sum prints them",
         )
     return algorithm, digits
-
-
-def offline() -> bool:
-    """Returns whether ``ATROUS_OFFLINE`` forbids the network."""
-    return os.environ.get("ATROUS_OFFLINE", "") not in ("", "0")
 
 
 def _file_name(url: str) -> str:

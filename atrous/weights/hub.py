@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from atrous.errors import AtrousError, ExitCode
+from atrous.images.web import offline
 from atrous.model import DeepLabV3Plus
-from atrous.weights.download import offline
 from atrous.weights.store import save
 from atrous.weights.transfer import file_digest
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from atrous.errors import AtrousError, ExitCode
+from atrous.images.web import opener
 
 _LOG = logging.getLogger(__name__)
 _CHUNK = 1 << 20
@@ -110,7 +111,7 @@ def _fetch_rest(url: str, wanted: Wanted) -> None:
         headers["Range"] = f"bytes={have}-"
     try:
         request = urllib.request.Request(url, headers=headers)
-        with _opener().open(request, timeout=_TIMEOUT) as response:
+        with opener().open(request, timeout=_TIMEOUT) as response:
             resumes = response.status == 206 and _range_start(response) == have
             _receive(response, url, wanted, have if resumes else 0)
     except urllib.error.HTTPError as error:
@@ -120,22 +121,6 @@ def _fetch_rest(url: str, wanted: Wanted) -> None:
         raise _PassingError(f"the answer broke off: {error!r}") from None
     except OSError as error:
         raise _system_failure(error, url, wanted) from None
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """Returns an opener for http and https alone; urllib's own also opens files and FTP."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPRedirectHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.UnknownHandler(),
-    ):
-        opener.add_handler(handler)
-    return opener
 
 
 def _receive(response: http.client.HTTPResponse, url: str, wanted: Wanted, start: int) -> None:
