@@ -4,6 +4,7 @@ import json
 import re
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from atrous.predict.pre_annotations import PreAnnotations
 
 _TOOLS = ("labelme", "cvat", "coco", "yolo", "label-studio")
+_NOTES = 5  # kinds of decisions that the summary names
 
 
 def _shard(context: click.Context, option: click.Parameter, text: str) -> tuple[int, int]:
@@ -278,6 +280,7 @@ class _Report:
         self.progress = Progress(len(pictures), "predict")
         self.frames: tuple[Path, Progress] | None = None
         self.done = self.failed = 0
+        self.notes: Counter[str] = Counter()
 
     def frame(self, path: Path, done: int, expected: int) -> None:
         """Prints how much of a video is done."""
@@ -290,6 +293,7 @@ class _Report:
         from atrous.predict.batch import shown
 
         self.done += 1
+        self.notes.update((outcome.record or {}).get("notes", ()))
         if self.as_json:
             click.echo(json.dumps(shown(outcome)), file=self.stdout)
         if outcome.record is None:
@@ -316,6 +320,13 @@ class _Report:
 
         done = f"{self.done - self.failed} of {self.progress.total} done in {precision}"
         click.echo(f"{done}, in {printable(out)}", err=self.as_json)
+        if self.progress.total > 1:
+            for note, count in self.notes.most_common(_NOTES):
+                click.echo(f"{count} of them: {printable(note)}", err=self.as_json)
+            if len(self.notes) > _NOTES:
+                click.echo(
+                    f"{len(self.notes) - _NOTES} more notes in the records", err=self.as_json
+                )
         if left_out:
             click.echo(f"left out: {printable(said(left_out))}", err=self.as_json)
 

@@ -9,6 +9,7 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO
@@ -23,19 +24,20 @@ from atrous.images.rgb import to_rgb
 from atrous.images.stores import is_address, place, put
 
 # Pillow opens MPO, several JPEGs in one file, as JPEG: the first picture. AVIF needs a Pillow built
-# with libavif, as its wheels are; HEIC needs the extra `heif`.
+# with libavif, as its wheels are; HEIC needs the extra `heif`, JPEG XL the extra `jxl`.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF")
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1")
 SUFFIXES = frozenset(
     (
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".png", ".apng", ".webp", ".bmp"),
         *(".dib", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".avif"),
-        *(".heic", ".heif"),
+        *(".heic", ".heif", ".jxl"),
     )
 )
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the latter two are BigTIFF
 MAX_PIXELS = 100_000_000  # the largest picture that is decoded whole
 
+_ANIMATED = ("GIF", "PNG", "WEBP", "AVIF", "HEIF", "JXL")
 _ORIENTATION = 274  # of EXIF; 1 is upright
 # Tags of a TIFF that are EXIF in other files. The other tags describe the TIFF's own pixels.
 _ABOUT_A_TIFF = (270, 271, 272, 282, 283, 296, 305, 306, 315, 33432, 34665, 34853)
@@ -71,6 +73,9 @@ def upright_rgb(image: Image.Image, *, where: object = "") -> Image.Image:
     with decoding(where):
         orientation = _orientation(image)
         rgb = to_rgb(image)  # first: a turned copy has lost the tags of a TIFF
+        if image.format in _ANIMATED and getattr(image, "is_animated", False):
+            said = f"frame {image.tell() + 1} of an animation"
+            rgb.info["notes"] = (*rgb.info.get("notes", ()), said)
         if orientation == 1:
             return rgb
         rgb.getexif()[_ORIENTATION] = orientation
@@ -89,6 +94,8 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
+    if image.format == "JXL":  # its decoder turns the pixels, and leaves the EXIF as it was
+        return 1
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except (ValueError, SyntaxError, TypeError, KeyError, OverflowError):
@@ -191,31 +198,31 @@ def decoding(where: object, source: str | Path | IO[bytes] = "") -> Iterator[Non
 
 
 def _formats(source: str | Path | IO[bytes], where: object) -> tuple[str, ...]:
-    """Returns the formats to try; HEIC, which phones write, needs a package of its own.
+    """Returns the formats to try; HEIC and JPEG XL need packages of their own.
 
     Raises:
-        AtrousError: The picture is a HEIC and the package is missing.
+        AtrousError: The package for the picture is missing.
     """
-    if not _is_heif(source):
+    head = _head(source, 64)
+    # An AVIF may have a brand of both first, and lists its own among the others.
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS and b"avif" not in head[12:]:
+        kind, extra, package, register = "HEIC", "heif", "pi_heif", "register_heif_opener"
+    elif head[:2] == b"\xff\x0a" or head[4:8] == b"JXL ":
+        kind, extra, package, register = "JPEG XL", "jxl", "pylibjxl", "register_pillow"
+    else:
         return FORMATS
     try:
-        from pi_heif import register_heif_opener
+        module = import_module(package)
     except ModuleNotFoundError:
         raise AtrousError(
             "E-MISSING-EXTRA",
-            "a HEIC, which needs the package 'pi_heif', and it is not installed",
+            f"a {kind}, which needs the package {package!r}, and it is not installed",
             where=where,
-            fix="pip install 'atrous[heif]' (in a checkout: pip install '.[heif]')",
+            fix=f"pip install 'atrous[{extra}]' (in a checkout: pip install '.[{extra}]')",
             exit_code=ExitCode.SOME_FAILED,
         ) from None
-    register_heif_opener(thumbnails=False)
-    return ("HEIF",)
-
-
-def _is_heif(source: str | Path | IO[bytes]) -> bool:
-    head = _head(source, 64)
-    # An AVIF may have a brand of both first, and lists its own among the others.
-    return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS and b"avif" not in head[12:]
+    getattr(module, register)(**({"thumbnails": False} if extra == "heif" else {}))
+    return ("HEIF" if extra == "heif" else "JXL",)
 
 
 def _head(source: str | Path | IO[bytes], size: int) -> bytes:

@@ -5,8 +5,6 @@ _SAVE = "save it as PNG, JPEG or TIFF"
 _UNPACK = "unpack it first"
 _VIDEO = "name the video's file, with its usual suffix, to atrous predict"
 _KINDS: tuple[tuple[int, bytes, str, str], ...] = (  # place, bytes, kind, fix
-    (0, b"\xff\x0a", "JPEG XL", _SAVE),
-    (4, b"JXL ", "JPEG XL", _SAVE),
     (4, b"jP  ", "JPEG 2000", _SAVE),
     (0, b"\xff\x4f\xff\x51", "JPEG 2000", _SAVE),
     (0, b"%PDF", "a PDF document", "export its pages: pdftoppm -png IN.pdf page"),
@@ -26,6 +24,7 @@ _KINDS: tuple[tuple[int, bytes, str, str], ...] = (  # place, bytes, kind, fix
     (0, b"\x1f\x8b", "a gzip archive", _UNPACK),
     (0, b"7z\xbc\xaf", "a 7z archive", _UNPACK),
     (257, b"ustar", "a tar archive", _UNPACK),
+    (4, b"ftypavi", "AVIF, which this Pillow was built without", _SAVE),
     (4, b"ftyp", "a video", _VIDEO),
     (4, b"moov", "a video", _VIDEO),
     (0, b"\x1a\x45\xdf\xa3", "a video", _VIDEO),

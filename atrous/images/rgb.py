@@ -127,16 +127,20 @@ def conversion_notes(image: Image.Image, values: Values) -> tuple[str, ...]:
     if _is_deep(image):
         missing = f"; {values.missing} pixels without a value are black" if values.missing else ""
         low, high = _range(image, values)
-        if (low, high) == (0, 65535) and not missing:
-            return ()
         return (f"values from {low:g} to {high:g} became 0 to 255{missing}",)
+    deep = ("values from 0 to 65535 became 0 to 255",) if image.info.get("deep_rgb") else ()
+    if (bits := image.info.get("bits_per_sample", 8)) > 8:  # of JPEG XL
+        deep = (f"{bits} bits of a channel were read as 8",)
     if image.mode in _WITH_ALPHA and not values.is_opacity:
-        return (f"channel {len(image.getbands())} is not opacity and was left out",)
+        return (
+            *deep,
+            f"channel {len(image.getbands())} is not opacity and was left out",
+        )
     if image.mode == "RGBX":
-        return ("channel 4 was left out",)
+        return (*deep, "channel 4 was left out")
     if values.clear or "transparency" in image.info:
-        return ("transparent parts were laid on white",)
-    return ()
+        return (*deep, "transparent parts were laid on white")
+    return deep
 
 
 def _is_deep(image: Image.Image) -> bool:

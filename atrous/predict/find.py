@@ -22,11 +22,16 @@ STDIN = Path("-")  # a picture on standard input
 _EARLIER = "earlier output of atrous predict"
 # Kinds of files that people take for pictures, and that are not read.
 _NOT_READ = {
-    **dict.fromkeys((".jxl", ".jp2", ".j2k"), "not read yet"),
+    **dict.fromkeys((".jp2", ".j2k", ".jpx", ".exr", ".hdr"), "not read: save it as PNG"),
     **dict.fromkeys(VIDEO_SUFFIXES, "a video"),
-    **dict.fromkeys((".svg", ".pdf", ".eps", ".ai", ".psd", ".xcf"), "not a photograph"),
+    **dict.fromkeys((".svg", ".eps", ".ai", ".psd", ".xcf"), "not a photograph"),
+    **dict.fromkeys((".pdf", ".doc", ".docx", ".odt", ".ppt", ".pptx"), "a document"),
     **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf"), "a camera's raw"),
-}
+    **dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"), "an archive: "
+                    "unpack it first"),
+    **dict.fromkeys((".dcm", ".nii", ".npy"), "not read: save it as TIFF"),
+    ".json": "a record or annotations",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -198,22 +203,31 @@ class _Search:
         skipped = self._out.resolve() if self._out else None
         if skipped and folder.resolve().is_relative_to(skipped):
             skipped = None  # pictures and output share the folder; records tell them apart
-        for top, folders, files in os.walk(folder):
+        for top, folders, files in os.walk(folder, onerror=self._unread):
             here, beside = Path(top), set(files)
             if skipped and here.resolve() == skipped:
                 folders.clear()
                 self.left_out[f"in the output folder {self._out}"] += len(files)
                 continue
-            for file in (here / name for name in files if not name.startswith(".")):
-                reason = self._why_not(file, beside)
-                if not reason:
-                    yield file
-                elif file.suffix != ".json":  # records, and annotations of other tools
+            for name in list(folders):
+                if name.startswith(".") or (here / name).is_symlink():
+                    folders.remove(name)
+                    reason = "hidden folders" if name.startswith(".") else "links to folders"
                     self.left_out[reason] += 1
+            for file in map(here.joinpath, files):
+                if reason := self._why_not(file, beside):
+                    self.left_out[reason] += 1
+                else:
+                    yield file
+
+    def _unread(self, error: OSError) -> None:
+        self.left_out["folders that cannot be read"] += 1
 
     def _why_not(self, file: Path, beside: set[str]) -> str:
         """Returns why a file in a folder is not to be segmented; empty if it is."""
         suffix = file.suffix.lower()
+        if file.name.startswith("."):
+            return "hidden files"
         if suffix not in self._wanted:
             return f"{suffix or file.name} ({self._not_read.get(suffix, 'no picture')})"
         if is_output(file, beside):

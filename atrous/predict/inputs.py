@@ -84,7 +84,11 @@ def from_array(array: NDArray[np.generic]) -> Image.Image:
         if array.ndim == 3 and array.shape[0] in (1, 3, 4):
             hint = "move the channels to the end: array.transpose(1, 2, 0)"
         raise _refused(array, hint)
-    return upright_rgb(Image.fromarray(np.ascontiguousarray(_in_8_bits(array))))
+    picture = upright_rgb(Image.fromarray(np.ascontiguousarray(_in_8_bits(array))))
+    if array.dtype == np.uint16:
+        said = "values from 0 to 65535 became 0 to 255"
+        picture.info["notes"] = (said, *picture.info.get("notes", ()))
+    return picture
 
 
 def _in_8_bits(array: NDArray[np.generic]) -> NDArray[np.uint8]:

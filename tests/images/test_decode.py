@@ -208,3 +208,41 @@ def test_heic_without_the_extra_names_it(name, tmp_path, monkeypatch):
     (tmp_path / name).write_bytes((ASSETS / "quarters.heic").read_bytes())
     with pytest.raises(AtrousError, match=r"(?s)pi_heif.*atrous\[heif\]"):
         read_image(tmp_path / name)
+
+
+def test_jpeg_xl_is_read_upright_with_its_extra(tmp_path):
+    jxl = pytest.importorskip("pylibjxl", reason="needs pylibjxl: extra jxl")
+    pixels = np.random.default_rng(0).integers(0, 256, (33, 47, 3), np.uint8)
+    exact = write(tmp_path / "a.jxl", jxl.encode(pixels, lossless=True))
+    assert np.array_equal(np.asarray(read_image(exact)), pixels)
+    exif = Image.Exif()
+    exif[274] = 6
+    jpeg = encoded(Image.fromarray(pixels), "JPEG", exif=exif, quality=95)
+    found = read_image(write(tmp_path / "turned.jxl", jxl.jpeg_to_jxl(jpeg)))
+    expected = read_image(io.BytesIO(jpeg))
+    assert found.size == expected.size == (33, 47)
+    assert np.abs(np.asarray(found).astype(int) - np.asarray(expected)).mean() < 3
+    for keep in (0.02, 0.3, 0.95):
+        cut = write(tmp_path / "cut.jxl", exact.read_bytes()[: int(keep * exact.stat().st_size)])
+        with pytest.raises(AtrousError, match=r"E-IMAGE-(BROKEN|FORMAT)"):
+            read_image(cut)
+    with pytest.raises(AtrousError, match="E-IMAGE-PIXELS"):
+        read_image(exact, max_pixels=1000)
+
+
+def test_without_its_extra_jpeg_xl_is_refused_by_name(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pylibjxl", None)
+    path = write(tmp_path / "a.jpg", b"\xff\x0a" + bytes(60))
+    with pytest.raises(AtrousError, match=r"(?s)JPEG XL.*atrous\[jxl\]"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP", "AVIF"])
+def test_of_an_animation_the_first_frame_is_read_and_it_is_said(format):
+    frames = [Image.new("RGB", (16, 16), color) for color in ("red", "blue")]
+    data = encoded(frames[0], format, save_all=True, append_images=frames[1:])
+    image = read_image(io.BytesIO(data))
+    assert image.info["notes"] == ("frame 1 of an animation",)
+    red, _, blue = image.getpixel((8, 8))
+    assert red > 200 > 60 > blue
+    assert "notes" not in read_image(io.BytesIO(encoded(frames[0], format))).info

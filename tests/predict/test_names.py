@@ -303,3 +303,47 @@ TestCalls.settings = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
+
+
+def test_a_folder_says_of_everything_it_leaves_out_why(tmp_path):
+    folder = tmp_path / "in"
+    draw(folder / "a.png")
+    for name in (
+        *(".b.png", "c.txt", "d.pdf", "e.zip", "f.mp4", "g.json", "h.dng", "i.nii", "README"),
+        *("deep/j.xmp", ".cache/k.png"),
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"content")
+    (folder / "link").symlink_to(tmp_path)
+    (folder / "gone.png").symlink_to(tmp_path / "gone")
+    found = find_pictures([folder])
+    assert [path.name for path in found.paths] == ["a.png"]
+    assert found.left_out == {
+        "hidden files": 1,
+        "hidden folders": 1,
+        "links to folders": 1,
+        "broken links and devices": 1,
+        ".txt (no picture)": 1,
+        "README (no picture)": 1,
+        ".xmp (no picture)": 1,
+        ".pdf (a document)": 1,
+        ".zip (an archive: unpack it first)": 1,
+        ".mp4 (a video)": 1,
+        ".json (a record or annotations)": 1,
+        ".dng (a camera's raw)": 1,
+        ".nii (not read: save it as TIFF)": 1,
+    }
+
+
+def test_a_folder_that_cannot_be_read_is_said(tmp_path, monkeypatch):
+    draw(tmp_path / "a.png")
+    draw(tmp_path / "locked" / "b.png")
+    scandir = os.scandir
+
+    def refusing(path):
+        if Path(path).name == "locked":
+            raise PermissionError(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert find_pictures([tmp_path]).left_out == {"folders that cannot be read": 1}
