@@ -189,7 +189,7 @@ def test_jpegs_are_found_whatever_their_suffix(suffix, tmp_path):
     assert predict(tmp_path, out=tmp_path / "out") == ["a"]
 
 
-@pytest.mark.parametrize("name", ["b.jxl", "b.jp2", "b.mp4", "b.JXL", "b.svg", "b.txt"])
+@pytest.mark.parametrize("name", ["b.j2k", "b.jp2", "b.mp4", "b.JP2", "b.svg", "b.txt"])
 def test_what_is_left_out_of_a_folder_is_named(name, tmp_path):
     draw(tmp_path / "a.jpg")
     (tmp_path / name).write_bytes(b"something")
