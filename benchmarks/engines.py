@@ -203,8 +203,8 @@ def labelling(
 
 def graph_alone(path: Path, picture: np.ndarray, *, rewrites: bool) -> Callable[[], Any]:
     compiler = Compiler(path, usable_processors(), keep_compiled=False, rewrites=rewrites)
-    request = compiler.compile((1, *picture.shape))
-    return lambda: request.infer({0: picture[None]})
+    requests = compiler.compile((1, *picture.shape))
+    return lambda: requests.infer({0: picture[None]})
 
 
 def in_openvino(

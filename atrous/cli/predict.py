@@ -172,7 +172,7 @@ def predict(
     """
     from atrous.predict.batch import Extras
     from atrous.predict.coco import CocoRegions
-    from atrous.predict.many import segmented
+    from atrous.predict.many import segmented, streams_for
     from atrous.predict.predictor import Predictor
     from atrous.predict.video import VideoOptions
 
@@ -185,8 +185,8 @@ def predict(
         "model": model, "threads": threads, "memory": memory, "unknown_below": unknown,
         "precision": precision,
     }  # fmt: skip
-    predictor = Predictor(**options)
     mine = found.pictures[shard[0] - 1 :: shard[1]]
+    predictor = Predictor(**options, streams=streams_for(mine, threads, jobs, engine))
     report = _Report([picture.shown for picture in mine], as_json=as_json, debug=bool(debug))
     regions = CocoRegions(predictor.classes)
     collectors = [each for each in (regions if coco else None, annotations) if each is not None]

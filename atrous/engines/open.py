@@ -41,6 +41,7 @@ def open_engine(
     *,
     threads: int | None = None,
     precision: Precision | None = None,
+    streams: int = 1,
 ) -> Engine:
     """Returns an engine for anything that is a model.
 
@@ -49,6 +50,7 @@ def open_engine(
             name as in `atrous.load`, or a DeepLabV3Plus; None: the default built-in model.
         threads: Threads to use; None: one for each processor this process may run on.
         precision: As in `Predictor`; None: the precision of the file or the model itself.
+        streams: As in `Predictor`.
 
     Raises:
         AtrousError: No such model, not a model, torch is needed and missing, or the model cannot
@@ -60,7 +62,7 @@ def open_engine(
         return _torch_engine(model, threads, precision)
     path = exported_file(model, int8=precision == "int8")
     if path is not None:
-        return ExportedEngine(path, threads=threads, precision=precision)
+        return ExportedEngine(path, threads=threads, precision=precision, streams=streams)
     return _torch_engine(load_model(model), threads, precision)
 
 

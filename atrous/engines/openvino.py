@@ -5,8 +5,8 @@ import logging
 import os
 import sys
 import threading
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -26,18 +26,18 @@ from atrous.engines.openvino_graph import (
 )
 from atrous.engines.openvino_row_strips import in_strips
 from atrous.engines.protocol import Precision
+from atrous.engines.requests import BySize, Gate, Requests
 from atrous.errors import AtrousError
 
 logger = logging.getLogger(__name__)
 
 _CORE_LOCK = threading.Lock()
 
-# After so many pictures of one size, a model for that size has saved the time of compiling it.
-REPEATS_WORTH_COMPILING = 16
-
 LEAST_AGREEMENT = 0.995  # of labels in bf16 with those in fp32, for `auto` to take bf16
 
-_LARGE = 12 << 20  # after a picture of more bytes, the engine gives back its working memory
+# After a picture of more bytes, the engine gives back its working memory. Pictures that run at a
+# time have so many bytes together at most.
+_LARGE = 12 << 20
 _BYTES_OF_PROCESS = 150_000_000  # Python, NumPy, OpenVINO
 _COPIES_OF_WEIGHTS = 3  # in the file, in the graph, and packed for the processor
 
@@ -45,17 +45,17 @@ _COPIES_OF_WEIGHTS = 3  # in the file, in the graph, and packed for the processo
 class ExportedEngine:
     """Runs a file written by `atrous export` on the CPU; see `atrous.engines.protocol.Engine`.
 
-    A model that is compiled for one size is a few percent faster than one for any size, and takes
-    as long to compile. So the size of the first picture gets its own model, and other sizes share
-    one. A size that occurs often replaces the first. Tiles of a large picture have a model of
+    Whole pictures have models by their size (`BySize`). Tiles of a large picture have a model of
     their own for as long as they come. Compiled models are kept for other processes in
-    `cache_folder`. Calls from several threads wait for each other.
+    `cache_folder`. Calls from several threads wait for each other, or run in one stream each.
 
     Args:
         path: The file.
         threads: Threads to use; None: one for each processor this process may run on.
         keep_compiled: Whether to keep compiled models for other processes.
         precision: As in `Predictor`; None: int8 for int8 files, fp32 for all others.
+        streams: Pictures that are seen at a time, by calls from so many threads. They share
+            `threads`. Labels do not depend on it.
 
     Attributes:
         header: The metadata of the file.
@@ -71,6 +71,7 @@ class ExportedEngine:
         threads: int | None = None,
         keep_compiled: bool = True,
         precision: Precision | None = None,
+        streams: int = 1,
     ) -> None:
         self.header = read_header(path)
         self.precision = chosen_precision(self.header, precision, where=path)
@@ -81,17 +82,20 @@ class ExportedEngine:
         self.reach = self.header.reach
         self.bytes_fixed = _BYTES_OF_PROCESS + _COPIES_OF_WEIGHTS * path.stat().st_size
         self.fingerprint = self.header.sha256
-        self._compiler = Compiler(
-            path,
-            threads or usable_processors(),
-            keep_compiled=keep_compiled,
-            precision=self.precision,
+        self.streams = streams
+        self._compiler, self._for_streams = (
+            Compiler(
+                path,
+                threads or usable_processors(),
+                keep_compiled=keep_compiled,
+                precision=self.precision,
+                streams=number,
+            )
+            for number in (1, streams)
         )
-        self._for_size: tuple[tuple[int, int], Any] | None = None
-        self._for_any_size: Any = None
-        self._for_tiles: tuple[tuple[object, ...], Any] | None = None
-        self._times_seen: Counter[tuple[int, int]] = Counter()
-        self._lock = threading.Lock()
+        self._one, self._several = BySize(self._compiler.compile), BySize(self._for_streams.compile)
+        self._for_tiles: tuple[tuple[object, ...], Requests | None] | None = None
+        self._gate = Gate()
 
     def coarse_logits(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Maps a picture (H, W, 3), RGB, to logits (h, w, K) at `logits_stride`.
@@ -100,18 +104,29 @@ class ExportedEngine:
             AtrousError: The file is fixed to another size.
         """
         size = self._checked_size(image)
-        with self._lock:
+        inputs: dict[int, NDArray[Any]] = {0: np.ascontiguousarray(image)[None]}
+        if self.streams > 1 and image.size <= _LARGE // self.streams:
+            with self._gate.shared():
+                return np.moveaxis(self._several.requests(size).infer(inputs), 0, 2)
+        with self.alone():
             self._for_tiles = None
-            request = self._request(size)
-            logits = _infer(request, {0: np.ascontiguousarray(image)[None]})  # (K, h, w)
+            requests = self._one.requests(size)
+            logits = requests.infer(inputs)  # (K, h, w)
             if image.size > _LARGE:
-                request.get_compiled_model().release_memory()
+                requests.compiled.release_memory()
             return np.moveaxis(logits, 0, 2)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Lets no other thread in, and gives back the memory of pictures seen at a time."""
+        with self._gate.alone():
+            self._several.release_memory()
+            yield
 
     @property
     def rewrite_error(self) -> str:
         """Why the graph runs as exported although it was to be rewritten; empty otherwise."""
-        return self._compiler.rewrite_error
+        return self._compiler.rewrite_error or self._for_streams.rewrite_error
 
     @cached_property
     def bytes_per_pixel(self) -> int:
@@ -121,11 +136,11 @@ class ExportedEngine:
     def high_level(self, tile: NDArray[np.uint8]) -> NDArray[np.float32] | None:
         """Maps a tile (H, W, 3) to the features that image pooling averages, (h, w, C)."""
         size = self._checked_size(tile)
-        with self._lock:
-            request = self._tile_request("high_level", size)
-            if request is None:
+        with self.alone():
+            requests = self._tile_requests("high_level", size)
+            if requests is None:
                 return None
-            return np.moveaxis(_infer(request, {0: np.ascontiguousarray(tile)[None]}), 0, 2)
+            return np.moveaxis(requests.infer({0: np.ascontiguousarray(tile)[None]}), 0, 2)
 
     def tile_logits(
         self, tile: NDArray[np.uint8], pooled: NDArray[np.float32] | None
@@ -135,13 +150,17 @@ class ExportedEngine:
         inputs: dict[int, NDArray[Any]] = {0: np.ascontiguousarray(tile)[None]}
         if pooled is not None:
             inputs[1] = pooled[None, :, None, None]
-        with self._lock:
-            return _infer(self._tile_request("logits", size), inputs)
+        with self.alone():
+            requests = self._tile_requests("logits", size)
+            assert requests is not None
+            return requests.infer(inputs)
 
-    def _tile_request(self, what: str, size: tuple[int, int]) -> Any:
-        """Returns a request for tiles of a size; gives back the memory of all other models."""
+    def _tile_requests(self, what: str, size: tuple[int, int]) -> Requests | None:
+        """Returns the model for tiles of a size; gives back the memory of all other models."""
         if self._for_tiles is None or self._for_tiles[0] != (what, size):
-            self._for_size = self._for_any_size = self._for_tiles = None
+            self._one.forget()
+            self._several.forget()
+            self._for_tiles = None
             compiled = self._compiler.compile_for_tiles((1, *size, 3), what)
             self._for_tiles = (what, size), compiled
         return self._for_tiles[1]
@@ -157,19 +176,6 @@ class ExportedEngine:
                 fix="export it again without --size",
             )
         return size
-
-    def _request(self, size: tuple[int, int]) -> Any:
-        """Returns a request for a picture of a size."""
-        self._times_seen[size] += 1
-        if self._for_size is None or (
-            self._for_size[0] != size and self._times_seen[size] == REPEATS_WORTH_COMPILING
-        ):
-            self._for_size = size, self._compiler.compile((1, *size, 3))
-        if self._for_size[0] == size:
-            return self._for_size[1]
-        if self._for_any_size is None:
-            self._for_any_size = self._compiler.compile((1, -1, -1, 3))
-        return self._for_any_size
 
 
 def chosen_precision(header: Header, asked: Precision | None, *, where: object = "") -> str:
@@ -215,6 +221,7 @@ class Compiler:
         precision: ``fp32``, ``bf16`` or ``int8``.
         rewrites: Whether to cut the graph of a known size into strips for speed. Only fp32 gains:
             the values of the others are half as large or less, and stay in the cache.
+        streams: Pictures that are seen at a time; they share the threads.
 
     Attributes:
         rewrite_error: Why the graph runs as exported although it was to be rewritten; empty if
@@ -229,14 +236,17 @@ class Compiler:
         keep_compiled: bool,
         precision: str = "fp32",
         rewrites: bool = True,
+        streams: int = 1,
     ) -> None:
         self._path = path
         self._rewrites = rewrites and precision == "fp32"
         self._mixed = precision == "bf16"
         self.rewrite_error = ""
         self._core = openvino_core()
+        self._streams = streams
         self._settings = {
-            "PERFORMANCE_HINT": "LATENCY",
+            "PERFORMANCE_HINT": "THROUGHPUT" if streams > 1 else "LATENCY",
+            "NUM_STREAMS": streams,
             # OpenVINO alone would compute in bf16 wherever the processor can.
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
             "INFERENCE_NUM_THREADS": threads,
@@ -246,8 +256,8 @@ class Compiler:
         if keep_compiled and (folder := _writable(cache_folder() / f"openvino-{precision}")):
             self._settings["CACHE_DIR"] = str(folder)
 
-    def compile(self, shape: tuple[int, ...]) -> Any:
-        """Returns an inference request for an input shape, whose logits are (1, K, h, w).
+    def compile(self, shape: tuple[int, ...]) -> Requests:
+        """Returns the requests for an input shape, whose logits are (1, K, h, w).
 
         Args:
             shape: Of the picture, (1, H, W, 3); -1 is any length.
@@ -255,10 +265,12 @@ class Compiler:
         Raises:
             AtrousError: The engine refuses the file.
         """
-        return self._compiled(classes_first, shape)
+        requests = self._compiled(classes_first, shape)
+        assert requests is not None
+        return requests
 
-    def compile_for_tiles(self, shape: tuple[int, ...], what: str) -> Any:
-        """Returns a request for tiles; None for features of a network without image pooling.
+    def compile_for_tiles(self, shape: tuple[int, ...], what: str) -> Requests | None:
+        """Returns the requests for tiles; None for features of a network without image pooling.
 
         Args:
             shape: Of the tile, (1, H, W, 3).
@@ -277,7 +289,7 @@ class Compiler:
         except RuntimeError as error:
             raise self._refused(error) from error
 
-    def _compiled(self, prepared: Callable[[Any], Any], shape: tuple[int, ...]) -> Any:
+    def _compiled(self, prepared: Callable[[Any], Any], shape: tuple[int, ...]) -> Requests | None:
         """Compiles the graph after `prepared` changed it; None if `prepared` returns None."""
         if self._rewrites and min(shape) > 0:
             try:
@@ -285,7 +297,7 @@ class Compiler:
                 if model is not None:
                     model.reshape({model.input(0): list(shape)})
                     in_strips(import_openvino(), model)
-                    return self._request(model)
+                    return self._requests(model)
             # A rewrite saves time and nothing else. Whatever goes wrong in it, in our code or in
             # the engine, the graph as exported still gives the same labels.
             except Exception as error:
@@ -299,11 +311,11 @@ class Compiler:
             model.reshape({model.input(0): list(shape)})
             if self._mixed:
                 keep_finest_layers(self._core, model)
-            return self._request(model)
+            return self._requests(model)
         except RuntimeError as error:
             raise self._refused(error) from error
 
-    def _request(self, model: Any) -> Any:
+    def _requests(self, model: Any) -> Requests:
         settings = dict(self._settings)
         try:
             compiled = self._core.compile_model(model, "CPU", settings)
@@ -313,17 +325,11 @@ class Compiler:
             if settings.pop("CACHE_DIR", None) is None:
                 raise
             compiled = self._core.compile_model(model, "CPU", {**settings, "CACHE_DIR": ""})
-        return compiled.create_infer_request()
+        return Requests(compiled, self._streams)
 
     def _refused(self, error: RuntimeError) -> AtrousError:
         reason = str(error).strip().splitlines()[-1]
         return AtrousError("E-MODEL-ENGINE", f"OpenVINO refuses it: {reason}", where=self._path)
-
-
-def _infer(request: Any, inputs: dict[int, NDArray[Any]]) -> NDArray[np.float32]:
-    """Runs one picture (1, ...) and returns its output without the first axis."""
-    outputs = request.infer(inputs, share_inputs=True, share_outputs=True)
-    return np.array(outputs[0][0])  # a copy, because the next call overwrites the original
 
 
 def import_openvino() -> Any:

@@ -1,5 +1,6 @@
 """What an engine is: NumPy in, NumPy out, whatever runs the network."""
 
+from contextlib import AbstractContextManager
 from typing import Literal, Protocol
 
 import numpy as np
@@ -20,6 +21,7 @@ class Engine(Protocol):
         logits_stride: Pixels of the picture per step of the coarse logits.
         fingerprint: A hash of the weights. Equal weights have equal fingerprints.
         precision: The arithmetic of the network: ``fp32``, ``bf16`` or ``int8``.
+        streams: Calls of `coarse_logits`, from so many threads, that gain time by running together.
     """
 
     classes: tuple[str, ...]
@@ -28,6 +30,7 @@ class Engine(Protocol):
     logits_stride: int
     fingerprint: str
     precision: str
+    streams: int
 
     @property
     def reach(self) -> int:
@@ -45,6 +48,10 @@ class Engine(Protocol):
     @property
     def bytes_per_pixel(self) -> int:
         """Estimated memory for each pixel that the network sees at a time."""
+        ...
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Lets no other thread in meanwhile; for pictures that take all the memory."""
         ...
 
     def coarse_logits(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -2,6 +2,9 @@
 
 import copy
 import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 
 import numpy as np
@@ -50,6 +53,14 @@ class TorchEngine:
         self.model.to(memory_format=torch.channels_last)
         self._device = own.device
         self.fingerprint = fingerprint(model)
+        self.streams = 1
+        self._lock = threading.RLock()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Lets no other thread in that asks for the same."""
+        with self._lock:
+            yield
 
     def coarse_logits(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Maps a picture (H, W, 3), RGB, to logits (h, w, K) at `logits_stride`."""

@@ -4,7 +4,9 @@ import errno
 import hashlib
 import os
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -102,7 +104,7 @@ def segment_files(
     shard: tuple[int, int] = (1, 1),
     on_frame: OnFrame | None = None,
 ) -> Iterator[Outcome]:
-    """Segments pictures into a folder, one at a time; a bad one does not stop the others.
+    """Segments pictures into a folder, in order; a bad one does not stop the others.
 
     Finished output of the same picture, model and options is kept, so an interrupted call can be
     started again. Output of another picture, and files that are no output, are never replaced.
@@ -121,8 +123,23 @@ def segment_files(
             replace another file. Later: the disk is full.
     """
     job = Job(predictor, out, extras, overwrite, on_frame)
-    for place, picture in checked_share(pictures, out, extras, shard):
-        yield job.do(place, picture)
+    tasks = checked_share(pictures, out, extras, shard)
+    if predictor.engine.streams == 1:
+        yield from (job.do(*task) for task in tasks)
+        return
+    # Decoding and writing take one processor, and so does the network in each stream: together
+    # they keep all processors busy.
+    pool = ThreadPoolExecutor(predictor.engine.streams)
+    begun: deque[Future[Outcome]] = deque()
+    try:
+        for task in tasks:
+            begun.append(pool.submit(job.do, *task))
+            if len(begun) > 2 * predictor.engine.streams:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def checked_share(

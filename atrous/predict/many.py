@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from atrous.engines.machine import usable_processors
 from atrous.errors import AtrousError, unknown_name
 from atrous.images.stores import place
 from atrous.predict.batch import PLAIN, Extras, Outcome, segment_files, shown
@@ -15,6 +16,9 @@ from atrous.predict.video import OnFrame
 
 if TYPE_CHECKING:
     from atrous.model import DeepLabV3Plus
+
+_MOST_STREAMS = 8  # each holds the memory of a picture
+_PICTURES_A_STREAM = 4
 
 
 def segment_many(
@@ -57,7 +61,11 @@ def segment_many(
             several jobs with a model that is neither a name nor a path.
     """
     found = find_pictures(paths, place(out), videos=not (extras.probabilities or extras.cutouts))
-    predictor = model if isinstance(model, Predictor) else Predictor(model, **options)
+    if isinstance(model, Predictor):
+        predictor = model
+    else:
+        streams = streams_for(found.pictures, options.get("threads"), jobs, engine)
+        predictor = Predictor(model, **{"streams": streams, **options})
     outcomes = []
     for outcome in segmented(
         predictor, {**options, "model": model}, found.pictures, place(out), jobs=jobs,
@@ -67,6 +75,19 @@ def segment_many(
         if on_outcome is not None:
             on_outcome(outcome)
     return [record for _, record in sorted(outcomes, key=lambda pair: pair[0])]
+
+
+def streams_for(
+    pictures: Sequence[Picture], threads: int | None, jobs: int | None, engine: str | None
+) -> int:
+    """Returns how many pictures this process should see at a time.
+
+    A video is seen frame by frame, and few pictures do not repay the models for many.
+    """
+    if jobs not in (None, 1) or engine is not None or any(one.is_video for one in pictures):
+        return 1
+    streams = min(threads or usable_processors(), _MOST_STREAMS)
+    return streams if len(pictures) >= _PICTURES_A_STREAM * streams else 1
 
 
 def segmented(

@@ -39,6 +39,8 @@ class Predictor:
         precision: Arithmetic of the network. ``auto``: bf16 on processors with units for it, if
             `atrous export` measured that the labels of the file agree; otherwise the file's own.
             ``fp32``, ``bf16`` and ``int8`` are taken or refused.
+        streams: Calls from so many threads run at a time and share `threads`, which does more
+            pictures a second than one call after the other. Only exported files do.
 
     Raises:
         AtrousError: No such model, a package is missing, the model or the processor lacks the
@@ -53,6 +55,7 @@ class Predictor:
         memory: int = MEMORY,
         unknown_below: float = 0.0,
         precision: Precision = "auto",
+        streams: int = 1,
     ) -> None:
         if not 0 <= unknown_below <= 1:
             raise AtrousError("E-OPTIONS", f"unknown_below must be in 0..1, not {unknown_below}")
@@ -64,6 +67,7 @@ class Predictor:
                 model,  # type: ignore[arg-type]
                 threads=threads,
                 precision=precision,
+                streams=streams,
             )
 
     @property

@@ -174,6 +174,8 @@ def _aligned(length: int) -> int:
 def parts(engine: Engine, picture: Windows, grid: Grid) -> Iterator[Part]:
     """Yields the logits of a picture part by part, row by row of the grid.
 
+    Until the last part, the engine sees no other picture.
+
     If the margin is the engine's reach, the logits are those of the whole picture.
 
     Args:
@@ -184,6 +186,11 @@ def parts(engine: Engine, picture: Windows, grid: Grid) -> Iterator[Part]:
     Raises:
         AtrousError: The picture cannot be read.
     """
+    with engine.alone():
+        yield from _parts(engine, picture, grid)
+
+
+def _parts(engine: Engine, picture: Windows, grid: Grid) -> Iterator[Part]:
     pooled = pooled_features(engine, picture, grid)
     stride, ramp = engine.logits_stride, RAMP // engine.logits_stride
     below: dict[int, NDArray[np.float32]] = {}  # by column: first logits of the next row's parts

@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from atrous.engines import openvino as engines
+from atrous.engines import requests
 from atrous.engines.exported_file import Header, read_header
 from atrous.engines.machine import usable_processors
 from atrous.engines.openvino import ExportedEngine
@@ -88,13 +89,13 @@ def test_results_outlive_the_next_call(tmp_path: Path) -> None:
 def test_a_size_that_keeps_coming_is_compiled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "REPEATS_WORTH_COMPILING", 3)
+    monkeypatch.setattr(requests, "REPEATS_WORTH_COMPILING", 3)
     engine = ExportedEngine(tiny(tmp_path / "tiny.onnx"), keep_compiled=False)
     first, second, _ = pictures()
     for picture in (first, second, second, second, first, second):
         np.testing.assert_allclose(engine.coarse_logits(picture), expected(picture), rtol=1e-6)
-    assert engine._for_size is not None
-    assert engine._for_size[0] == second.shape[:2]
+    assert engine._one.for_size is not None
+    assert engine._one.for_size[0] == second.shape[:2]
 
 
 def test_memory_given_back_after_large_pictures_changes_nothing(
@@ -140,6 +141,27 @@ def test_two_engines_in_many_threads_do_not_mix(tmp_path: Path) -> None:
         np.testing.assert_allclose(logits, expected(picture, gains[which]), rtol=1e-6)
 
 
+def test_streams_change_no_logit_and_leave_large_pictures_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny(tmp_path / "tiny.onnx")
+    monkeypatch.setattr(engines, "_LARGE", 2 * 9 * 13 * 3)
+    engine = ExportedEngine(path, threads=2, keep_compiled=False, streams=2)
+    large = np.random.default_rng(1).integers(0, 256, (40, 41, 3), np.uint8)
+    images = [*pictures(), large] * 6
+    with ThreadPoolExecutor(4) as pool:
+        for image, logits in zip(images, pool.map(engine.coarse_logits, images), strict=True):
+            np.testing.assert_allclose(logits, expected(image), rtol=1e-6)
+        # The engine is one thread's until its last tile; another thread's picture waits.
+        with engine.alone():
+            waiting = pool.submit(engine.coarse_logits, images[0])
+            tile = engine.tile_logits(large, None)
+            assert not waiting.done()
+        np.testing.assert_allclose(tile, expected(large), rtol=1e-6)
+        np.testing.assert_allclose(waiting.result(), expected(images[0]), rtol=1e-6)
+    assert engine._one.for_size is None  # tiles gave back the models of whole pictures
+
+
 SIGNAL_AFTER_TWO_ENGINES = """
 import os, signal, sys
 from pathlib import Path
@@ -169,8 +191,8 @@ def test_signals_are_handled_after_engines_are_gone(tmp_path: Path) -> None:
 def test_threads_follow_option_and_affinity(tmp_path: Path) -> None:
     def threads_of(engine: ExportedEngine) -> int:
         engine.coarse_logits(pictures()[0])
-        assert engine._for_size is not None
-        compiled = engine._for_size[1].get_compiled_model()
+        assert engine._one.for_size is not None
+        compiled = engine._one.for_size[1].compiled
         return int(compiled.get_property("INFERENCE_NUM_THREADS"))
 
     path = tiny(tmp_path / "tiny.onnx")

@@ -14,7 +14,8 @@ from pycocotools import mask as coco_mask
 from atrous.errors import AtrousError
 from atrous.predict.batch import Extras, segment_files
 from atrous.predict.coco import CocoRegions
-from atrous.predict.find import find_pictures
+from atrous.predict.find import Picture, find_pictures
+from atrous.predict.many import streams_for
 from atrous.predict.predictor import Predictor
 from tests.fake_engine import BrightestChannel
 
@@ -75,6 +76,49 @@ def test_P01_a_bad_picture_does_not_stop_the_others(pictures, tmp_path):
     assert names(tmp_path / "out")[:3] == ["a/x.json", "a/x.labels.png", "a/x.overlay.jpg"]
 
 
+def test_several_at_a_time_give_the_same_files_in_the_same_order(pictures, tmp_path):
+    engine = BrightestChannel()
+    one = segmented(engine, [pictures], tmp_path / "one")
+    engine.streams = 2
+    several = segmented(engine, [pictures], tmp_path / "several")
+    assert [o.place for o in several] == [o.place for o in one]
+    assert [o.error and o.error.code for o in several] == [o.error and o.error.code for o in one]
+    assert names(tmp_path / "several") == names(tmp_path / "one")
+    for name in (name for name in names(tmp_path / "one") if not name.endswith(".json")):
+        assert (tmp_path / "several" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
+def test_a_stopped_batch_begins_no_more_pictures(tmp_path):
+    for index in range(20):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{index}.png")
+    engine = BrightestChannel()
+    engine.streams = 2
+    found = find_pictures([tmp_path], tmp_path / "out").pictures
+    outcomes = segment_files(Predictor(engine), found, tmp_path / "out")
+    next(outcomes)
+    outcomes.close()
+    begun = engine.calls
+    assert begun <= 7
+    assert len(list((tmp_path / "out").glob("*.json"))) == begun
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "streams"),
+    [
+        (["a.jpg"] * 8, (2, None, None), 2),
+        (["a.jpg"] * 7, (2, None, None), 1),  # too few to repay a second model
+        (["a.jpg"] * 8, (1, None, None), 1),
+        (["a.jpg"] * 8 + ["b.mp4"], (2, None, None), 1),
+        (["a.jpg"] * 8, (2, 2, None), 1),  # processes, each with its share of the threads
+        (["a.jpg"] * 8, (2, None, "ray"), 1),
+        (["a.jpg"] * 999, (64, None, None), 8),
+    ],
+)
+def test_how_many_pictures_are_seen_at_a_time(names, options, streams):
+    pictures = [Picture(Path(name), Path(name).stem) for name in names]
+    assert streams_for(pictures, *options) == streams
+
+
 def test_P02_a_rerun_does_only_the_rest(pictures, tmp_path):
     engine, out = BrightestChannel(), tmp_path / "out"
     (pictures / "b" / "broken.jpg").unlink()
@@ -90,7 +134,8 @@ KILLED_WHILE_WRITING = """
 import os, signal, sys
 from pathlib import Path
 from atrous.predict.batch import segment_files
-from atrous.predict.find import find_pictures
+from atrous.predict.find import Picture, find_pictures
+from atrous.predict.many import streams_for
 from atrous.predict.predictor import Predictor
 from tests.fake_engine import BrightestChannel
 write, written = Path.write_bytes, []
