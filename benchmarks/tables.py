@@ -1,10 +1,10 @@
-"""Prints the speed claims of all processors side by side, from the committed results.
+"""Prints tables of the documents from the committed results.
 
-    python benchmarks/tables.py            # prints the table
-    python benchmarks/tables.py --write    # puts it into docs/performance.md
+    python benchmarks/tables.py            # prints the tables
+    python benchmarks/tables.py --write    # puts them into docs/
 
-Whoever runs the benchmarks on another processor adds a column: every result lies in
-results/NAME.PROCESSOR.json.
+Speed claims stand side by side for all processors: every result lies in
+results/NAME.PROCESSOR.json, and whoever runs the benchmarks on another processor adds a column.
 """
 
 import argparse
@@ -13,9 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import voc_subset
 from measuring import RESULTS
 
-DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
+DOCUMENTS = Path(__file__).parent.parent / "docs"
 BEGIN, END = "<!-- table: python benchmarks/tables.py -->", "<!-- end of table -->"
 
 Value = Callable[[dict[str, Any]], str]
@@ -88,8 +89,8 @@ CLAIMS: list[tuple[str, str, str, Value]] = [
 ]  # fmt: skip
 
 
-def table() -> str:
-    """Returns the table as Markdown; a claim that was not measured somewhere is "not run"."""
+def claims() -> str:
+    """Returns the speed claims as Markdown; what was not measured is "not run"."""
     names = {name for _, _, name, _ in CLAIMS}
     results: dict[str, dict[str, dict[str, Any]]] = {}  # by processor and name
     for path in sorted(RESULTS.glob("*.json")):
@@ -106,17 +107,46 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def updates() -> str:
+    """Returns the updates of training as Markdown: how many times as long the others take."""
+    head = (
+        "network | batch, crop | default | channels_last | and memory kept | same network | memory"
+    )
+    lines = [f"| {head} |", f"|{'---|' * (head.count('|') + 1)}"]
+    for row in json.loads((RESULTS / "training.amd-epyc.json").read_text())["rows"]:
+        ratios, memory = row["ratio_of_seconds"], row["memory_mb"]
+        cells = [NETWORKS[row["backbone"]], f"{row['batch']}, {row['crop']}"]
+        for contender in ("smp", "smp_cl", "smp_kept", "stock"):
+            value = times(ratios[contender])
+            cells.append(value if ratios[contender] >= 1 else f"**{value}**")
+        megabytes = memory["atrous"], min(memory["smp"], memory["smp_cl"]), memory["stock"]
+        lines.append(f"| {' | '.join(cells)} | {' / '.join(map(str, megabytes))} |")
+    return "\n".join(lines)
+
+
+def subset() -> str:
+    """Returns the scores of Google's network on a part of VOC as Markdown."""
+    names = ("padded", "native", "flip", "ms_flip", "stride8")
+    return voc_subset.table(
+        [json.loads((RESULTS / f"voc_subset_{name}.json").read_text()) for name in names]
+    )
+
+
+TABLES = {"performance.md": claims, "train.md": updates, "results.md": subset}
+
+
 def main() -> None:
-    """Prints the table, or writes it into the document."""
+    """Prints the tables, or writes them into the documents."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="update docs/performance.md")
-    if not parser.parse_args().write:
-        print(table())
-        return
-    text = DOCUMENT.read_text()
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    DOCUMENT.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}")
+    parser.add_argument("--write", action="store_true", help="update the documents")
+    write = parser.parse_args().write
+    for name, table in TABLES.items():
+        if write:
+            before, rest = (DOCUMENTS / name).read_text().split(BEGIN)
+            _, after = rest.split(END)
+            (DOCUMENTS / name).write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}")
+        else:
+            print(f"{name}\n\n{table()}\n")
 
 
 if __name__ == "__main__":

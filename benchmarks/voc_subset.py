@@ -17,10 +17,9 @@ def title(protocol: dict[str, Any]) -> str:
         part
         for part in (
             f"padded to {padded}" if padded else "native size",
-            "" if scales == [1.0] else f"scales {' '.join(f'{s:g}' for s in scales)}",
+            "" if scales == [1.0] else f"{len(scales)} scales",
             "flip" if protocol["flip"] else "",
             "" if protocol["output_stride"] == 16 else f"stride {protocol['output_stride']}",
-            f"{protocol['pictures']} pictures",
         )
         if part
     )
@@ -32,11 +31,9 @@ def cell(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else " to ".join(f"{x:.4f}" for x in value)
 
 
-def main() -> None:
-    results = [json.loads(Path(name).read_text()) for name in sys.argv[1:]]
+def table(results: list[dict[str, Any]]) -> str:
+    """Returns the table as Markdown."""
     names = results[0]["protocol"]["mean_over"]
-    print(f"| | {' | '.join(title(result['protocol']) for result in results)} |")
-    print(f"|---|{'---|' * len(results)}")
     rows = {name: [r["class_iou"][name] for r in results] for name in names}
     rows["**mean IoU**"] = [r["mean_iou"] for r in results]
     rows["95 % interval"] = [r["mean_iou_interval"] for r in results]
@@ -46,8 +43,17 @@ def main() -> None:
     rows["calibration error"] = [r["expected_calibration_error"] for r in results]
     for width in (1, 2, 5, 10, 20, 40):
         rows[f"trimap, {width} px"] = [(r.get("trimap") or {}).get(str(width)) for r in results]
-    for name, values in rows.items():
-        print(f"| {name} | {' | '.join(map(cell, values))} |")
+    lines = [
+        f"| | {' | '.join(title(result['protocol']) for result in results)} |",
+        f"|---|{'---|' * len(results)}",
+    ]
+    lines += [f"| {name} | {' | '.join(map(cell, values))} |" for name, values in rows.items()]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    results = [json.loads(Path(name).read_text()) for name in sys.argv[1:]]
+    print(table(results))
     print()
     for result in results:
         p = result["protocol"]

@@ -51,9 +51,19 @@ def shortened(code: str) -> str:
     return re.sub(r"\b(minutes|epochs)=\d+", "steps=2", code)
 
 
-def check(document: str, folder: Path, *, short: bool, after: str = "") -> None:
-    """Runs a document's blocks, then the code `after` among the names of its Python blocks."""
-    with commands() as programs, Interpreter(folder, environment(programs)) as interpreter:
+def check(
+    document: str, folder: Path, programs: Path, *, short: bool = True, after: str = ""
+) -> None:
+    """Runs a document's blocks, then the code `after` among the names of its Python blocks.
+
+    Args:
+        document: Path below the repository.
+        folder: Where they run.
+        programs: Folder with the command `atrous`: see `commands`.
+        short: Whether training takes two steps, and nothing is fetched.
+        after: More Python.
+    """
+    with Interpreter(folder, environment(programs)) as interpreter:
         for block in blocks((ROOT / document).read_text()):
             code = shortened(block.code) if short else block.code
             if block.skipped or (short and any(word in code for word in FETCHES)):

@@ -1,5 +1,6 @@
 """Tables of the documents are those that the scripts print from the committed results."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -108,11 +109,15 @@ def test_the_network_at_the_end_of_a_run_is_measured_and_not_the_best(tmp_path):
     assert all(torch.equal(found[name], value) for name, value in last.state_dict().items())
 
 
-def test_the_table_of_speed_claims_is_that_of_the_committed_results():
-    from tables import BEGIN, END, table
+def test_tables_and_the_readme_say_what_the_committed_results_say():
+    from tables import BEGIN, END, TABLES, claims
 
-    document = (ROOT / "docs" / "performance.md").read_text()
-    assert document.partition(BEGIN)[2].partition(END)[0].strip() == table()
+    for name, table in TABLES.items():
+        document = (ROOT / "docs" / name).read_text()
+        assert document.partition(BEGIN)[2].partition(END)[0].strip() == table(), name
+    ratios = re.findall(r"\b[\d.]+x(?= )", (ROOT / "README.md").read_text())
+    assert len(ratios) >= 4
+    assert all(ratio in claims() for ratio in ratios)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,16 @@ from PIL import Image
 import atrous
 from atrous.engines import built_in
 from tests.conftest import SHARED
-from tests.documents import ROOT, SHORT, blocks, check, lacking, runtime_of_the_page, shortened
+from tests.documents import (
+    ROOT,
+    SHORT,
+    blocks,
+    check,
+    commands,
+    lacking,
+    runtime_of_the_page,
+    shortened,
+)
 
 NAV = {
     k: v
@@ -31,6 +40,13 @@ HOW_TOS = [f"docs/{page}" for part in NAV["How-to"] for page in part.values()]
 DOCUMENTS = ["README.md", "docs/index.md", *TUTORIALS]
 GOOGLE = "deeplabv3_mnv2_pascal_quant.tflite"  # the file that the reader of weights.md downloads
 DEPLOY = "docs/deploy.md"
+
+
+@pytest.fixture(scope="session")
+def programs():
+    """A folder with the command `atrous`, for all documents: one import of torch."""
+    with commands() as programs:
+        yield programs
 
 
 @pytest.fixture
@@ -55,33 +71,33 @@ def folder(tmp_path):
     return tmp_path
 
 
-def run_all(document: str, folder: Path, *, short: bool) -> None:
+def run_all(document: str, folder: Path, programs: Path, *, short: bool) -> None:
     if GOOGLE in (ROOT / document).read_text() and not (folder / GOOGLE).exists():
         pytest.skip(f"needs {GOOGLE}")
-    check(document, folder, short=short)
+    check(document, folder, programs, short=short)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_blocks_run_as_printed(document, folder):
-    run_all(document, folder, short=True)
+def test_blocks_run_as_printed(document, folder, programs):
+    run_all(document, folder, programs, short=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_blocks_run_in_full(document, folder):
-    run_all(document, folder, short=False)
+def test_blocks_run_in_full(document, folder, programs):
+    run_all(document, folder, programs, short=False)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("document", [page for page in HOW_TOS if page != DEPLOY])
-def test_how_tos_run(document, folder):
-    run_all(document, folder, short=True)
+def test_how_tos_run(document, folder, programs):
+    run_all(document, folder, programs, short=True)
 
 
 @pytest.mark.parametrize("short", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_every_runtime_of_the_deploy_page_gives_the_predictors_labels(folder, short):
+def test_every_runtime_of_the_deploy_page_gives_the_predictors_labels(folder, programs, short):
     code = "np.savez('found.npz', onnxruntime=labels, openvino=same)"
-    check(DEPLOY, folder, short=short, after=code)
+    check(DEPLOY, folder, programs, short=short, after=code)
     found = dict(np.load(folder / "found.npz"))
     for program, file in (("node", "labels_js.bin"), ("g++", "labels_cpp.bin")):
         if not lacking(f"{program} "):
