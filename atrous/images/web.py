@@ -3,17 +3,19 @@
 Nothing else in the runtime half reaches the network. The server and the page never do.
 """
 
-import http.client
 import os
 import re
 import time
-import urllib.error
-import urllib.request
 from contextlib import suppress
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from atrous.errors import AtrousError, ExitCode
 from atrous.images.stores import PACKAGES as STORES
+
+if TYPE_CHECKING:  # the modules are slow to import, and few calls need them
+    from http.client import HTTPResponse
+    from urllib.request import OpenerDirector
 
 MAX_BYTES = 256 << 20  # the largest picture that is fetched
 SECONDS = 120.0  # the longest time for a whole picture
@@ -72,12 +74,14 @@ def offline() -> bool:
     return os.environ.get("ATROUS_OFFLINE", "") not in ("", "0")
 
 
-def opener(redirects: int = 10) -> urllib.request.OpenerDirector:
+def opener(redirects: int = 10) -> "OpenerDirector":
     """Returns an opener for http and https alone; urllib's own also opens files and FTP.
 
     Args:
         redirects: How often a server may send the request elsewhere.
     """
+    import urllib.request
+
     follow = type("Follow", (urllib.request.HTTPRedirectHandler,), {"max_redirections": redirects})
     director = urllib.request.OpenerDirector()
     for handler in (
@@ -100,6 +104,10 @@ def fetch_picture(address: str) -> bytes:
         AtrousError: ``E-DOWNLOAD-...``: URL, OFFLINE, REFUSED (by the server, or too many
             redirects), SIZE, TIME or FAILED.
     """
+    import http.client
+    import urllib.error
+    import urllib.request
+
     check_address(address)
     if offline():
         raise _failure("OFFLINE", "ATROUS_OFFLINE forbids the network", address)
@@ -124,7 +132,7 @@ def fetch_picture(address: str) -> bytes:
         raise _failure("FAILED", f"{cause}" or type(cause).__name__, address) from None
 
 
-def _body(response: http.client.HTTPResponse, address: str) -> bytes:
+def _body(response: "HTTPResponse", address: str) -> bytes:
     too_large = f"more than {MAX_BYTES >> 20} MB, the most that is fetched"
     if (response.length or 0) > MAX_BYTES:
         raise _failure("SIZE", too_large, address)

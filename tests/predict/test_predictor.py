@@ -214,3 +214,45 @@ def test_pixels_no_class_is_sure_of_are_unknown(tmp_path):
 def test_an_impossible_threshold_is_refused():
     with pytest.raises(AtrousError, match="E-OPTIONS"):
         Predictor(BrightestChannel(), unknown_below=40)
+
+
+def test_of_pillows_frames_the_one_it_stands_at_is_taken(predictor):
+    stream = io.BytesIO()
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
+    frames[0].save(stream, "GIF", save_all=True, append_images=frames[1:])
+    with Image.open(stream) as image:
+        image.seek(1)
+        result = predictor(image)
+    assert (result.labels == 2).all()
+    assert result.notes == ("frame 2 of an animation",)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F"])
+def test_every_mode_of_pillow_is_converted_as_its_file_is(predictor, mode, tmp_path):
+    grey = picture().convert("L")
+    image = Image.fromarray(np.asarray(grey, {"I;16": "u2", "I": "i4", "F": "f4"}[mode])) if (
+        mode in ("I;16", "I", "F")
+    ) else (grey if mode == "LA" else picture()).convert(mode)  # fmt: skip
+    image.save(tmp_path / "p.tif")
+    from_file = predictor(tmp_path / "p.tif")
+    assert np.array_equal(np.asarray(predictor(image).image), np.asarray(from_file.image))
+    assert predictor(image).notes == from_file.notes
+
+
+def test_the_scale_of_arrays_of_16_bits_is_said(predictor, tmp_path):
+    result = predictor(np.full((4, 6, 3), 4095, np.uint16))
+    assert np.unique(np.asarray(result.image)).tolist() == [16]
+    record = result.save(tmp_path)
+    assert record["notes"] == ["values from 0 to 65535 became 0 to 255"]
+    assert "notes" not in predictor(np.zeros((4, 6, 3))).save(tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [2.0, -0.1, float("nan"), float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_floats_outside_0_to_1_are_refused_in_every_width(predictor, wrong, dtype):
+    tensor = torch.full((3, 4, 4), 0.5, dtype=dtype)
+    tensor[0, 0, 0] = wrong
+    for source in (tensor, tensor.movedim(0, 2).float().numpy()):
+        with pytest.raises(AtrousError) as caught:
+            predictor(source)
+        assert caught.value.code == "E-IMAGE-ARRAY"
