@@ -39,7 +39,7 @@ _PROGRAMS = ("ffmpeg", "ffprobe")
 # network: these containers hold all their data themselves.
 _SAFE = (
     *("-protocol_whitelist", "file,pipe"),
-    *("-format_whitelist", "mov,matroska,avi,mpegts,mpeg,asf,flv,ogg,ivf"),
+    *("-format_whitelist", "mov,matroska,avi,mpegts,mpeg,asf,flv,ogg"),
 )
 _PROBE_SECONDS = 60.0
 _TICKS = 60_000  # of a second in the overlay: whole numbers for the usual frame rates

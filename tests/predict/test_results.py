@@ -177,3 +177,16 @@ def test_precision_is_in_the_record_and_counts_as_finished_work(photo, monkeypat
         assert json.loads((out / "photo.json").read_text())["precision"] == precision
         assert engine.calls == calls
         assert f"1 of 1 done in {precision}" in capsys.readouterr().out
+
+
+def test_decisions_about_values_are_counted_at_the_end(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("atrous.predict.predictor.open_engine", lambda *_, **__: BrightestChannel())
+    for name, high in (("a", 4000), ("b", 4095), ("c", 65535)):
+        Image.fromarray(np.full((4, 6), high, np.uint16)).save(tmp_path / f"{name}.png")
+    Image.new("RGB", (6, 4)).save(tmp_path / "d.png")
+    for as_json in ([], ["--json"]):
+        main(["predict", str(tmp_path), "--out", str(tmp_path / "out"), *as_json])
+        out, err = capsys.readouterr()
+        said = err if as_json else out
+        assert "2 of them: values from 0 to 4095 became 0 to 255" in said
+        assert "1 of them: values from 0 to 65535 became 0 to 255" in said

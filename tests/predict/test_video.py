@@ -16,6 +16,7 @@ from PIL import Image
 
 from atrous.cli import main
 from atrous.errors import AtrousError, ExitCode
+from atrous.images.decode import remove_unfinished
 from atrous.images.video import VideoWriter, count_frames, missing_program, probe
 from atrous.predict.batch import Extras, check_output, segment_files
 from atrous.predict.find import Picture, find_pictures
@@ -23,6 +24,7 @@ from atrous.predict.many import segment_many
 from atrous.predict.predictor import Predictor
 from atrous.predict.records import is_output
 from atrous.predict.video import Steady, VideoOptions
+from tests.engines.test_openvino import tiny
 from tests.fake_engine import BrightestChannel
 
 SOUND = ("-f", "lavfi", "-i", "sine=duration=4", "-shortest")
@@ -132,6 +134,8 @@ def test_every_frame_is_segmented_once_as_a_picture_would_be(kind, tmp_path):
     assert np.allclose([line["time"] for line in lines_of(tmp_path / "out")], times, atol=2e-3)
     assert np.allclose(shown, times, atol=2e-3)
     assert (np.ptp(np.diff(times)) > 0.1) == (kind == "variable")
+    assert probe(Path(outcome.record["overlay"])).shape == probe(path).shape
+    assert bool(probe(path).shape) == (kind == "wide pixels")
 
 
 def test_the_overlay_has_the_sound_bit_for_bit_and_in_time(tmp_path):
@@ -404,8 +408,48 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     assert len((tmp_path / "out" / "3600.frames.jsonl").read_text().splitlines()) == 18_000
 
 
-def test_segment_many_takes_videos(tmp_path):
-    path = clip(tmp_path / "clip.mp4", seconds=0.2)
-    (record,) = segment_many([path], Predictor(BrightestChannel()), tmp_path / "out")
-    assert record["num_frames"] == 5
-    assert Path(record["frames"]).is_file()
+def test_segment_many_takes_videos_and_pictures_in_several_processes(tmp_path):
+    path = clip(tmp_path / "in" / "clip.mp4", seconds=0.2)
+    Image.new("RGB", (9, 9)).save(tmp_path / "in" / "a.png")
+    model = tiny(tmp_path / "tiny.onnx")
+    records = segment_many([path.parent], model, tmp_path / "out", jobs=2)
+    assert [record.get("num_frames") for record in records] == [None, 5]
+    assert Path(records[1]["frames"]).is_file()
+
+
+def test_hdr_is_said(tmp_path):
+    path = clip(tmp_path / "clip.mkv", "-c:v", "ffv1", "-color_trc", "smpte2084", seconds=0.2)
+    assert any("HDR" in note for note in segmented(path, tmp_path / "out").record["notes"])
+
+
+@pytest.mark.slow
+def test_a_killed_call_leaves_no_named_file_and_the_next_one_does_it_all(tmp_path):
+    script = """
+import sys, time
+from pathlib import Path
+from tests.fake_engine import BrightestChannel
+from tests.predict.test_video import segmented
+
+class Slow(BrightestChannel):
+    def coarse_logits(self, image):
+        print(self.calls, flush=True)
+        time.sleep(0.05)
+        return super().coarse_logits(image)
+
+segmented(Path(sys.argv[1]), Path(sys.argv[2]), Slow(), label_frames=True)
+"""
+    path, out = clip(tmp_path / "clip.mp4"), tmp_path / "out"
+    command = [sys.executable, "-c", script, str(path), str(out)]
+    with subprocess.Popen(
+        command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        while process.stdout.readline().strip() != "20":
+            pass
+        process.kill()
+    assert out.is_dir()
+    assert all(file.name.startswith(".tmp-") for file in out.iterdir())
+    assert segmented(path, out, label_frames=True).record["num_frames"] == 100
+    remove_unfinished(out)  # by now the encoder of the killed call has ended
+    names = ["clip.frames.jsonl", "clip.json", "clip.labels", "clip.overlay.mp4"]
+    assert sorted(file.name for file in out.iterdir()) == names
