@@ -90,6 +90,17 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
 
 
+def listed(items: Iterable[object], most: int = 10) -> str:
+    """Returns the first items between commas, and how many more there are.
+
+    >>> listed("abcd", 2), listed([])
+    ('a, b and 2 more', 'nothing')
+    """
+    texts = [printable(item) for item in items]
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return (", ".join(texts[:most]) or "nothing") + more
+
+
 def missing_extra(feature: str, error: ModuleNotFoundError, extra: str = "train") -> AtrousError:
     """Returns the error for a feature whose optional packages are not installed.
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.classes import IGNORE_INDEX, Color, unlabelled
-from atrous.errors import DataError
+from atrous.errors import DataError, listed
 from atrous.images.decode import SUFFIXES, read_image
 
 Target = NDArray[np.uint8 | np.uint16]
@@ -157,7 +157,7 @@ def check_sample(sample: Sample, num_classes: int, *, picture: Path, annotation:
     invalid = (target >= num_classes) & (target != np.iinfo(target.dtype).max)
     if invalid.any():
         values, counts = np.unique(target[invalid], return_counts=True)
-        found = ", ".join(f"{v} ({n} px)" for v, n in zip(values[:10], counts[:10], strict=True))
+        found = listed(f"{v} ({n} px)" for v, n in zip(values, counts, strict=True))
         raise DataError(
             "E-DATA-LABEL",
             f"values that are none of the {num_classes} classes: {found}",

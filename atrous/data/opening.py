@@ -25,7 +25,7 @@ from atrous.data.formats.pairing import Problem
 from atrous.data.formats.shards import ShardLayout
 from atrous.data.masks.targets import MaskReader
 from atrous.data.scenes.procedural import scenes_split
-from atrous.errors import AtrousError, DataError, printable
+from atrous.errors import AtrousError, DataError, listed, printable
 
 _FORMATS: tuple[tuple[str, Callable[[Path], Layout | ShardLayout | None]], ...] = (
     (ultralytics.LOOKS_FOR, ultralytics.recognise),
@@ -195,11 +195,8 @@ _PROBLEMS = {
 def _unrecognised(root: Path) -> AtrousError:
     looked_for = "\n".join(f"    - {looks_for}" for looks_for, _ in _FORMATS)
     if root.is_dir():
-        names = sorted(p.name + "/" * p.is_dir() for p in root.iterdir())
-        found = ", ".join(map(printable, names[:_SHOWN])) or "nothing"
+        found = listed(sorted(p.name + "/" * p.is_dir() for p in root.iterdir()))
         what = f"no data set is recognised here; it holds {found}"
-        if len(names) > _SHOWN:
-            what += f" and {len(names) - _SHOWN} more"
     else:
         what = "not a file of a known data set"
     if image_folder.looks_like_image_folder(root):

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.classes import Color, plain_name
-from atrous.errors import AtrousError, DataError, unknown_name
+from atrous.errors import AtrousError, DataError, listed, unknown_name
 
 logger = logging.getLogger(__name__)
 
@@ -100,8 +100,8 @@ def _check_common(
     raise DataError(
         "E-CLASSES",
         f"the data has {len(theirs)} classes and the model {len(classes)}; "
-        f"the model does not know {_some(lacking)}, and the data does not know "
-        f"{_some([classes[index] for index in wanted if index not in common])}",
+        f"the model does not know {listed(lacking)}, and the data does not know "
+        f"{listed(classes[index] for index in wanted if index not in common)}",
         fix=f"average over classes that both have: {names}"
         if common
         else "evaluate on data with the model's classes, or describe the data in a YAML file that "
@@ -127,7 +127,3 @@ def _indices(names: Sequence[str] | None, known: tuple[str, ...]) -> tuple[int, 
     if not names:
         raise AtrousError("E-CLASSES", "no classes to average over")
     return tuple(known.index(name) for name in names)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.classes import unlabelled
-from atrous.errors import DataError
+from atrous.errors import DataError, listed
 
 Counts = NDArray[np.int64]
 Labels = NDArray[np.integer]
@@ -104,7 +104,7 @@ def _count(target: Labels, labels: Labels, num_classes: int, ignore_index: int) 
 def _check_range(what: str, values: Labels, num_classes: int) -> None:
     if values.size and (values.max() >= num_classes or values.min() < 0):
         wrong = np.unique(values[(values >= num_classes) | (values < 0)])
-        shown = ", ".join(map(str, wrong[:10])) + (", ..." if wrong.size > 10 else "")
+        shown = listed(wrong)
         raise DataError(
             "E-METRICS-RANGE",
             f"the {what} holds values that are none of the {num_classes} classes: {shown}",

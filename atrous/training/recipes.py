@@ -341,16 +341,8 @@ def cityscapes_xception71() -> TrainConfig:
     As cityscapes_xception65. Paper: 79.55 % mean IoU on val, without image pooling. Here: not run,
     and with image pooling.
     """
-    return TrainConfig(
-        recipe="cityscapes_xception71",
-        data="cityscapes",
-        weights="imagenet",
-        network=network("xception71"),
-        steps=90_000,
-        base_lr=0.01,
-        crop_size=(769, 769),
-        batch_norm="sync",
-        evaluate_every=5_000,
+    return replace(
+        cityscapes_xception65(), recipe="cityscapes_xception71", network=network("xception71")
     )
 
 

@@ -66,11 +66,7 @@ class Saver:
         if not processes.leads:
             return
         content = {
-            "position": list(state.position),
-            "loss_sum": state.loss_sum,
-            "loss_count": state.loss_count,
-            "scores": state.scores,
-            "best": state.best,
+            **{name: value for name, value in vars(state).items() if name != "step"},
             "scaler": self.learner.scaler.state_dict(),
             "random": [random_state.from_tensor(packed) for packed in states],
             "data": self.facts,
@@ -137,14 +133,8 @@ class Saver:
             self.run.forget_after(snapshot.step)
             self.run.write_config(config)
         logger.info("going on from step %d", snapshot.step)
-        return State(
-            snapshot.step,
-            Position(*content["position"]),
-            content["loss_sum"],
-            content["loss_count"],
-            content["scores"],
-            content["best"],
-        )
+        kept = {name: content[name] for name in ("loss_sum", "loss_count", "scores", "best")}
+        return State(snapshot.step, Position(*content["position"]), **kept)
 
 
 def _check_changes(

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any, Self
 
 import torch
 
+from atrous.engines.machine import peak_megabytes
 from atrous.errors import AtrousError, ExitCode
 from atrous.training.config import TrainConfig
 from atrous.training.distributed import Processes
@@ -114,9 +114,4 @@ def peak_memory() -> int:
     """
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated()
-    try:
-        import resource
-    except ModuleNotFoundError:
-        return 0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return round(peak_megabytes() * 2**20)

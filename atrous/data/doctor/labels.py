@@ -7,6 +7,7 @@ from atrous.classes import Color, unlabelled
 from atrous.data.doctor.findings import Finding
 from atrous.data.doctor.proposals import known_palette, mapping_yaml, readings
 from atrous.data.doctor.survey import Survey
+from atrous.errors import listed
 
 _MOST_VOID = 0.5  # share of a split's pixels that may be unlabelled
 _MOST_BLENDED = 0.1  # share of a mask's edges; the worst mask of CamVid has .036, of VOC .006
@@ -69,9 +70,7 @@ def check_values(survey: Survey) -> Iterator[Finding]:
 
 
 def _counted(values: Mapping[int, int]) -> str:
-    ordered = Counter(values).most_common()
-    more = f" and {len(ordered) - 10} more" if len(ordered) > 10 else ""
-    return ", ".join(f"{value} ({pixels} px)" for value, pixels in ordered[:10]) + more
+    return listed(f"{value} ({pixels} px)" for value, pixels in Counter(values).most_common())
 
 
 def _with_reading(survey: Survey, code: str, what: str, where: tuple[str, ...] = ()) -> Finding:

@@ -12,6 +12,7 @@ from atrous.data.formats.pairing import Files, Listing, find_files, pair, split_
 from atrous.data.formats.splits import Splits, divide, listed_pairs, names_masks, split_lists
 from atrous.data.masks.files import SUFFIXES
 from atrous.data.masks.targets import MaskReader
+from atrous.errors import listed
 
 LOOKS_FOR = (
     "folders: images/ and masks/ (labels/, annotations/, img_dir/ and ann_dir/ ...), with train/ "
@@ -95,7 +96,9 @@ def _split_inside(path: Path) -> Folders:
         return {"": folders}
     left = [p.name for p in images.iterdir() if p.name.lower() not in both and p.name[0] != "."]
     if left:
-        log.warning("%s: not in the folder of a split, and left out: %s", images, _some(left))
+        log.warning(
+            "%s: not in the folder of a split, and left out: %s", images, listed(sorted(left))
+        )
     return _named(both)
 
 
@@ -181,8 +184,3 @@ def _together(folder: Path) -> Listing:
             pictures = {name: path for name, path in found.items() if name not in masks}
             return pair(pictures, masks, mask_ending=ending)
     return pair(find_files(folder, _PHOTOGRAPHS), find_files(folder, (".png",)))
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return ", ".join(sorted(names)[:10]) + more

@@ -6,7 +6,6 @@ ImageNet's layout. torchvision calls it ImageFolder.
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,12 +16,11 @@ from numpy.typing import NDArray
 from atrous.classes import Color, pascal_palette
 from atrous.data.dataset import Sample, combined_digest, target_dtype
 from atrous.data.formats.pairing import split_name, walk
-from atrous.errors import AtrousError, DataError, printable
+from atrous.errors import AtrousError, DataError, listed
 from atrous.images.decode import SUFFIXES, read_image
 
 LOOKS_FOR = "train/ and val/, each with a folder of pictures for each class"
 
-_SHOWN = 10  # names in a message
 log = logging.getLogger(__name__)
 
 
@@ -93,7 +91,7 @@ def open_image_folder(path: str | Path, split: str = "val") -> ImageFolder:
     wanted = split_name(split)
     folders = [p for p in sorted(root.iterdir()) if p.is_dir() and split_name(p.name) == wanted]
     if not folders:
-        found = _listed([p.name for p in root.iterdir()])
+        found = listed(sorted(p.name for p in root.iterdir()))
         raise _wrong(root, f"no folder {split}/; it holds {found}")
     folder = next((p for p in folders if p.name == split), folders[0])
     classes = tuple(
@@ -104,17 +102,17 @@ def open_image_folder(path: str | Path, split: str = "val") -> ImageFolder:
     outside = [name for name in names if "/" not in name]
     if outside:
         raise _wrong(
-            folder, f"{len(outside)} pictures outside the folders of classes: {_listed(outside)}"
+            folder, f"{len(outside)} pictures outside the folders of classes: {listed(outside)}"
         )
     if not classes:
         raise _wrong(folder, "no folders of classes")
     counts = Counter(map(_class_of, names))
     if empty := [name for name in classes if not counts[name]]:
-        raise _wrong(folder, f"classes without pictures: {_listed(empty)}")
+        raise _wrong(folder, f"classes without pictures: {listed(empty)}")
     if len(names) < len(files):
         kept = set(names)
         others = [name for name in files if name not in kept]
-        log.warning("%s: files that are no pictures left out: %s", folder, _listed(others))
+        log.warning("%s: files that are no pictures left out: %s", folder, listed(others))
     return ImageFolder(folder, tuple(names), classes)
 
 
@@ -137,9 +135,3 @@ def _wrong(where: Path, what: str) -> AtrousError:
         where=where,
         fix=f"to classify, name a folder with {LOOKS_FOR}: train/CLASS/x.jpg, val/CLASS/y.jpg",
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    names = sorted(names)
-    shown = ", ".join(map(printable, names[:_SHOWN])) or "nothing"
-    return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.classes import Color
-from atrous.errors import AtrousError, DataError
+from atrous.errors import AtrousError, DataError, listed
 
 ColorTable = tuple[tuple[Color, int], ...]  # colour -> label, hashable
 
@@ -62,12 +62,10 @@ def count_colors(pixels: NDArray[np.uint8]) -> Counter[Color]:
 
 
 def _unknown_colors(what: str, pixels: NDArray[np.uint8], where: object) -> AtrousError:
-    counted = count_colors(pixels)
-    found = ", ".join(f"{rgb} {count} px" for rgb, count in counted.most_common(8))
-    more = f" and {len(counted) - 8} more" if len(counted) > 8 else ""
+    found = listed((f"{rgb} {count} px" for rgb, count in count_colors(pixels).most_common()), 8)
     return DataError(
         "E-MASK-COLOR",
-        f"{what}: {found}{more}",
+        f"{what}: {found}",
         where=where,
         fix="give the colour of each class: labelmap.txt or class_dict.csv beside the masks, "
         "or colors in the dataset YAML",

@@ -14,7 +14,7 @@ from atrous.data.dataset import Item, Target, target_dtype
 from atrous.data.masks.colors import ColorTable
 from atrous.data.masks.files import Labels, Mask, read_mask
 from atrous.data.masks.shapes import Shape, paint
-from atrous.errors import AtrousError, DataError
+from atrous.errors import AtrousError, DataError, listed
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _tables(mapping: tuple[tuple[int, int | None], ...], num_classes: int) -> _T
 
 def _too_large(labels: Labels, num_classes: int, where: object) -> AtrousError:
     values, counts = np.unique(labels[labels > 255], return_counts=True)
-    found = ", ".join(f"{v} ({n} px)" for v, n in zip(values[:10], counts[:10], strict=True))
+    found = listed(f"{v} ({n} px)" for v, n in zip(values, counts, strict=True))
     return DataError(
         "E-DATA-LABEL",
         f"values that are none of the {num_classes} classes: {found}",
