@@ -19,7 +19,7 @@ from atrous.loading import load
 from atrous.training.config import TrainConfig
 from atrous.training.distributed import chosen_device
 from atrous.training.inputs import FIFTH, examine_data, open_data
-from atrous.training.planning import Plan, free_memory, plan, within
+from atrous.training.planning import Plan, check_length, free_memory, plan, within
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def choose(
     **changes: Any,
 ) -> Plan:
     """Returns the config of `finetune` with its memory and time; arguments as there."""
-    _check_length(epochs, minutes, changes.get("steps"))
+    check_length(epochs, minutes, changes.get("steps"))
     weights = changes.get("weights", built_in.DEFAULT)
     network, known = _start(weights)
     config = TrainConfig(
@@ -97,12 +97,6 @@ def choose(
     share = config.batch_size / planned.config.batch_size
     step = planned.seconds_per_step and planned.seconds_per_step * share
     return replace(planned, config=config, seconds_per_step=step)
-
-
-def _check_length(*lengths: float | None) -> None:
-    given = [value for value in lengths if value is not None]
-    if len(given) > 1 or (given and not 0 < given[0] < float("inf")):
-        raise AtrousError("E-CONFIG", "give one of steps, epochs and minutes, above 0")
 
 
 def _start(weights: str | None) -> tuple[Architecture, set[str]]:

@@ -136,15 +136,20 @@ def with_budget(
     Raises:
         AtrousError: Both or impossible values, or a time that does not suffice for a step.
     """
-    given = [value for value in (epochs, minutes) if value is not None]
-    if len(given) > 1 or (given and not 0 < given[0] < float("inf")):
-        raise AtrousError("E-CONFIG", "give one of --steps, --epochs and --minutes, above 0")
+    check_length(epochs, minutes)
     if epochs is not None:
         pictures = len(open_data(config)[0])
         config = replace(config, steps=max(1, round(epochs * pictures / config.batch_size)))
     if minutes is not None:
         config = within(plan(config), 60 * minutes)
     return config
+
+
+def check_length(*lengths: float | None) -> None:
+    """Raises AtrousError unless at most one of steps, epochs and minutes is given, above 0."""
+    given = [value for value in lengths if value is not None]
+    if len(given) > 1 or (given and not 0 < given[0] < float("inf")):
+        raise AtrousError("E-CONFIG", "give one of steps, epochs and minutes, above 0")
 
 
 def within(planned: Plan, seconds: float) -> TrainConfig:

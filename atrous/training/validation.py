@@ -18,6 +18,7 @@ from atrous.data.splitting import Subset
 from atrous.evaluation import metrics
 from atrous.evaluation.classification import classify
 from atrous.evaluation.evaluator import Outcome, evaluate
+from atrous.evaluation.scores import number
 from atrous.images.decode import atomic
 from atrous.model import DeepLabV3Plus
 from atrous.predict.overlay import overlay
@@ -99,10 +100,7 @@ def _classified(model: Classifier, learner: Learner, data: Dataset) -> Evaluatio
     scores = {
         "top1": float(metrics.pixel_accuracy(counts)),
         "top5": among / len(data),
-        "class_accuracy": {
-            name: float(row[index] / row.sum()) if row.any() else None
-            for index, (name, row) in enumerate(zip(data.classes, counts, strict=True))
-        },
+        "class_accuracy": _by_class(data.classes, metrics.class_accuracy(counts)),
     }
     return Evaluation(counts, scores)
 
@@ -113,15 +111,15 @@ def _over_processes(processes: Processes, counts: NDArray[np.int64]) -> NDArray[
 
 def scores_of(counts: NDArray[np.int64], classes: Sequence[str]) -> dict[str, Any]:
     """Returns mean IoU, pixel accuracy and the IoU of each class, in JSON's types."""
-    ious = metrics.class_iou(counts)
     return {
         "mean_iou": float(metrics.mean_iou(counts)),
         "pixel_accuracy": float(metrics.pixel_accuracy(counts)),
-        "class_iou": {
-            name: None if np.isnan(value) else float(value)
-            for name, value in zip(classes, ious, strict=True)
-        },
+        "class_iou": _by_class(classes, metrics.class_iou(counts)),
     }
+
+
+def _by_class(classes: Sequence[str], values: NDArray[np.float64]) -> dict[str, float | None]:
+    return dict(zip(classes, map(number, values), strict=True))
 
 
 def draw_sample(run: RunFolder, outcome: Outcome, palette: Sequence[Color]) -> None:
