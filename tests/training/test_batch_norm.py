@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -185,53 +182,9 @@ def test_a_class_that_cannot_be_synchronized_says_so() -> None:
     assert caught.value.code == "E-BATCH-NORM-SYNC"
 
 
-RANK = """
-import hashlib, sys
-import torch, torch.distributed as dist
-from atrous.training.batch_norm import restore_folded
-from tests.training.test_batch_norm import _fold, _images, folded_network
-rank = int(sys.argv[1])
-dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2)
-model = folded_network()
-restored = restore_folded(model, [_images(rank, 1 + rank)])
-digest = hashlib.sha256()
-for name, tensor in model.state_dict().items():
-    digest.update(tensor.contiguous().numpy().tobytes())
-if rank == 0:
-    torch.save(model.state_dict(), sys.argv[2] + ".pth")
-print(len(restored), digest.hexdigest())
-dist.destroy_process_group()
-"""
-
-
 def folded_network() -> DeepLabV3Plus:
     torch.manual_seed(0)
     model = create_model("mobilenet_v2", num_classes=3, depth_multiplier=0.25)
     recalibrate(model, [_images(7)])
     _fold(model)
     return model
-
-
-def test_processes_that_restore_folded_batch_norm_have_the_same_state(tmp_path: Path) -> None:
-    """Two processes with batches of their own: one hash, the moments of both batches."""
-    pair = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, str(rank), str(tmp_path / "store")],
-            cwd=Path(__file__).parents[2],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    said = [process.communicate(timeout=300) for process in pair]
-    assert [process.returncode for process in pair] == [0, 0], said
-    first, second = (output.split() for output, _ in said)
-    assert first == second
-    assert int(first[0]) > 50
-    alone = folded_network()
-    restore_folded(alone, [_images(0, 1), _images(1, 2)])
-    state = torch.load(tmp_path / "store.pth", weights_only=True)
-    for name, tensor in alone.state_dict().items():
-        torch.testing.assert_close(state[name], tensor, rtol=1e-4, atol=1e-5)

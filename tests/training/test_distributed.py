@@ -18,7 +18,7 @@ import torch
 
 from atrous.data.loader import TrainingLoader
 from atrous.errors import AtrousError
-from atrous.training.batch_norm import batch_norms
+from atrous.training.batch_norm import batch_norms, restore_folded
 from atrous.training.checkpoint import load_newest
 from atrous.training.config import from_json, to_json
 from atrous.training.distributed import Processes, joined
@@ -80,7 +80,7 @@ def _two(module: str, *arguments: str) -> list[subprocess.Popen[str]]:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two processes computed: `run`, and `hashes` for each kind of batch norm."""
+    """What two processes computed: `run`, `hashes` for each kind of batch norm, `restored`."""
     out = tmp_path_factory.mktemp("two")
     for process in _two("tests.training.test_distributed", str(out)):
         output, _ = process.communicate(timeout=300)
@@ -133,6 +133,32 @@ def test_states_of_two_processes_are_equal_after_set_up_and_every_update(
     first, second = (result[batch_norm] for result in results)
     assert first == second
     assert len(set(first)) == 4  # every update changes the state
+
+
+def restored(processes: Processes, out: Path) -> str:
+    """Restores folded batch norm from a batch of this process; returns a hash of the state."""
+    from tests.training.test_batch_norm import _images, folded_network
+
+    model = folded_network()
+    assert len(restore_folded(model, [_images(processes.rank, 1 + processes.rank)])) > 50
+    state = model.state_dict()
+    torch.save(state, out / f"restored-{processes.rank}.pth")
+    return hashlib.sha256(b"".join(t.numpy().tobytes() for t in state.values())).hexdigest()
+
+
+def test_processes_that_restore_folded_batch_norm_have_the_same_state(
+    results: list[dict[str, Any]],
+) -> None:
+    """Two processes with batches of their own: one hash, the moments of both batches."""
+    from tests.training.test_batch_norm import _images, folded_network
+
+    first, second = results
+    assert first["restored"] == second["restored"]
+    alone = folded_network()
+    restore_folded(alone, [_images(0, 1), _images(1, 2)])
+    state = torch.load(Path(first["out"]) / "restored-0.pth", weights_only=True)
+    for name, tensor in alone.state_dict().items():
+        torch.testing.assert_close(state[name], tensor, rtol=1e-4, atol=1e-5)
 
 
 def _stop_second(tmp_path: Path, number: signal.Signals) -> str:
@@ -239,6 +265,7 @@ def _main() -> None:
         return
     with joined("cpu", 60.0, out) as processes:
         result = run(processes, out) | {kind: hashes(processes, kind) for kind in BATCH_NORMS}
+        result |= {"restored": restored(processes, out), "out": str(out)}
     (out / f"rank-{processes.rank}.json").write_text(json.dumps(result))
 
 
