@@ -49,7 +49,11 @@ def data() -> None:
 @click.option("--allow-unlabelled", is_flag=True, help="Leave out pictures without annotation.")
 @click.option("--force", is_flag=True, help="Read JPEG masks, although their labels are not exact.")
 @click.option(
-    "--workers", type=click.IntRange(1), help="Number of processes; by default one for each core."
+    "--jobs",
+    "--workers",
+    "workers",
+    type=click.IntRange(1),
+    help="Number of processes; by default one for each core.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def check(

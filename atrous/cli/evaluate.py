@@ -40,6 +40,10 @@ _TRIMAP_SHOWN = (1, 2, 3, 5, 10, 20, 40)
     "--report", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
     help="Write report.html and scores.json into this folder.",
 )  # fmt: skip
+@click.option(
+    "--jobs", type=click.IntRange(1), default=1, show_default=True, metavar="N",
+    help="Processes, which share the threads; scores are those of one.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON alone.")
 def evaluate(
     model: str,
@@ -49,6 +53,7 @@ def evaluate(
     trimap: str,
     compare: str | None,
     report: Path | None,
+    jobs: int,
     as_json: bool,
     **views: Any,
 ) -> None:
@@ -78,6 +83,7 @@ def evaluate(
         **views,
         "classes": [name.strip() for name in classes.split(",")] if classes else None,
         "trimap": None if trimap == "none" else trimap,
+        "jobs": jobs,
     }
     evaluated = [
         _run(name, _labelled(opened, data, split, name), options, gallery=report is not None)

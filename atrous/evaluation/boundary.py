@@ -62,6 +62,15 @@ class Boundaries:
         self._add_near(target, labels, void)
         self._add_contours(target, labels)
 
+    def merge(self, other: "Boundaries") -> None:
+        """Adds the pictures of another count, after those of this one."""
+        self.bands += other.bands
+        self._near += other._near
+        for rule, pictures in other.pictures.items():
+            self.pictures[rule] += pictures
+        self._narrowest += other._narrowest
+        self._contours += other._contours
+
     def trimap(self, classes: Sequence[int] | None = None) -> dict[int, float | None]:
         """Returns the mean IoU within the band of each width, 1 to `MAX_WIDTH` pixels.
 

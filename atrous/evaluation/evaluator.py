@@ -3,18 +3,24 @@
 Pictures are compared with their labels one at a time, at their own size. Only counts are kept.
 """
 
+import multiprocessing
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 import atrous
 from atrous.classes import Color, unlabelled
+from atrous.engines.machine import usable_processors
+from atrous.engines.open import open_engine
 from atrous.engines.protocol import Engine
 from atrous.errors import DataError
 from atrous.evaluation import metrics, uncertainty
@@ -54,6 +60,7 @@ def evaluate(
     classes: Sequence[str] | None = None,
     trimap: Trimap | None = "auto",
     on_picture: Callable[[Outcome], None] | None = None,
+    jobs: int = 1,
 ) -> Scores:
     """Scores a model on labelled pictures, each at its own size.
 
@@ -74,9 +81,12 @@ def evaluate(
             (`class_matching`).
         trimap: The rule of the trimap (`boundary.TRIMAP_RULES`); None: no boundary measures.
         on_picture: Called with each picture's result, in order.
+        jobs: Number of processes, which share the threads. Counts add up exactly, in the order of
+            the pictures, so scores are those of one process.
 
     Raises:
-        AtrousError: No pictures, no labels at all, classes that do not match the model's, a
+        AtrousError: A process died, or several with a model that is neither a name nor a path.
+            No pictures, no labels at all, classes that do not match the model's, a
             picture that cannot be read, or an option the model does not have. Nothing is skipped.
     """
     network, facts = open_network(model)
@@ -85,8 +95,11 @@ def evaluate(
         raise DataError("E-DATA-EMPTY", "no pictures to evaluate")
     run = _Run(match_classes(dataset, facts["classes"], facts["palette"], classes), trimap)
     with prepared(network, output_stride):
-        for outcome, sample in _outcomes(network, dataset, views, run):
-            run.add(outcome, sample, network.logits_stride)
+        if jobs == 1:
+            outcomes = _added(network, dataset, views, run)
+        else:
+            outcomes = _added_in_jobs(jobs, (model, dataset, views, output_stride), run)
+        for outcome in outcomes:
             if on_picture is not None:
                 on_picture(outcome)
         protocol = _protocol(network, facts, dataset, views, run)
@@ -136,6 +149,18 @@ class _Run:
         self.names.append(outcome.name)
         self.sizes.append((target.shape[0], target.shape[1]))
 
+    def merge(self, other: "_Run") -> None:
+        """Adds the pictures of another run, after those of this one."""
+        self.confusion += other.confusion
+        self.per_picture += other.per_picture
+        self.reliability.merge(other.reliability)
+        if self.boundaries is not None and other.boundaries is not None:
+            self.boundaries.merge(other.boundaries)
+        self.names += other.names
+        self.sizes += other.sizes
+        for what, spent in other.seconds.items():
+            self.seconds[what] += spent
+
     def scores(self, protocol: dict[str, Any]) -> Scores:
         return Scores(
             self.match.classes,
@@ -151,11 +176,88 @@ class _Run:
         )
 
 
+def _added(network: Network, dataset: "Dataset", views: Views, run: _Run) -> Iterator[Outcome]:
+    """Yields each picture, after its counts have joined the run."""
+    for outcome, sample in _outcomes(network, dataset, views, run):
+        run.add(outcome, sample, network.logits_stride)
+        yield outcome
+
+
+def _added_in_jobs(jobs: int, held: tuple[Any, ...], run: _Run) -> Iterator[Outcome]:
+    """Does what `_added` does, in several processes."""
+    model, dataset, *_ = held
+    if not isinstance(model, (str, Path)):
+        raise AtrousError(
+            "E-JOBS",
+            f"several jobs need a name or a path of a model, not a {type(model).__name__}",
+            fix="save the model and name the file, or use one job",
+        )  # fmt: skip
+    threads = max(1, usable_processors() // jobs)
+    context = multiprocessing.get_context("spawn")  # engines have threads; see predict/jobs.py
+    pool = ProcessPoolExecutor(
+        jobs, context, initializer=_hold, initargs=(threads, *held, run.match, run.trimap)
+    )
+    try:
+        for outcome, part in pool.map(_evaluated, range(len(dataset))):
+            run.merge(part)
+            yield outcome
+    except BrokenProcessPool:
+        raise AtrousError(
+            "E-WORKER", "a process that evaluated pictures was killed",
+            fix="it may need more memory than there is: fewer --jobs",
+            exit_code=ExitCode.RESOURCES,
+        ) from None  # fmt: skip
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_held: tuple[Any, ...] = ()
+
+
+def _hold(
+    threads: int, model: Any, dataset: Any, views: Views, stride: int | None, *of: Any
+) -> None:
+    """Keeps in a process what all its pictures need."""
+    global _held
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to workers too
+    torch.set_num_threads(threads)
+    network, _ = open_network(open_engine(model, threads=threads))
+    preparing = prepared(network, stride)
+    preparing.__enter__()
+    _held = network, dataset, views, of, preparing
+
+
+class _One:
+    """A data set of one picture of another."""
+
+    def __init__(self, dataset: "Dataset", index: int) -> None:
+        self.dataset, self.index = dataset, index
+        self.names = [_names(dataset)[index]]
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, _: int) -> Any:
+        return self.dataset[self.index]
+
+
+def _evaluated(index: int) -> tuple[Outcome, _Run]:
+    """Returns a picture and its counts."""
+    network, dataset, views, of, _ = _held
+    run = _Run(*of)
+    (outcome,) = _added(network, _One(dataset, index), views, run)  # type: ignore[arg-type]
+    return outcome._replace(position=index), run
+
+
+def _names(dataset: "Dataset") -> Sequence[str]:
+    return getattr(dataset, "names", None) or [f"picture {i}" for i in range(len(dataset))]
+
+
 def _outcomes(
     network: Network, dataset: "Dataset", views: Views, run: _Run
 ) -> Iterator[tuple[Outcome, NDArray[np.float32]]]:
     """Yields the result of each picture; a thread reads the next picture meanwhile."""
-    names = getattr(dataset, "names", None) or [f"picture {i}" for i in range(len(dataset))]
+    names = _names(dataset)
     with ThreadPoolExecutor(1) as reader:
         following = reader.submit(dataset.__getitem__, 0)
         for index, name in enumerate(names):

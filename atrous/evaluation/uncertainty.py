@@ -116,6 +116,12 @@ class Reliability:
         self._right += np.bincount(bins[right], minlength=BINS)
         self._confidence += np.bincount(bins, confidence, minlength=BINS)
 
+    def merge(self, other: "Reliability") -> None:
+        """Adds the pixels of another count."""
+        self.pixels += other.pixels
+        self._right += other._right
+        self._confidence += other._confidence
+
     @property
     def accuracy(self) -> NDArray[np.float64]:
         """Share of right pixels by bin, (15,); NaN in an empty one."""

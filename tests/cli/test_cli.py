@@ -190,10 +190,11 @@ def test_help_shows_what_the_command_does(run, words):
 OPTIONS = """
 bench: json precision samples size threads
 convert: atrous-rates backbone classes head json map multi-grid out output-stride overwrite sha256
-data check: allow-unlabelled force json names out split strict workers
+data check: allow-unlabelled force jobs json names out split strict workers
 data next: count json model threads
 data show: augment count crop-size out seed split
-evaluate: classes compare data flip json output-stride pad-to report scales split trimap window
+evaluate: classes compare data flip jobs json output-stride pad-to report scales split trimap
+    window
 export: budget calibration fp16 int8 json labels out size
 models: classes json size
 page: json model out

@@ -10,8 +10,9 @@ from atrous import create_model
 from atrous.classes import numbered
 from atrous.engines.torch import TorchEngine
 from atrous.errors import AtrousError
-from atrous.evaluation import metrics
+from atrous.evaluation import evaluator, metrics
 from atrous.evaluation.evaluator import evaluate
+from atrous.evaluation.networks import open_network
 from atrous.export.export import export
 
 K = 4
@@ -320,3 +321,52 @@ def test_paired_difference_at_borders_is_that_of_the_narrowest_band():
 def test_difference_needs_the_same_pictures():
     with pytest.raises(AtrousError, match="E-COMPARE"):
         evaluate(ByColour(), Painted(seed=0)).minus(evaluate(ByColour(), Painted(seed=1)))
+
+
+def same(first, second) -> bool:
+    """Returns whether two results are the same bytes, but for the time they took."""
+    texts = [json.dumps({**scores.as_dict(), "seconds": None}) for scores in (first, second)]
+    return texts[0] == texts[1]
+
+
+@pytest.mark.slow
+def test_scores_of_several_processes_are_the_same_bytes(tmp_path):
+    data = Painted(7, unlabelled=(2,))
+    torch.manual_seed(0)
+    model = create_model("mobilenet_v2", num_classes=K, depth_multiplier=0.25).eval()
+    path = tmp_path / "model.onnx"
+    export(model, path)
+    seen = []
+    one = evaluate(path, data, scales=(1.0, 0.5))
+    two = evaluate(path, data, scales=(1.0, 0.5), jobs=2, on_picture=seen.append)
+    assert same(one, two)
+    assert [(o.position, o.name) for o in seen] == list(enumerate(data.names))
+
+
+def test_counts_of_single_pictures_add_up_to_the_same_bytes(monkeypatch):
+    data = Painted(6, unlabelled=(2,))
+    monkeypatch.setattr(evaluator, "_held", ())
+    monkeypatch.setattr(evaluator, "open_engine", lambda *_, **__: ByColour())
+    monkeypatch.setattr(evaluator, "open_network", lambda _: open_network(ByColour()))
+    monkeypatch.setattr(evaluator.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(evaluator, "ProcessPoolExecutor", Inline)
+    assert same(evaluate(ByColour(), data), evaluate("m", data, jobs=2))
+
+
+class Inline:
+    """A pool of processes that is this process."""
+
+    def __init__(self, jobs, context, initializer, initargs):
+        initializer(*initargs)
+
+    def map(self, function, items):
+        return map(function, items)
+
+    def shutdown(self, **_):
+        pass
+
+
+def test_several_jobs_need_a_model_that_processes_can_open():
+    with pytest.raises(AtrousError) as caught:
+        evaluate(ByColour(), Painted(1), jobs=2)
+    assert caught.value.code == "E-JOBS"
