@@ -22,7 +22,7 @@ from atrous.classes import Color, unlabelled
 from atrous.engines.machine import usable_processors
 from atrous.engines.open import open_engine
 from atrous.engines.protocol import Engine
-from atrous.errors import DataError
+from atrous.errors import AtrousError, DataError, ExitCode
 from atrous.evaluation import metrics, uncertainty
 from atrous.evaluation.boundary import BOUNDARY_RULE, TRIMAP_RULES, Boundaries, Trimap
 from atrous.evaluation.class_matching import LACKING_RULE, ClassMatch, match_classes
