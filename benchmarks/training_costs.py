@@ -1,8 +1,9 @@
-"""What training on many GPUs costs, on paper: network traffic of an update against its arithmetic.
+"""What many GPUs give, on paper: pictures a second, and an update's traffic against its arithmetic.
 
 python benchmarks/training_costs.py
 
-No figure here is measured. An update on one GPU is estimated from the network's multiply-adds
+Only the first two columns of the first table are measured: they are read from the committed results
+of engines.py (picture to labels) and training.py. An update on one GPU is estimated from the network's multiply-adds
 (`atrous.multiply_adds`): two operations each, and three passes (forward, and two backward), at the
 share of the GPU's peak that convolutions reach. Traffic is that of a ring: each process sends
 2 (n - 1) / n of the gradients, 4 bytes a weight. It hides behind the backward pass, two thirds of
@@ -10,6 +11,7 @@ the update; what does not fit there is waited for. Synchronised batch norm, data
 process are left out, so real machines are slower.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -41,8 +43,34 @@ def efficiency(weights: int, seconds: float, processes: int, link: float) -> flo
     return seconds / (seconds + waiting)
 
 
+def measured(network: str) -> tuple[str, str]:
+    """Returns pictures a second of prediction and training on two cores, from the results."""
+    results = Path(__file__).parent / "results"
+    engines = json.loads((results / f"engines_{network}.amd-epyc.json").read_text())
+    updates = json.loads((results / "training.amd-epyc.json").read_text())["rows"]
+    found = [row for row in updates if (row["backbone"], row["crop"]) == (network, CROP)]
+    trained = found[0]["batch"] / found[0]["seconds"]["atrous"] if found else None
+    predicted = 1e3 / engines["times"]["ours, fp32"]["median_ms"]
+    return f"{predicted:.1f}", "not run" if trained is None else f"{trained:.2f}"
+
+
+def speeds() -> list[str]:
+    """Returns the rows of pictures a second at 513 x 513."""
+    cores = "two cores of an AMD EPYC, measured"
+    heads = ["pictures a second", f"predict, {cores}", f"train, {cores}"]
+    heads += [f"predict, {GPU}, estimated", f"train, {GPU}, estimated"]
+    rows = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for name in NETWORKS:
+        model = create_model(name, num_classes=21)
+        multiplies = multiply_adds(model, (CROP, CROP), convention="true")
+        predicted = PEAK * SHARE / (2 * multiplies)
+        cells = [name, *measured(name), f"{predicted:.0f}"]
+        rows.append("| " + " | ".join([*cells, f"{BATCH / update_seconds(multiplies):.0f}"]) + " |")
+    return rows
+
+
 def table() -> list[str]:
-    """Returns the rows of the document's table."""
+    """Returns the rows of arithmetic and traffic."""
     heads = ["network", "weights", "sent an update", "arithmetic", *LINKS]
     rows = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for name in NETWORKS:
@@ -57,4 +85,4 @@ def table() -> list[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(table()))
+    print("\n".join([*speeds(), "", *table()]))

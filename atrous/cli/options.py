@@ -32,6 +32,7 @@ class Pictures(Place):
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 ANY_PATH = click.Path(path_type=Path)
+ANY_PLACE = Place(path_type=Path)
 PICTURES = Pictures(path_type=Path)
 OUT = Place(file_okay=False, path_type=Path)
 

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from atrous.cli.options import ANY_PATH, OUT, PICTURES, Progress, amount, precision_option
+from atrous.cli.options import (
+    ANY_PATH,
+    ANY_PLACE,
+    OUT,
+    PICTURES,
+    Progress,
+    amount,
+    precision_option,
+)
 from atrous.errors import AtrousError, ExitCode, printable
 
 if TYPE_CHECKING:
@@ -72,6 +80,10 @@ def _shard(context: click.Context, option: click.Parameter, text: str) -> tuple[
     help="Write the outlines of all regions as polygons, in COCO's format.",
 )  # fmt: skip
 @click.option(
+    "--index", type=ANY_PLACE, metavar="FILE.parquet",
+    help="Write a table of all records and errors, for pandas, DuckDB and others.",
+)  # fmt: skip
+@click.option(
     "--annotate", type=click.Choice(_TOOLS),
     help="Write annotations that a labelling tool imports, into a folder of this name in --out.",
 )  # fmt: skip
@@ -126,6 +138,7 @@ def predict(
     no_overlay: bool,
     no_legend: bool,
     coco: Path | None,
+    index: Path | None,
     annotate: str | None,
     tolerance: float | None,
     every: int,
@@ -172,12 +185,13 @@ def predict(
     """
     from atrous.predict.batch import Extras
     from atrous.predict.coco import CocoRegions
+    from atrous.predict.index import indexed
     from atrous.predict.many import segmented, streams_for
     from atrous.predict.predictor import Predictor
     from atrous.predict.video import VideoOptions
 
     found = _found(paths, out, only_pictures=bool(coco or annotate or probabilities or cutouts))
-    coco = _coco_file(coco, shard, found.paths)
+    coco, index = (_own_file(file, shard, found.paths) for file in (coco, index))
     annotations = _annotations(
         annotate, tolerance, pictures=found.pictures, out=out, overwrite=overwrite, shard=shard
     )
@@ -198,7 +212,7 @@ def predict(
         predictor, options, found.pictures, out, jobs=jobs, engine=engine, address=address,
         overwrite=overwrite, extras=extras, shard=shard, on_frame=report.frame,
     )  # fmt: skip
-    for outcome in _alone_on_stdout(outcomes):
+    for outcome in indexed(_alone_on_stdout(outcomes), index):
         report.add(outcome)
         if outcome.record is not None:
             for collected in collectors:
@@ -231,15 +245,15 @@ def _alone_on_stdout(outcomes: Iterator["Outcome"]) -> Iterator["Outcome"]:
         yield from outcomes
 
 
-def _coco_file(coco: Path | None, shard: tuple[int, int], pictures: Sequence[Path]) -> Path | None:
-    """Returns the file for regions: each shard has its own, and it is none of the pictures."""
-    if coco is None:
+def _own_file(file: Path | None, shard: tuple[int, int], pictures: Sequence[Path]) -> Path | None:
+    """Returns a file for all pictures: each shard has its own, and it is none of the pictures."""
+    if file is None:
         return None
-    if coco.resolve() in {path.resolve() for path in pictures}:
-        raise AtrousError("E-OUT", "--coco names one of the pictures", where=coco)
+    if file.resolve() in {path.resolve() for path in pictures}:
+        raise AtrousError("E-OUT", "an option names one of the pictures as a file", where=file)
     if shard[1] > 1:
-        return coco.with_name(f"{coco.stem}.{shard[0]}-of-{shard[1]}{coco.suffix}")
-    return coco
+        return file.with_name(f"{file.stem}.{shard[0]}-of-{shard[1]}{file.suffix}")
+    return file
 
 
 def _annotations(

@@ -9,6 +9,7 @@ from atrous.errors import AtrousError, unknown_name
 from atrous.images.stores import place
 from atrous.predict.batch import PLAIN, Extras, Outcome, segment_files, shown
 from atrous.predict.find import Picture, find_pictures
+from atrous.predict.index import indexed
 from atrous.predict.jobs import segment_in_jobs
 from atrous.predict.on_ray import segment_on_ray
 from atrous.predict.predictor import Predictor
@@ -31,6 +32,7 @@ def segment_many(
     jobs: int | None = None,
     engine: Literal["ray"] | None = None,
     address: str | None = None,
+    index: str | Path | None = None,
     on_outcome: Callable[[Outcome], None] | None = None,
     **options: Any,
 ) -> list[dict[str, Any]]:
@@ -49,6 +51,7 @@ def segment_many(
             each processor, on a cluster all but one.
         engine: ``ray``: Ray Data instead of worker processes.
         address: Of a running Ray cluster; None: one on this machine, for this call.
+        index: A Parquet file of all records; see `indexed`.
         on_outcome: Called with the outcome of each picture when it is known.
         options: Of `Predictor`.
 
@@ -67,10 +70,11 @@ def segment_many(
         streams = streams_for(found.pictures, options.get("threads"), jobs, engine)
         predictor = Predictor(model, **{"streams": streams, **options})
     outcomes = []
-    for outcome in segmented(
+    done = segmented(
         predictor, {**options, "model": model}, found.pictures, place(out), jobs=jobs,
         engine=engine, address=address, overwrite=overwrite, extras=extras,
-    ):  # fmt: skip
+    )  # fmt: skip
+    for outcome in indexed(done, None if index is None else place(index)):
         outcomes.append((outcome.place, shown(outcome)))
         if on_outcome is not None:
             on_outcome(outcome)

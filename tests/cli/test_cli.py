@@ -100,7 +100,7 @@ def test_P02_an_interrupted_run_exits_130_without_a_traceback(run, photo, tmp_pa
 def test_threads_reach_the_engine(run, photo, tmp_path, monkeypatch):
     asked = []
 
-    def open_engine(_model, *, threads, precision):
+    def open_engine(_model, *, threads, precision, streams):
         asked.append(threads)
         return BrightestChannel()
 
@@ -198,8 +198,8 @@ evaluate: classes compare data flip jobs json output-stride pad-to report scales
 export: budget calibration fp16 int8 json labels out size
 models: classes json size
 page: json model out
-predict: address annotate coco cutout engine every jobs json keep-exif label-frames memory model
-    no-legend no-overlay on-error out overwrite precision probability shard stabilise threads
+predict: address annotate coco cutout engine every index jobs json keep-exif label-frames memory
+    model no-legend no-overlay on-error out overwrite precision probability shard stabilise threads
     tolerance unknown
 submit: flip json names out output-stride pad-to scales to window
 serve: allow-host deadline downloadable host insecure max-bytes max-pixels memory model port
