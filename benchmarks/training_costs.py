@@ -3,12 +3,12 @@
 python benchmarks/training_costs.py
 
 Only the first two columns of the first table are measured: they are read from the committed results
-of engines.py (picture to labels) and training.py. An update on one GPU is estimated from the network's multiply-adds
-(`atrous.multiply_adds`): two operations each, and three passes (forward, and two backward), at the
-share of the GPU's peak that convolutions reach. Traffic is that of a ring: each process sends
-2 (n - 1) / n of the gradients, 4 bytes a weight. It hides behind the backward pass, two thirds of
-the update; what does not fit there is waited for. Synchronised batch norm, data and the slowest
-process are left out, so real machines are slower.
+of engines.py (picture to labels) and training.py. An update on one GPU is estimated from the
+network's multiply-adds (`atrous.multiply_adds`): two operations each, and three passes (forward,
+and two backward), at the share of the GPU's peak that convolutions reach. Traffic is that of a
+ring: each process sends 2 (n - 1) / n of the gradients, 4 bytes a weight. It hides behind the
+backward pass, two thirds of the update; what does not fit there is waited for. Synchronised batch
+norm, data and the slowest process are left out, so real machines are slower.
 """
 
 import json
