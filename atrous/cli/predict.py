@@ -292,15 +292,15 @@ class _Report:
         self.stdout = sys.stdout
         self.rows = _Rows(list(map(printable, pictures)))
         self.progress = Progress(len(pictures), "predict")
-        self.frames: tuple[Path, Progress] | None = None
+        self.frames: dict[Path, Progress] = {}
         self.done = self.failed = 0
         self.notes: Counter[str] = Counter()
 
     def frame(self, path: Path, done: int, expected: int) -> None:
         """Prints how much of a video is done."""
-        if self.frames is None or self.frames[0] != path:
-            self.frames = path, Progress(expected, path.name, "frames")
-        self.frames[1].show(done)
+        if path not in self.frames:
+            self.frames[path] = Progress(expected, path.name, "frames")
+        self.frames[path].show(done)
 
     def add(self, outcome: "Outcome") -> None:
         """Prints the outcome of a picture."""

@@ -42,6 +42,9 @@ _SAFE = (
     *("-format_whitelist", "mov,matroska,avi,mpegts,mpeg,asf,flv,ogg"),
 )
 _PROBE_SECONDS = 60.0
+# ffmpeg's code after a signal that it handles. Frames that are missing then are no damage of the
+# file. A Ctrl-C does not reach ffmpeg, which has a process group of its own: this process ends it.
+_INTERRUPTED = 255
 _TICKS = 60_000  # of a second in the overlay: whole numbers for the usual frame rates
 _RGB24 = 0x18424752  # the tag of 24-bit RGB pictures in containers
 _HDR = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
@@ -168,6 +171,7 @@ class Frames:
              *_SAFE, "-i", _url(path), "-map", "0:V:0", "-vf", filters,
              *_every_frame(), "-f", "rawvideo", "pipe:1"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            process_group=0,
         )  # fmt: skip
         self._listener = Thread(target=self._listen, daemon=True)
         self._listener.start()
@@ -176,7 +180,7 @@ class Frames:
         """Yields the time of each frame in seconds, and the frame (H, W, 3) RGB.
 
         Raises:
-            AtrousError: ``E-VIDEO-BROKEN``: not one frame could be decoded.
+            AtrousError: ``E-VIDEO-BROKEN``: no frame could be decoded, or a signal ended ffmpeg.
         """
         height, width = self.size
         count, last = 0, Fraction(-1, 10)
@@ -187,8 +191,10 @@ class Frames:
             last = last + Fraction(1, 10) if ticks is None else ticks * self._unit
             yield float(last), np.frombuffer(data, np.uint8).reshape(height, width, 3)
             count += 1
-        self._process.wait()
+        code = self._process.wait()
         self._listener.join()
+        if code < 0 or code == _INTERRUPTED:
+            raise broken(self.path, f"ffmpeg was ended after {count} frames")
         if not count:
             why = self.errors[0] if self.errors else "it holds no frames"
             raise broken(self.path, why)
@@ -296,8 +302,9 @@ class VideoWriter:
         command += ["-map_metadata", "-1", "-map_chapters", "-1"]
         command += ["-metadata", f"comment={self._mark}", _url(self._target)]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._said
-        )
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._said,
+            process_group=0,
+        )  # fmt: skip
         header = (b"DKIF", 0, 32, b"I420", width, height, _TICKS, 1, 0, 0)
         self._pipe.write(struct.pack("<4sHH4sHHIIII", *header))
 

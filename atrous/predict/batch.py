@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from threading import Event
 from typing import IO, Any
 
 from atrous.errors import AtrousError, ExitCode
@@ -122,7 +123,15 @@ def segment_files(
         AtrousError: Before the first picture: the folder cannot be written, or output would
             replace another file. Later: the disk is full.
     """
-    job = Job(predictor, out, extras, overwrite, on_frame)
+    stop = Event()  # so that a call that ends does not wait for the end of a video
+
+    def watched(path: Path, done: int, expected: int) -> None:
+        if stop.is_set():
+            raise InterruptedError(errno.EINTR, "the call ended", str(path))
+        if on_frame is not None:
+            on_frame(path, done, expected)
+
+    job = Job(predictor, out, extras, overwrite, watched)
     tasks = checked_share(pictures, out, extras, shard)
     if predictor.engine.streams == 1:
         yield from (job.do(*task) for task in tasks)
@@ -139,6 +148,7 @@ def segment_files(
         while begun:
             yield begun.popleft().result()
     finally:
+        stop.set()
         pool.shutdown(cancel_futures=True)
 
 

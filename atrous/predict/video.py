@@ -16,7 +16,6 @@ from PIL.PngImagePlugin import PngInfo
 from atrous.classes import Labels
 from atrous.errors import AtrousError, ExitCode
 from atrous.images.decode import atomic, write
-from atrous.images.stores import is_address
 from atrous.images.video import Facts, Frames, VideoWriter, overlay_suffix, probe
 from atrous.predict.overlay import palette_image
 from atrous.predict.predictor import Predictor
@@ -131,13 +130,8 @@ def segment_video(
 
     Raises:
         AtrousError: ``E-MISSING-PROGRAM``, ``E-VIDEO-BROKEN``, ``E-VIDEO-EMPTY``,
-            ``E-VIDEO-SIZE``, ``E-VIDEO-OPTION``, ``E-VIDEO-WRITE`` or ``E-DISK-FULL``.
+            ``E-VIDEO-SIZE``, ``E-VIDEO-WRITE`` or ``E-DISK-FULL``.
     """
-    if files.labels is not None and is_address(files.labels):
-        raise AtrousError(
-            "E-VIDEO-OPTION", "label frames go into a folder, and --out is an address",
-            where=path, fix="name a folder with --out", exit_code=ExitCode.SOME_FAILED,
-        )  # fmt: skip
     header = probe(path)
     if not predictor.fits(header.size):
         raise AtrousError(

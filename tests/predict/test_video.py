@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
+import time
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +19,7 @@ from PIL import Image
 from atrous.cli import main
 from atrous.errors import AtrousError, ExitCode
 from atrous.images.decode import remove_unfinished
-from atrous.images.video import VideoWriter, count_frames, missing_program, probe
+from atrous.images.video import Frames, VideoWriter, count_frames, missing_program, probe
 from atrous.predict.batch import Extras, check_output, segment_files
 from atrous.predict.find import Picture, find_pictures
 from atrous.predict.many import segment_many
@@ -415,6 +417,39 @@ def test_segment_many_takes_videos_and_pictures_in_several_processes(tmp_path):
     records = segment_many([path.parent], model, tmp_path / "out", jobs=2)
     assert [record.get("num_frames") for record in records] == [None, 5]
     assert Path(records[1]["frames"]).is_file()
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_ffmpeg_that_was_ended_is_no_end_of_the_video(signal_, tmp_path):
+    path = clip(tmp_path / "clip.mkv", "-c:v", "ffv1", size="320x240")
+    with Frames(path, probe(path)) as frames:
+        read = iter(frames)
+        next(read)
+        frames._process.send_signal(signal_)
+        with pytest.raises(AtrousError) as caught:
+            list(read)
+    assert caught.value.code == "E-VIDEO-BROKEN"
+
+
+def test_a_call_that_ends_does_not_wait_for_its_videos(tmp_path):
+    class Streams(BrightestChannel):
+        streams = 2
+
+        def coarse_logits(self, image):
+            time.sleep(0.05)
+            return super().coarse_logits(image)
+
+    clip(tmp_path / "b.mp4")  # 100 frames: five seconds
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    found = find_pictures([tmp_path], videos=True)
+    outcomes = segment_files(Predictor(Streams()), found.pictures, tmp_path / "out")
+    assert next(outcomes).path.name == "a.png"
+    time.sleep(0.5)
+    begun = time.perf_counter()
+    outcomes.close()
+    assert time.perf_counter() - begun < 3
+    assert not list((tmp_path / "out").glob("b.*"))
+    assert not list((tmp_path / "out").glob(".tmp-*"))
 
 
 def test_hdr_is_said(tmp_path):
