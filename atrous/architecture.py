@@ -66,6 +66,8 @@ class Architecture:
             None: `atrous_rates` are exact.
         pooling_stride: Stride of the positions that image pooling averages, where the output stride
             is finer than the one the weights were trained at; None: all positions.
+        extra_rows: Classes of further rows of the classifier, after a row for each class. The logit
+            of a class is the largest of its rows'.
     """
 
     backbone: str
@@ -91,6 +93,7 @@ class Architecture:
     epsilon: float | None = None
     rates_at_16: tuple[float, ...] | None = None
     pooling_stride: int | None = None
+    extra_rows: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for option in fields(self):  # lists would make the record unhashable
@@ -142,6 +145,7 @@ class Architecture:
         is_resnet, is_xception = self.backbone in _RESNETS, self.backbone in _XCEPTIONS
         return {
             "num_classes must be at least 1": self.num_classes < 1,
+            "extra_rows must be classes": not set(self.extra_rows) <= {*range(self.num_classes)},
             "in_channels must be at least 1": self.in_channels < 1,
             "stem must be 'beta' or 'plain'": self.stem not in ("beta", "plain"),
             "stem is an option of ResNets": self.stem != "beta" and not is_resnet,

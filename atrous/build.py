@@ -141,9 +141,15 @@ def build(
             reduced_channels=a.reduced_channels,
             refine=a.refine,
             separable=a.separable if a.decoder_separable is None else a.decoder_separable,
+            extra_rows=a.extra_rows,
         )
     else:
-        decoder = BilinearDecoder(aspp.channels, a.num_classes, output_stride=a.output_stride)
+        decoder = BilinearDecoder(
+            aspp.channels,
+            a.num_classes,
+            output_stride=a.output_stride,
+            extra_rows=a.extra_rows,
+        )
     return DeepLabV3Plus(_build_normalize(a, backbone), Encoder(backbone, aspp), decoder, a)
 
 

@@ -22,6 +22,23 @@ def classifier(in_channels: int, num_classes: int) -> nn.Conv2d:
     return conv
 
 
+def classified(rows: Tensor, extra_rows: Sequence[int]) -> Tensor:
+    """Returns the logit of each class: the largest of its rows'.
+
+    Args:
+        rows: (N, K + E, h, w), the outputs of the classifier: a row for each class, then the
+            others.
+        extra_rows: Classes of the E others.
+    """
+    if not extra_rows:
+        return rows
+    count = rows.shape[1] - len(extra_rows)
+    logits = [rows[:, index : index + 1] for index in range(count)]
+    for place, index in enumerate(extra_rows, start=count):
+        logits[index] = torch.maximum(logits[index], rows[:, place : place + 1])
+    return torch.cat(logits, dim=1)  # (N, K, h, w)
+
+
 class DecoderStage(nn.Module):
     """Concatenates decoded features with low-level features of one stride and refines them.
 
@@ -91,6 +108,7 @@ class Decoder(nn.Module):
             reduction.
         refine: Kernel size and filters of each convolution after the concatenation.
         separable: Whether 3x3 convolutions are depthwise separable.
+        extra_rows: Classes of further rows of the classifier, as for `classified`.
     """
 
     def __init__(
@@ -104,6 +122,7 @@ class Decoder(nn.Module):
         reduced_channels: int | None = 48,
         refine: Sequence[Refinement] = ((3, 256), (3, 256)),
         separable: bool = True,
+        extra_rows: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.strides = tuple(strides)
@@ -119,7 +138,8 @@ class Decoder(nn.Module):
             )
             self.stages.append(stage)
             channels = stage.channels
-        self.classifier = classifier(channels, num_classes)
+        self.extra_rows = tuple(extra_rows)
+        self.classifier = classifier(channels, num_classes + len(self.extra_rows))
         self.set_output_stride(output_stride)
 
     def set_output_stride(self, output_stride: int) -> None:
@@ -138,15 +158,23 @@ class Decoder(nn.Module):
             size = (-(-low.shape[-2] // step), -(-low.shape[-1] // step))
             decoded = stage(decoded, low, (decoded_stride, low_stride, stride), size)
             decoded_stride = stride
-        return self.classifier(decoded)
+        return classified(self.classifier(decoded), self.extra_rows)
 
 
 class BilinearDecoder(nn.Module):
     """No decoder, as in DeepLabv3: classifies the encoder's output, which is then upsampled."""
 
-    def __init__(self, in_channels: int, num_classes: int, *, output_stride: int = 16) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        output_stride: int = 16,
+        extra_rows: Sequence[int] = (),
+    ) -> None:
         super().__init__()
-        self.classifier = classifier(in_channels, num_classes)
+        self.extra_rows = tuple(extra_rows)
+        self.classifier = classifier(in_channels, num_classes + len(self.extra_rows))
         self.set_output_stride(output_stride)
 
     def set_output_stride(self, output_stride: int) -> None:
@@ -156,4 +184,4 @@ class BilinearDecoder(nn.Module):
 
     def forward(self, encoded: Tensor, low_level: Mapping[int, Tensor]) -> Tensor:
         """Returns logits (N, K, H/OS, W/OS)."""
-        return self.classifier(encoded)
+        return classified(self.classifier(encoded), self.extra_rows)

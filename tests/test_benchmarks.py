@@ -1,5 +1,6 @@
 """Tables of the documents are those that the scripts print from the committed results."""
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -118,6 +119,14 @@ def test_tables_and_the_readme_say_what_the_committed_results_say():
     ratios = re.findall(r"\b[\d.]+x(?= )", (ROOT / "README.md").read_text())
     assert len(ratios) >= 4
     assert all(ratio in claims() for ratio in ratios)
+
+
+def test_the_tables_of_fine_tuning_are_those_of_the_committed_results():
+    from finetune import tables
+    from measuring import RESULTS
+
+    result = json.loads((RESULTS / "finetune.amd-epyc.json").read_text())
+    assert "\n".join(tables(result)).strip() in (ROOT / "docs" / "train.md").read_text()
 
 
 @pytest.mark.parametrize(

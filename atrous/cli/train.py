@@ -33,7 +33,7 @@ _GROUPS = {
         "backbone", "output_stride", "head", "atrous_rates", "multi_grid", "image_pooling",
         "separable", "decoder_separable", "decoder", "decoder_strides", "reduced_channels",
         "refine", "depth_multiplier", "stem", "relu_after_depthwise", "graft", "freeze_backbone",
-        "batch_norm", "batch_norm_momentum",
+        "dropped_to_background", "first_fit", "batch_norm", "batch_norm_momentum",
     ),
     "Schedule": (
         "optimizer", "schedule", "decay_steps", "weight_decay", "head_multiplier",

@@ -350,8 +350,8 @@ def _decoder(
     classifier = decoder.classifier
     assert classifier.bias is not None
     weight, bias = array(classifier.weight), array(classifier.bias)
-    logits = writer.conv(decoded, weight, bias, classifier, "decoder.classifier")
-    return writer.layer("decoder.classifier", logits)
+    rows = writer.conv(decoded, weight, bias, classifier, "decoder.classifier")
+    return writer.largest(writer.layer("decoder.classifier", rows), decoder.extra_rows, len(bias))
 
 
 def _reduced_channels(stage: DecoderStage, low_level_channels: int) -> int:

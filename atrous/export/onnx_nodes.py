@@ -159,6 +159,21 @@ class GraphWriter:
         self.window(value, 0, 0, step)
         return value
 
+    def largest(self, rows: str, extra_rows: Sequence[int], count: int) -> str:
+        """Adds the logit of each class, as `decoder.classified`, to the `count` rows."""
+        if not extra_rows:
+            return rows
+        logits = []
+        classes = count - len(extra_rows)
+        for index in range(classes):
+            name = f"{rows}.class{index}"
+            mine = [index, *(classes + i for i, c in enumerate(extra_rows) if c == index)]
+            logit = self.add("Gather", [rows, self.integers(*mine)], name, axis=1)
+            if len(mine) > 1:
+                logit = self.add("ReduceMax", [logit], f"{name}.largest", axes=[1], keepdims=1)
+            logits.append(logit)
+        return self.add("Concat", logits, f"{rows}.logits", axis=1)
+
 
 _ACTIVATIONS: dict[type[nn.Module], str] = {
     nn.Sigmoid: "Sigmoid",

@@ -44,6 +44,10 @@ class TrainConfig:
             from ImageNet; finetune starts from a built-in model. A classifier gives its backbone.
         graft: Take the weights that fit, start the rest anew. camvid and voc_animals add a decoder
             to networks that have none.
+        dropped_to_background: Pixels that the start takes for a class that the data lack are
+            background at first. finetune: the start knows more than the data.
+        first_fit: Fit the classifier to the features of the start before training. finetune: new
+            classes.
         network: The network; `num_classes` comes from the data. See `atrous.create_model`.
         steps: Updates of the whole run, where the schedule ends. Every recipe.
         batch_size: Pictures per update, over all processes. Every recipe.
@@ -96,6 +100,8 @@ class TrainConfig:
     photometric: float = 0.0
     weights: str | None = None
     graft: bool = False
+    dropped_to_background: bool = False
+    first_fit: bool = False
     network: Architecture = _XCEPTION
     steps: int = 30_000
     batch_size: int = 16

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from atrous.errors import AtrousError
 from atrous.loading import load
 from atrous.training.config import TrainConfig
 from atrous.training.distributed import chosen_device
+from atrous.training.first_fit import PICTURES
 from atrous.training.inputs import FIFTH, examine_data, open_data
 from atrous.training.planning import Plan, check_length, free_memory, plan, within
 
@@ -70,6 +72,7 @@ def choose(
     **changes: Any,
 ) -> Plan:
     """Returns the config of `finetune` with its memory and time; arguments as there."""
+    started = time.monotonic()
     check_length(epochs, minutes, changes.get("steps"))
     weights = changes.get("weights", built_in.DEFAULT)
     network, known = _start(weights)
@@ -77,6 +80,7 @@ def choose(
         recipe="finetune",
         data=str(data),
         weights=weights,
+        dropped_to_background=True,
         network=network,
         optimizer="adamw",
         schedule="cosine",
@@ -93,6 +97,11 @@ def choose(
     elif epochs is not None:
         config = replace(config, steps=max(1, round(epochs * len(train_data) / config.batch_size)))
     planned = plan(config, divide="accumulation" not in changes)
+    if minutes is not None:  # some is spent: on doctor, plan, first fit, evaluation of the start
+        looked_at = len(val_data) + config.first_fit * min(PICTURES, len(train_data))
+        spent = time.monotonic() - started
+        spent += planned.seconds_per_evaluation * looked_at / len(val_data)
+        minutes -= min(spent / 60, minutes / 2)
     config = _scheduled(planned, minutes, changes)
     share = config.batch_size / planned.config.batch_size
     step = planned.seconds_per_step and planned.seconds_per_step * share
@@ -104,7 +113,8 @@ def _start(weights: str | None) -> tuple[Architecture, set[str]]:
     if weights is None or weights == "imagenet":
         return Architecture("mobilenet_v2", num_classes=0), set()
     model = load(weights)
-    return replace(model.architecture, num_classes=0), set(map(plain_name, model.classes))
+    network = replace(model.architecture, num_classes=0, extra_rows=())
+    return network, set(map(plain_name, model.classes))
 
 
 def _splits(data: str | Path, changes: dict[str, Any]) -> dict[str, str]:
@@ -137,6 +147,7 @@ def _from_data(config: TrainConfig, data: Dataset, known: set[str]) -> dict[str,
         "base_lr": 0.0001,
         "head_multiplier": 5.0 if new else 1.0,
         "freeze_backbone": not new,
+        "first_fit": bool(new and known),
         "batch_norm": "frozen" if frozen else "train",
         "batch_norm_momentum": None if frozen else 0.03,
         "cache_megabytes": int(min(memory, 0.1 * free_memory("cpu")) / 2**20),

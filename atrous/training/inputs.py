@@ -116,7 +116,8 @@ def _thinned(data: FileDataset) -> Listing:
     step = -(-len(data) // EXAMINED)
     if step > 1:
         logger.info("examining %d of %d pictures", len(data.items[::step]), len(data))
-    return Listing(data.items[::step])
+    # Opening a split gives an item its path as name; here it is opened a second time.
+    return Listing(tuple(item._replace(name=item.key or item.name) for item in data.items[::step]))
 
 
 @dataclass(frozen=True)

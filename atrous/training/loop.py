@@ -12,12 +12,13 @@ import torch
 
 from atrous.data.dataset import Dataset
 from atrous.data.loader import TrainingLoader
-from atrous.model import Model
+from atrous.model import DeepLabV3Plus, Model
 from atrous.training import random_state
 from atrous.training.batch_norm import restore_folded
 from atrous.training.config import TrainConfig
 from atrous.training.cpu.malloc import keep_freed_memory, return_freed_memory
 from atrous.training.distributed import beat, joined, restarts
+from atrous.training.first_fit import fit_classifier
 from atrous.training.guard import Guard, check_learning_rate, check_predictions
 from atrous.training.inputs import Augment, augmentation, balanced, examine_data, open_data
 from atrous.training.progress import Clock, Progress
@@ -191,17 +192,22 @@ def _due(step: int, every: int, last: int) -> bool:
 def _try_batch(
     network: Model, loader: TrainingLoader, config: TrainConfig, *, resume: bool
 ) -> None:
-    """Reads a batch, which fails now rather than later, and restores folded batch norms with it.
+    """Reads a batch, which fails now rather than later, and prepares the network with the data.
+
+    Folded batch norms are restored, and the classifier is fitted where the config says so.
 
     The moving average must start after this, from the weights that training starts from.
     """
     if resume:
         return
-    first = next(replace(loader, workers=0, cache_bytes=0).batches())
+    loader = replace(loader, workers=0, cache_bytes=0)
+    first = next(loader.batches())
     if config.weights is not None and config.batch_norm != "frozen":
         restored = restore_folded(network, [first.images])
         if restored:
             logger.info("batch norm restored from data in %d layers", len(restored))
+    if config.first_fit and isinstance(network, DeepLabV3Plus):
+        fit_classifier(network, loader, config.device)
 
 
 def _prepare(run: RunFolder, learner: Learner, loader: TrainingLoader, val_data: Dataset) -> None:

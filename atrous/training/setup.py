@@ -7,7 +7,7 @@ from typing import Any
 
 from atrous.architecture import Architecture, Provenance, Training
 from atrous.build import create_classifier, create_model
-from atrous.classes import ClassTable
+from atrous.classes import ClassTable, plain_name
 from atrous.data.dataset import Dataset
 from atrous.errors import AtrousError
 from atrous.loading import load
@@ -27,6 +27,7 @@ _IMPORTED = (
     "epsilon",
     "rates_at_16",
     "pooling_stride",
+    "extra_rows",
 )
 
 
@@ -126,6 +127,8 @@ def _continued(config: TrainConfig, source: str, table: ClassTable) -> DeepLabV3
     if model.classes == table.classes:
         model.name_classes(table)
     else:
-        for row in change_classes(model, table):
+        background = [name for name in table.classes if plain_name(name) == "background"]
+        rest = background[0] if background and config.dropped_to_background else None
+        for row in change_classes(model, table, rest=rest):
             logger.info("classifier: %s", row)
     return model

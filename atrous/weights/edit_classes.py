@@ -24,17 +24,19 @@ class Row:
         name: The new class.
         sources: Old classes. The new class gets the mean of their weights, or random weights if
             there are none.
+        rest: Old classes that become part of the new one: a pixel of theirs is one of it.
     """
 
     name: str
     sources: tuple[str, ...]
+    rest: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        if not self.sources:
-            return f"{self.name}: new, randomly initialised"
-        if len(self.sources) == 1:
-            return f"{self.name}: copied from {self.sources[0]}"
-        return f"{self.name}: mean of {', '.join(self.sources)}"
+        text = f"{self.name}: new, randomly initialised"
+        if self.sources:
+            kind = "copied from" if len(self.sources) == 1 else "mean of"
+            text = f"{self.name}: {kind} {', '.join(self.sources)}"
+        return text + (f"; also {', '.join(self.rest)}" if self.rest else "")
 
 
 def change_classes(
@@ -43,6 +45,7 @@ def change_classes(
     *,
     mapping: Sources | None = None,
     reinit: bool = False,
+    rest: str | None = None,
 ) -> tuple[Row, ...]:
     """Gives a model a classifier for other classes, in place.
 
@@ -56,6 +59,9 @@ def change_classes(
         classes: The new classes, with or without colours.
         mapping: New name -> old name or names.
         reinit: Give every class random weights.
+        rest: A new class that takes in the old classes without a new one: its logit is the largest
+            of its own and theirs. None: these classes are dropped, and their pixels go to the most
+            similar new class.
 
     Returns:
         The origin of each new class, in order.
@@ -65,8 +71,12 @@ def change_classes(
     """
     table = classes if isinstance(classes, ClassTable) else _table(classes)
     rows = _plan(model.classes, table.classes, mapping or {}, reinit)
+    if rest is not None and not reinit:
+        rows = _with_rest(rows, rest, model.classes)
+    further = _further_rows(rows, model)
     old = model.decoder.classifier
-    new = classifier(old.in_channels, len(rows)).to(old.weight.device, old.weight.dtype)
+    new = classifier(old.in_channels, len(rows) + len(further))
+    new = new.to(old.weight.device, old.weight.dtype)
     assert old.bias is not None
     assert new.bias is not None
     with torch.no_grad():
@@ -75,11 +85,36 @@ def change_classes(
                 sources = [model.classes.index(name) for name in row.sources]
                 new.weight[index] = old.weight[sources].mean(0)
                 new.bias[index] = old.bias[sources].mean(0)
-    model.decoder.classifier = new.train(old.training)
-    model.architecture = replace(model.architecture, num_classes=len(rows))
+        if further:
+            kept = [old_row for _, old_row in further]
+            new.weight[len(rows) :], new.bias[len(rows) :] = old.weight[kept], old.bias[kept]
+    extra_rows = tuple(index for index, _ in further)
+    model.decoder.classifier, model.decoder.extra_rows = new.train(old.training), extra_rows
+    model.architecture = replace(model.architecture, num_classes=len(rows), extra_rows=extra_rows)
     model.name_classes(table)
     model.provenance.notes.append("classes changed: " + "; ".join(map(str, rows)))
     return rows
+
+
+def _with_rest(rows: tuple[Row, ...], rest: str, old: Sequence[str]) -> tuple[Row, ...]:
+    """Gives the old classes that no row takes to the class `rest`."""
+    if rest not in [row.name for row in rows]:
+        raise unknown_name("new class", rest, [row.name for row in rows])
+    taken = {source for row in rows for source in row.sources}
+    others = tuple(name for name in old if name not in taken)
+    return tuple(replace(row, rest=others) if row.name == rest else row for row in rows)
+
+
+def _further_rows(rows: Sequence[Row], model: DeepLabV3Plus) -> list[tuple[int, int]]:
+    """Returns new class and old row of each row after those of the new classes."""
+    count = len(model.classes)
+    owners = [*range(count), *model.architecture.extra_rows]
+    return [
+        (index, old_row)
+        for index, row in enumerate(rows)
+        for old_row, owner in enumerate(owners)
+        if (name := model.classes[owner]) in row.rest or (old_row >= count and name in row.sources)
+    ]
 
 
 def graft(source: DeepLabV3Plus, architecture: Architecture) -> tuple[DeepLabV3Plus, list[str]]:
@@ -119,6 +154,7 @@ def graft(source: DeepLabV3Plus, architecture: Architecture) -> tuple[DeepLabV3P
             new,
             pooling_stride=old.pooling_stride or (old.output_stride if finer else None),
             num_classes=old.num_classes,
+            extra_rows=old.extra_rows,
             mean=old.mean,
             std=old.std,
             one_sided_padding=old.one_sided_padding,

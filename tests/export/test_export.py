@@ -10,14 +10,15 @@ import onnx
 import pytest
 import torch
 
-from atrous import create_model, from_tflite
+from atrous import create_model, from_tflite, load
 from atrous.architecture import Training
+from atrous.classes import ClassTable, pascal_palette
 from atrous.engines.exported_file import read_header
 from atrous.engines.openvino import ExportedEngine
 from atrous.errors import AtrousError
 from atrous.export.export import export, torch_logits
 from atrous.model import DeepLabV3Plus
-from atrous.weights.edit_classes import graft
+from atrous.weights.edit_classes import change_classes, graft
 
 ROUNDING = 5e-4  # of float32 in random networks; against float64 torch itself is at 1e-4
 
@@ -71,6 +72,16 @@ def test_image_pooling_of_a_coarser_stride_is_exported(tmp_path: Path) -> None:
     grafted, _ = graft(model, finer)
     assert grafted.architecture.pooling_stride == 16
     _check_export(grafted.eval(), tmp_path)
+
+
+def test_classes_of_several_rows_are_exported_and_read_back(tmp_path: Path) -> None:
+    model = lively("mobilenet_v2", decoder=False, depth_multiplier=0.5)
+    model.name_classes(ClassTable("", tuple("abcde"), pascal_palette(5)))
+    change_classes(model, ("x", "b", "d"), rest="x")
+    assert model.architecture.extra_rows == (0, 0, 0)
+    _check_export(model.eval(), tmp_path)
+    again = load(tmp_path / "model.onnx")
+    assert again.architecture.extra_rows == (0, 0, 0)
 
 
 def _check_export(model: DeepLabV3Plus, tmp_path: Path) -> None:

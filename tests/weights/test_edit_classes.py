@@ -57,6 +57,32 @@ def test_classes_without_a_source_start_anew(model):
     assert bias == 0
 
 
+def test_the_rest_takes_the_pixels_of_the_classes_that_go(model):
+    before = logits_of(model)
+    rows = change_classes(model, ["cat", "walrus", "Background"], rest="Background")
+    cat = VOC.classes.index("cat")
+    others = [index for index in range(21) if index != cat]
+    after = logits_of(model)
+    torch.testing.assert_close(after[0], before[cat])
+    # Where the network has logits; between them they are interpolated.
+    torch.testing.assert_close(after[2, ::16, ::16], before[others][:, ::16, ::16].amax(0))
+    assert rows[2].rest == tuple(VOC.classes[index] for index in others if index)
+    assert str(rows[2]).startswith("Background: copied from background; also aeroplane, bicycle")
+    kept = change_classes(model, ["background", "cat"])  # rows go where their class goes
+    assert kept[0].rest == ()
+    torch.testing.assert_close(logits_of(model), after[[2, 0]])
+    change_classes(model, ["person", "other"], rest="other", mapping={"person": "cat"})
+    torch.testing.assert_close(logits_of(model)[0], after[0])
+    new_row = model.decoder.classifier.weight[1]
+    assert new_row.abs().max() <= 0.02
+    assert model.architecture.extra_rows == (1,) * 20
+    with pytest.raises(AtrousError, match="E-UNKNOWN-NAME"):
+        change_classes(model, ["person"], rest="background")
+    fresh = change_classes(model, ["person", "other"], rest="other", reinit=True)
+    assert not fresh[1].rest
+    assert model.architecture.extra_rows == ()
+
+
 def test_nothing_is_copied_if_so_wanted(model):
     before = model.decoder.classifier.weight.clone()
     rows = change_classes(model, VOC, reinit=True)
