@@ -20,6 +20,8 @@ BACKBONES = (
 )
 # The options that change the backbone's weights. Two backbones share weights if these agree.
 BACKBONE_OPTIONS = ("depth_multiplier", "in_channels", "stem", "relu_after_depthwise")
+# The options that say what a pixel is; the data decide them.
+BAND_OPTIONS = ("in_channels", "channels", "bands", "dtype", "preview")
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Architecture:
         stem: First layers of ResNet: ``beta`` is three 3x3 convolutions, ``plain`` one 7x7.
         relu_after_depthwise: In Xception, a ReLU after every depthwise convolution. The paper's
             text has it, the authors' released code does not.
-        mean: Mean of the normalisation (x - mean) / std of values 0..255, one value or one per
+        mean: Mean of the normalisation (x - mean) / std of the pixels, one value or one per
             channel; None: the backbone's usual one. Imported weights set it, and the fields below.
         std: Standard deviation of the same normalisation.
         one_sided_padding: Convolutions of MobileNetV2 with a stride pad bottom and right alone up
@@ -64,6 +66,10 @@ class Architecture:
         epsilon: Epsilon of the backbone's batch norms; None: the family's.
         rates_at_16: Exact ASPP rates at stride 16 where `atrous_rates` had to be rounded;
             None: `atrous_rates` are exact.
+        channels: Names of the channels; (): red, green, blue, or numbers where there are more.
+        bands: Where each channel comes from in files; see `atrous.images.bands.Bands`.
+        dtype: Type of the pixels: ``uint8``, ``uint16`` or ``float32``, of which NaN is no value.
+        preview: Channels shown to people as red, green and blue; (): those of these names.
         pooling_stride: Stride of the positions that image pooling averages, where the output stride
             is finer than the one the weights were trained at; None: all positions.
         extra_rows: Classes of further rows of the classifier, after a row for each class. The logit
@@ -94,6 +100,10 @@ class Architecture:
     rates_at_16: tuple[float, ...] | None = None
     pooling_stride: int | None = None
     extra_rows: tuple[int, ...] = ()
+    channels: tuple[str, ...] = ()
+    bands: tuple[str, ...] = ()
+    dtype: Literal["uint8", "uint16", "float32"] = "uint8"
+    preview: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for option in fields(self):  # lists would make the record unhashable
@@ -147,6 +157,10 @@ class Architecture:
             "num_classes must be at least 1": self.num_classes < 1,
             "extra_rows must be classes": not set(self.extra_rows) <= {*range(self.num_classes)},
             "in_channels must be at least 1": self.in_channels < 1,
+            "channels must be in_channels different names": len({*self.channels})
+            not in (0, self.in_channels),
+            "preview takes three names of channels": bool(self.preview)
+            and not (len(self.preview) == 3 and {*self.preview} <= {*self.channels}),
             "stem must be 'beta' or 'plain'": self.stem not in ("beta", "plain"),
             "stem is an option of ResNets": self.stem != "beta" and not is_resnet,
             "relu_after_depthwise is an option of Xception": self.relu_after_depthwise

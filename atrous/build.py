@@ -5,16 +5,19 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from atrous.architecture import (
     BACKBONE_OPTIONS,
+    BAND_OPTIONS,
     CLASSIFIER,
     Architecture,
     Head,
 )
 from atrous.architecture import BACKBONES as BACKBONES  # part of this module's interface
+from atrous.classes import ClassTable
 from atrous.classifier import Classifier
 from atrous.decoder import BilinearDecoder, Decoder, classifier
 from atrous.encoder import mobilenet_v3
@@ -30,12 +33,15 @@ from atrous.encoder.resnet import UNITS, ResNet
 from atrous.encoder.timm_backbone import TimmBackbone
 from atrous.encoder.xception import VARIANTS, Xception
 from atrous.errors import AtrousError, unknown_name
+from atrous.images.bands import Bands
 from atrous.layers import Normalize
 from atrous.model import DeepLabV3Plus, Model
 
 M = TypeVar("M", bound=Model)
 
 _MINUS_ONE_TO_ONE = ((127.5,), (127.5,))  # the authors' x / 127.5 - 1
+_OF_TYPE = {"uint16": ((32767.5,), (32767.5,)), "float32": ((0.0,), (1.0,))}  # -1 to 1; as it is
+_PHOTOGRAPHS = Architecture("")
 _MEAN_SUBTRACTED = ((123.15, 115.90, 103.06), (1.0,))  # their ResNets with the 7x7 stem
 
 
@@ -58,10 +64,11 @@ def create_model(
         options: Any other field of `atrous.architecture.Architecture`, by name: ``output_stride``,
             ``head``, ``separable``, ``decoder_separable``, ``image_pooling``, ``atrous_rates``,
             ``multi_grid``, ``decoder``, ``decoder_strides``, ``reduced_channels``, ``refine``,
-            ``depth_multiplier``, ``in_channels``, ``stem``, ``relu_after_depthwise``.
+            ``depth_multiplier``, ``in_channels``, ``channels``, ``dtype``, ``stem``,
+            ``relu_after_depthwise``. `with_bands` says how RGB weights serve other channels.
 
     Returns:
-        A model that takes RGB values 0..255 and normalises them itself.
+        A model that takes pixels in the units of the files, of RGB 0..255, and normalises them.
 
     Raises:
         AtrousError: An unknown backbone or option, or an option that this backbone does not have.
@@ -109,9 +116,75 @@ def _started(
     from atrous.weights import backbones  # here, because it imports this module
 
     weights = backbones.find(pretrained, architecture.backbone)
-    model = build(replace(architecture, **weights.architecture), timm_weights=weights.timm)
+    theirs = {name: getattr(_PHOTOGRAPHS, name) for name in BAND_OPTIONS}
+    if not Bands.of(vars(architecture)).is_rgb:
+        theirs |= {"mean": None, "std": None}
+    theirs |= weights.architecture
+    model = build(replace(architecture, **theirs), timm_weights=weights.timm)
     weights.assign(model)
-    return model
+    return with_bands(model, architecture, build)
+
+
+def with_bands(model: M, wanted: Architecture, build: Callable[..., M]) -> M:
+    """Returns a model for other channels; all weights but those of the first convolution stay.
+
+    A channel that both have by name keeps its weights; every other one gets the mean of the
+    model's weights over its channels. Red, green and blue of 8 bits keep their normalisation too,
+    so that a network whose other weights are 0 equals the model. The other normalisations are
+    those of `wanted`; where it has none, 8-bit channels have the mean of the model's.
+
+    Args:
+        model: With trained weights.
+        wanted: Says the channels and their normalisation; all other options are the model's.
+        build: `build` or `build_classifier`.
+    """
+    ours, theirs = Bands.of(vars(wanted)), model.bands
+    if (ours.names, ours.dtype) == (theirs.names, theirs.dtype):
+        # The same units: the weights were trained with this normalisation.
+        model.architecture = replace(model.architecture, bands=ours.sources, preview=ours.preview)
+        return model
+    mean, std = (_normalisation_of(kind, wanted, ours, theirs) for kind in ("mean", "std"))
+    options = {name: getattr(wanted, name) for name in BAND_OPTIONS}
+    result = build(replace(model.architecture, **options, mean=mean, std=std))
+    first = next(
+        f"encoder.backbone.{name}.weight"
+        for name, module in model.encoder.backbone.named_modules()
+        if isinstance(module, nn.Conv2d)
+    )
+    tensors = model.state_dict()
+    weight = tensors[first]
+    tensors[first] = torch.stack(
+        [
+            weight[:, theirs.names.index(name)] if name in theirs.names else weight.mean(1)
+            for name in ours.names
+        ],
+        dim=1,
+    )
+    result.load_state_dict(tensors)
+    result.name_classes(ClassTable("", model.classes, model.palette))
+    result.provenance = model.provenance
+    known = [name for name in ours.names if name in theirs.names]
+    result.provenance.notes.append(
+        f"first convolution for {', '.join(ours.names)}: by name {', '.join(known) or 'none'}, "
+        "the others are the mean of its weights"
+    )
+    return result.train(model.training)
+
+
+def _normalisation_of(
+    kind: str, wanted: Architecture, ours: Bands, theirs: Bands
+) -> tuple[float, ...] | None:
+    """Returns mean or deviation of each of our channels; None: what the type has by default."""
+    given: tuple[float, ...] | None = getattr(wanted, kind)
+    before = np.broadcast_to(getattr(theirs, kind), len(theirs.names)).tolist()
+    if not (ours.dtype == theirs.dtype == "uint8"):
+        return given
+    after = given or (sum(before) / len(before),)
+    values = np.broadcast_to(after, len(ours.names)).tolist()
+    return tuple(
+        before[theirs.names.index(name)] if name in theirs.names else value
+        for name, value in zip(ours.names, values, strict=True)
+    )
 
 
 def build(
@@ -245,6 +318,8 @@ def _build_head(a: Architecture, channels: int) -> PyramidHead:
 def _build_normalize(a: Architecture, backbone: Backbone) -> Normalize:
     if a.mean is not None and a.std is not None:
         mean, std = a.mean, a.std
+    elif a.dtype != "uint8":
+        mean, std = _OF_TYPE[a.dtype]
     elif isinstance(backbone, TimmBackbone):
         mean, std = backbone.mean, backbone.std
     elif isinstance(backbone, ResNet) and a.stem == "plain":
@@ -254,7 +329,7 @@ def _build_normalize(a: Architecture, backbone: Backbone) -> Normalize:
     if len(mean) not in (1, a.in_channels):  # the authors give channels beyond RGB the mean 0
         mean = (*mean, *(0.0,) * a.in_channels)[: a.in_channels]
         std = (*std, *(std[-1],) * a.in_channels)[: a.in_channels] if len(std) > 1 else std
-    return Normalize(tuple(mean), tuple(std))
+    return Normalize(tuple(mean), tuple(std), missing=a.dtype == "float32")
 
 
 def _check_decoder_strides(a: Architecture, backbone: Backbone) -> None:

@@ -278,20 +278,30 @@ class PooledBatchNorm2d(nn.BatchNorm2d):
 
 
 class Normalize(nn.Module):
-    """Normalises values 0..255 as in the training of the backbone: (x - mean) / std."""
+    """Normalises pixels as in the training of the backbone: (x - mean) / std.
+
+    Args:
+        mean: Mean of each channel, or one for all.
+        std: Standard deviation, likewise.
+        missing: Whether NaN stands for pixels without a value, which become 0: the mean.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(
+        self, mean: tuple[float, ...], std: tuple[float, ...], *, missing: bool = False
+    ) -> None:
         super().__init__()
+        self.missing = missing
         # The architecture stores them, so `state_dict` does not.
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Maps (N, C, H, W) uint8 or float in 0..255 to the float type of the network."""
-        return (images.to(self.mean.dtype) - self.mean) / self.std
+        """Maps (N, C, H, W), integers or floats, to the float type of the network."""
+        normalized = (images.to(self.mean.dtype) - self.mean) / self.std
+        return normalized.nan_to_num(nan=0.0) if self.missing else normalized
 
 
 def resize(features: Tensor, from_stride: int, to_stride: int, size: Size) -> Tensor:

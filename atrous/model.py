@@ -12,6 +12,7 @@ from atrous.classes import ClassTable, Color, numbered
 from atrous.decoder import BilinearDecoder, Decoder
 from atrous.encoder.encoder import Encoder
 from atrous.errors import AtrousError
+from atrous.images.bands import Bands
 from atrous.layers import Normalize, Size, resize
 
 
@@ -19,7 +20,7 @@ class Model(nn.Module):
     """An encoder with the names of its classes and the origin of its weights.
 
     Args:
-        normalize: Normalises RGB values 0..255 for the backbone.
+        normalize: Normalises the pixels for the backbone.
         encoder: Backbone and ASPP, or another head in the place of ASPP.
         architecture: The options that normalisation, encoder and head were built with. It is the
             only record of output stride and rates; `set_output_stride` keeps the layers in step.
@@ -55,6 +56,12 @@ class Model(nn.Module):
         self.palette: tuple[Color, ...] = table.palette
 
     @property
+    def bands(self) -> Bands:
+        """The channels that the network reads, with their normalisation."""
+        mean, std = (v.flatten().tolist() for v in (self.normalize.mean, self.normalize.std))
+        return Bands.of({**vars(self.architecture), "mean": mean, "std": std})
+
+    @property
     def output_stride(self) -> int:
         """Pixels of the picture per step of the backbone's last features."""
         return self.architecture.output_stride
@@ -86,7 +93,7 @@ class Model(nn.Module):
         return self
 
     def encoded(self, images: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
-        """Encodes pictures (N, C, H, W), RGB, uint8 or float in 0..255.
+        """Encodes pictures (N, C, H, W), in the units of the files: of RGB 0..255.
 
         Returns:
             The encoder's output and the backbone's low-level features by stride.
@@ -119,7 +126,7 @@ class DeepLabV3Plus(Model):
     """Assigns a score for each class to every pixel.
 
     Args:
-        normalize: Normalises RGB values 0..255 for the backbone.
+        normalize: Normalises the pixels for the backbone.
         encoder: Backbone and ASPP.
         decoder: The paper's decoder or the bilinear one.
         architecture: The options that the three were built with.
@@ -163,7 +170,7 @@ class DeepLabV3Plus(Model):
         """Returns logits at the stride at which the network computes them.
 
         Args:
-            images: (N, C, H, W) uint8, or float in 0..255; RGB.
+            images: (N, C, H, W), integers or floats in the units of the files: of RGB 0..255.
 
         Returns:
             (N, K, ceil(H/4), ceil(W/4)), or at the output stride without a decoder. Logit (i, j)
@@ -176,7 +183,7 @@ class DeepLabV3Plus(Model):
         return self.decoder(encoded, low_level)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Maps images (N, C, H, W), uint8 or 0..255, to logits (N, K, H, W)."""
+        """Maps images (N, C, H, W), of RGB 0..255, to logits (N, K, H, W)."""
         return self.upsample(self.coarse_logits(images), (images.shape[-2], images.shape[-1]))
 
     def upsample(self, coarse_logits: Tensor, size: Size) -> Tensor:

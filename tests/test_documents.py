@@ -38,6 +38,7 @@ NAV = {
 TUTORIALS = [f"docs/{page}" for part in NAV["Tutorials"] for page in part.values()]
 HOW_TOS = [f"docs/{page}" for part in NAV["How-to"] for page in part.values()]
 DOCUMENTS = ["README.md", "docs/index.md", *TUTORIALS]
+GEOTIFF = "docs/tutorials/geotiff.md"  # a minute even with short training
 GOOGLE = "deeplabv3_mnv2_pascal_quant.tflite"  # the file that the reader of weights.md downloads
 DEPLOY = "docs/deploy.md"
 
@@ -72,12 +73,17 @@ def folder(tmp_path):
 
 
 def run_all(document: str, folder: Path, programs: Path, *, short: bool) -> None:
+    if document == GEOTIFF:
+        pytest.importorskip("rasterio")
     if GOOGLE in (ROOT / document).read_text() and not (folder / GOOGLE).exists():
         pytest.skip(f"needs {GOOGLE}")
     check(document, folder, programs, short=short)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize(
+    "document",
+    [pytest.param(name, marks=pytest.mark.slow) if name == GEOTIFF else name for name in DOCUMENTS],
+)
 def test_blocks_run_as_printed(document, folder, programs):
     run_all(document, folder, programs, short=True)
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -25,6 +26,7 @@ from atrous.data.formats.layout import Layout
 from atrous.data.formats.shards import ShardLayout
 from atrous.data.opening import open_dataset, recognise
 from atrous.errors import AtrousError, ExitCode, missing_extra, printable
+from atrous.images.bands import bands_of
 from atrous.images.decode import atomic
 
 DATA = click.Path(path_type=Path)
@@ -214,10 +216,15 @@ def _augmented_sheet(
     dataset: Dataset, indices: Sequence[int], crop_size: int, seed: int
 ) -> Image.Image:
     try:
-        from atrous.data.transforms import Augmentation, sample_generator
+        from atrous.data.normalisation import measured
+        from atrous.data.transforms import Augmentation, for_channels, sample_generator
     except ModuleNotFoundError as error:
         raise missing_extra("augmentation", error) from None
     augmentation = Augmentation(crop_size=(crop_size, crop_size))
+    bands = bands_of(dataset)
+    if not bands.is_rgb:
+        bands = bands if bands.mean else replace(bands, mean=measured(dataset)[0])
+        augmentation = for_channels(augmentation, bands)
 
     def view(index: int, number: int) -> Sample:
         return augmentation(dataset, index, sample_generator(seed, number, index))

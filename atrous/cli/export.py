@@ -9,6 +9,7 @@ import click
 
 from atrous.cli.options import ANY_PATH
 from atrous.errors import AtrousError, missing_extra, printable
+from atrous.images.bands import Bands
 
 
 @click.command()
@@ -83,7 +84,7 @@ def export(
         else:
             from atrous.export.export import export as write
 
-            pictures = _read(calibration) if calibration else []
+            pictures = _read(calibration, loaded.bands) if calibration else []
             header = write(loaded, out, size=size, half=fp16, pictures=pictures, labels=labels)
     except ModuleNotFoundError as error:
         raise missing_extra("export", error) from error
@@ -96,14 +97,18 @@ def export(
         )
 
 
-def _read(paths: Sequence[Path]) -> list[Any]:
-    """Returns the pictures of paths as arrays (H, W, 3)."""
+def _read(paths: Sequence[Path], bands: Bands) -> list[Any]:
+    """Returns the pictures of paths as arrays (H, W, C)."""
     import numpy as np
 
     from atrous.images.decode import read_image
-    from atrous.predict.find import find_pictures
+    from atrous.images.raster import read_raster
+    from atrous.predict.find import find_pictures, of_first_channel
 
-    return [np.asarray(read_image(path)) for path in find_pictures(paths).paths]
+    found = of_first_channel(find_pictures(paths), bands).paths
+    if bands.plain:
+        return [np.asarray(read_image(path)) for path in found]
+    return [read_raster(path, bands) for path in found]
 
 
 def _quantize(
@@ -117,4 +122,4 @@ def _quantize(
     from atrous.export.int8 import quantize
 
     allowed = None if budget == 100 else budget / 100
-    return quantize(model, out, _read(paths), budget=allowed, size=size, labels=labels)
+    return quantize(model, out, _read(paths, model.bands), budget=allowed, size=size, labels=labels)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from atrous.cli.collected import Collected, annotations_of, own_file
 from atrous.cli.options import (
     ANY_PATH,
     ANY_PLACE,
@@ -21,13 +22,12 @@ from atrous.cli.options import (
     amount,
     precision_option,
 )
-from atrous.errors import AtrousError, ExitCode, printable
+from atrous.errors import ExitCode, printable
 
 if TYPE_CHECKING:
     from atrous.engines.protocol import Precision
     from atrous.predict.batch import Outcome
     from atrous.predict.find import Found
-    from atrous.predict.pre_annotations import PreAnnotations
 
 _TOOLS = ("labelme", "cvat", "coco", "yolo", "label-studio")
 _NOTES = 5  # kinds of decisions that the summary names
@@ -82,6 +82,10 @@ def _shard(context: click.Context, option: click.Parameter, text: str) -> tuple[
 @click.option(
     "--index", type=ANY_PLACE, metavar="FILE.parquet",
     help="Write a table of all records and errors, for pandas, DuckDB and others.",
+)  # fmt: skip
+@click.option(
+    "--polygons", type=ANY_PATH, metavar="FILE.geojson",
+    help="Write the regions of georeferenced pictures as polygons in map units.",
 )  # fmt: skip
 @click.option(
     "--annotate", type=click.Choice(_TOOLS),
@@ -139,6 +143,7 @@ def predict(
     no_legend: bool,
     coco: Path | None,
     index: Path | None,
+    polygons: Path | None,
     annotate: str | None,
     tolerance: float | None,
     every: int,
@@ -163,6 +168,8 @@ def predict(
     code 3). Finished output of the same picture, model and options is kept, so an interrupted run
     can simply be started again. No other file is ever replaced.
 
+    A georeferenced picture (extra geo) gets b.labels.tif, which lies where the picture lies.
+
     A picture too large for --memory is seen in tiles whose logits are joined, and its overlay is
     reduced. A TIFF may have any size, other pictures up to 100 megapixels.
 
@@ -181,29 +188,34 @@ def predict(
       atrous predict huge/ --jobs 8
       atrous predict huge/ --engine ray --address 10.0.0.1:6379
       atrous predict huge/ --shard 2/8
-      atrous predict city.tif --model model.onnx --memory 4GB
+      atrous predict city.tif --model model.onnx --memory 4GB --polygons city.geojson
     """
     from atrous.predict.batch import Extras
-    from atrous.predict.coco import CocoRegions
+    from atrous.predict.find import of_first_channel
     from atrous.predict.index import indexed
     from atrous.predict.many import segmented, streams_for
+    from atrous.predict.polygons import check_file
     from atrous.predict.predictor import Predictor
     from atrous.predict.video import VideoOptions
 
-    found = _found(paths, out, only_pictures=bool(coco or annotate or probabilities or cutouts))
-    coco, index = (_own_file(file, shard, found.paths) for file in (coco, index))
-    annotations = _annotations(
-        annotate, tolerance, pictures=found.pictures, out=out, overwrite=overwrite, shard=shard
+    only_pictures = bool(coco or polygons or annotate or probabilities or cutouts)
+    found = _found(paths, out, only_pictures=only_pictures)
+    coco, index, polygons = (
+        own_file(file, shard, found.paths) for file in (coco, index, check_file(polygons))
     )
     options: dict[str, Any] = {
         "model": model, "threads": threads, "memory": memory, "unknown_below": unknown,
         "precision": precision,
     }  # fmt: skip
+    streams = streams_for(found.pictures[shard[0] - 1 :: shard[1]], threads, jobs, engine)
+    predictor = Predictor(**options, streams=streams)
+    found = of_first_channel(found, predictor.bands)
+    annotations = annotations_of(
+        annotate, tolerance, pictures=found.pictures, out=out, overwrite=overwrite, shard=shard
+    )
     mine = found.pictures[shard[0] - 1 :: shard[1]]
-    predictor = Predictor(**options, streams=streams_for(mine, threads, jobs, engine))
     report = _Report([picture.shown for picture in mine], as_json=as_json, debug=bool(debug))
-    regions = CocoRegions(predictor.classes)
-    collectors = [each for each in (regions if coco else None, annotations) if each is not None]
+    collected = Collected(predictor.classes, coco, polygons, annotations)
     extras = Extras(
         probabilities, cutouts, not no_overlay, not (no_legend or no_overlay), keep_exif,
         VideoOptions(every, stabilise, label_frames),
@@ -215,14 +227,10 @@ def predict(
     for outcome in indexed(_alone_on_stdout(outcomes), index):
         report.add(outcome)
         if outcome.record is not None:
-            for collected in collectors:
-                collected.add(outcome)
+            collected.add(outcome)
         elif on_error == "stop":
             break
-    if coco is not None:
-        click.echo(f"{regions.write(coco)} regions in {printable(coco)}", err=as_json)
-    if annotations is not None:
-        _write_annotations(annotations, predictor.classes, err=as_json)
+    collected.write(err=as_json)
     report.end(predictor.precision, out, found.left_out)
     if report.failed:
         raise SystemExit(ExitCode.SOME_FAILED)
@@ -235,7 +243,7 @@ def _found(paths: Sequence[Path | str], out: Path, *, only_pictures: bool) -> "F
 
     found = find_pictures(paths, out, videos=not only_pictures)
     if only_pictures:
-        refuse_videos(found.pictures, "--coco, --annotate, --probability and --cutout")
+        refuse_videos(found.pictures, "--coco, --polygons, --annotate, --probability and --cutout")
     return found
 
 
@@ -243,45 +251,6 @@ def _alone_on_stdout(outcomes: Iterator["Outcome"]) -> Iterator["Outcome"]:
     """Yields the outcomes; what libraries print meanwhile, as Ray does, goes to standard error."""
     with redirect_stdout(sys.stderr):
         yield from outcomes
-
-
-def _own_file(file: Path | None, shard: tuple[int, int], pictures: Sequence[Path]) -> Path | None:
-    """Returns a file for all pictures: each shard has its own, and it is none of the pictures."""
-    if file is None:
-        return None
-    if file.resolve() in {path.resolve() for path in pictures}:
-        raise AtrousError("E-OUT", "an option names one of the pictures as a file", where=file)
-    if shard[1] > 1:
-        return file.with_name(f"{file.stem}.{shard[0]}-of-{shard[1]}{file.suffix}")
-    return file
-
-
-def _annotations(
-    kind: str | None, tolerance: float | None, **options: Any
-) -> "PreAnnotations | None":
-    """Returns what collects the annotations of a call, if they are wanted."""
-    from atrous.predict.annotate import TOLERANCE
-    from atrous.predict.pre_annotations import PreAnnotations
-
-    if kind is None:
-        if tolerance is not None:
-            raise click.UsageError("--tolerance is of --annotate, which is not given")
-        return None
-    return PreAnnotations(kind, tolerance=TOLERANCE if tolerance is None else tolerance, **options)
-
-
-def _write_annotations(annotations: "PreAnnotations", classes: Sequence[str], *, err: bool) -> None:
-    """Writes the annotations and prints where they are and how a tool takes them."""
-    done = annotations.write(classes)
-    where = printable(done.target)
-    click.echo(f"annotations of {done.written} pictures in {where}", err=err)
-    if done.kept:
-        click.echo(
-            f"annotations of {done.kept} pictures were there and are kept, for they may be "
-            "corrected; --overwrite writes them anew",
-            err=err,
-        )
-    click.echo(f"to import them: {annotations.how_to_import(where)}", err=err)
 
 
 class _Report:

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.random import Generator
-from numpy.typing import NDArray
 from torch import Tensor
 
 from atrous.data.dataset import Dataset, Sample
 from atrous.data.resize import Window, resized_image
 from atrous.data.transforms import distort_colors
+from atrous.images.bands import Pixels
 
 CENTRAL = 0.875  # of height and width, in evaluation
 
@@ -79,13 +79,13 @@ class AreaCrop:
         return Window(whole, top, left, height, width)
 
 
-def central_crop(image: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
-    """Returns the middle of a picture (H, W, 3), 7/8 of its height and width, resized to `size`.
+def central_crop(image: Pixels, size: tuple[int, int]) -> Tensor:
+    """Returns the middle of a picture (H, W, C), 7/8 of its height and width, resized to `size`.
 
     TensorFlow's rule for the margins, `tf.image.central_crop`: int((H - 7/8 H) / 2).
 
     Returns:
-        (3, height, width) uint8, channels last in memory.
+        (C, height, width) as `resized_image`, channels last in memory.
     """
     height, width = image.shape[:2]
     top, left = int((height - CENTRAL * height) / 2), int((width - CENTRAL * width) / 2)

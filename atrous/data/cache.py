@@ -10,6 +10,7 @@ import numpy as np
 from atrous.classes import Color
 from atrous.data.dataset import Dataset, Sample, target_dtype
 from atrous.errors import AtrousError, ExitCode
+from atrous.images.bands import bands_of
 
 # Workers share memory with this process only if they are forked from it.
 CONTEXT = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
@@ -36,6 +37,8 @@ class CachedDataset:
     def __init__(self, dataset: Dataset, budget: int) -> None:
         self._dataset = dataset
         self._dtype = np.dtype(target_dtype(len(dataset.classes)))
+        self.bands = bands_of(dataset)
+        self._pixel = np.dtype((self.bands.dtype, (len(self.bands.names),)))
         self._budget = budget
         try:
             self._memory = mmap.mmap(-1, max(budget, 1))
@@ -90,10 +93,10 @@ class CachedDataset:
         height, width = sample.target.shape
         with self._lock:
             offset = int(self._used[0])
-            size = height * width * (3 + self._dtype.itemsize)
+            size = self._image_at(0, height * width) + height * width * self._pixel.itemsize
             if self._slots[index, 0] != _ABSENT or offset + size > self._budget:
                 return
-            self._used[0] += size + size % 2  # targets of two bytes begin at even offsets
+            self._used[0] += _aligned(size)
         view = self._view(offset, height, width)
         view.image[...] = sample.image
         view.target[...] = sample.target
@@ -104,6 +107,16 @@ class CachedDataset:
     def _view(self, offset: int, height: int, width: int) -> Sample:
         pixels = height * width
         target = np.frombuffer(self._memory, self._dtype, pixels, offset)
-        start = offset + target.nbytes
-        image = np.frombuffer(self._memory, np.uint8, 3 * pixels, start)
-        return Sample(image.reshape(height, width, 3), target.reshape(height, width))
+        start = self._image_at(offset, pixels)
+        image = np.frombuffer(self._memory, self._pixel, pixels, start)
+        shape = (height, width, len(self.bands.names))
+        return Sample(image.reshape(shape), target.reshape(height, width))
+
+    def _image_at(self, offset: int, pixels: int) -> int:
+        """Returns where the picture of a sample begins, after its target."""
+        return _aligned(offset + pixels * self._dtype.itemsize)
+
+
+def _aligned(offset: int) -> int:
+    """Returns the next offset at which values of up to four bytes may begin."""
+    return -(-offset // 4) * 4

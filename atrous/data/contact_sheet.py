@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from atrous.classes import unlabelled
-from atrous.data.dataset import Dataset, FileDataset, Sample
+from atrous.data.dataset import Dataset, FileDataset, Sample, read_pixels
 from atrous.errors import AtrousError, printable
-from atrous.images.decode import read_image
+from atrous.images.bands import bands_of
 from atrous.predict.overlay import display_colors, legend, overlay, stacked
 
 _GAP, _TEXT = 8, 14  # pixels
@@ -42,7 +42,7 @@ def sample_tiles(dataset: Dataset, indices: Sequence[int]) -> list[Tile]:
             tiles += [Tile(picture, name), Tile(_blank(error.code), error.what)]
             continue
         height, width = target.shape
-        tiles += [Tile(fit(Image.fromarray(image)), name)]
+        tiles += [Tile(fit(Image.fromarray(bands_of(dataset).shown(image))), name)]
         tiles += [Tile(fit_overlay(Sample(image, target), dataset), f"{height} x {width}")]
     return tiles
 
@@ -52,7 +52,7 @@ def fit_overlay(sample: Sample, dataset: Dataset) -> Image.Image:
     image, target = sample
     scale = min(_WIDTH / target.shape[1], _HEIGHT / target.shape[0], 1.0)
     size = (max(round(target.shape[1] * scale), 1), max(round(target.shape[0] * scale), 1))
-    picture = Image.fromarray(image).resize(size, Image.Resampling.BOX)
+    picture = Image.fromarray(bands_of(dataset).shown(image)).resize(size, Image.Resampling.BOX)
     labels = np.asarray(Image.fromarray(target).resize(size, Image.Resampling.NEAREST))
     void = labels == unlabelled(len(dataset.classes))
     dark = Image.blend(picture, Image.new("RGB", size), 0.6)
@@ -114,7 +114,8 @@ def _picture_alone(dataset: Dataset, index: int) -> Image.Image:
     """Returns the picture of a sample whose target cannot be read, or a blank tile."""
     if isinstance(dataset, FileDataset):
         with suppress(AtrousError):
-            return fit(read_image(dataset.items[index].image))
+            pixels, _ = read_pixels(dataset.items[index], dataset.bands)
+            return fit(Image.fromarray(dataset.bands.shown(pixels)))
     return _blank()
 
 

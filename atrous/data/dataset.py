@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 from atrous.classes import IGNORE_INDEX, Color, unlabelled
 from atrous.errors import DataError, listed
+from atrous.images.bands import PLAIN, Bands, Pixels
 from atrous.images.decode import SUFFIXES, read_image
+from atrous.images.raster import files_of, missing, open_raster
 
 Target = NDArray[np.uint8 | np.uint16]
 
@@ -28,13 +30,14 @@ _PROBE = 1 << 16  # bytes hashed at either end of a file: the whole file up to 1
 class Sample(NamedTuple):
     """A picture and its target, of the same size."""
 
-    image: NDArray[np.uint8]  # (H, W, 3) RGB
+    image: Pixels  # (H, W, C); 8-bit RGB unless the data set's `bands` say otherwise
     target: Target  # (H, W) class indices; the largest value of the type means unlabelled
 
 
 class Dataset(Protocol):
     """Labelled pictures by index, in a fixed order.
 
+    A data set of other pixels than 8-bit RGB has an attribute `bands` (`atrous.images.bands`).
     Implementations must be picklable, because workers receive a copy. They must not change the
     files, and must return the same sample for the same index every time. For a picture that cannot
     be read they raise `AtrousError` with the name of the file.
@@ -60,6 +63,9 @@ class Dataset(Protocol):
         """Returns a SHA-256 in hexadecimal that changes when the samples do."""
 
 
+Rectangle = tuple[int, int, int, int]  # top, left, height and width in pixels
+
+
 class Item(NamedTuple):
     """One sample of a `FileDataset`, not yet read."""
 
@@ -67,6 +73,7 @@ class Item(NamedTuple):
     image: Path
     annotation: Path | None  # the file the target is read from; None: the picture is unlabelled
     key: str = ""  # the picture's name in an annotation file or a list
+    window: Rectangle | None = None  # the part of the picture that is the sample; None: all
 
 
 ReadTarget = Callable[[Item, tuple[int, int]], Target]
@@ -84,12 +91,14 @@ class FileDataset:
             unlabelled.
         classes: Names of the K classes in index order.
         palette: K colours in index order.
+        bands: The channels of the pictures.
     """
 
     items: tuple[Item, ...]
     read_target: ReadTarget
     classes: tuple[str, ...]
     palette: tuple[Color, ...]
+    bands: Bands = PLAIN
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -107,25 +116,48 @@ class FileDataset:
                 target holds a value that is no class.
         """
         item = self.items[index]
-        image = np.array(read_image(item.image))  # (H, W, 3), writable
+        image, absent = read_pixels(item, self.bands)
         height, width = image.shape[:2]
         if item.annotation is None:
             dtype = target_dtype(len(self.classes))
             return Sample(image, np.full((height, width), unlabelled(len(self.classes)), dtype))
         sample = Sample(image, self.read_target(item, (height, width)))
         check_sample(sample, len(self.classes), picture=item.image, annotation=item.annotation)
+        if absent is not None and (nothing := absent.all(axis=2)).any():
+            no_label = sample.target.dtype.type(unlabelled(len(self.classes)))
+            return Sample(image, np.where(nothing, no_label, sample.target))
         return sample
 
     def fingerprint(self) -> str:
         """Hashes names, classes, file sizes, and up to 64 KiB at either end of each file."""
         parts = [name.encode() for name in self.classes]
+        if not self.bands.plain:
+            parts.append(str(self.bands).encode())
         digest_once = cache(file_digest)  # an annotation may serve many pictures
         for item in self.items:
             # Version 0.1 named pictures without suffix: its runs must still recognise their data.
             name = stem(item.key) if item.key else item.name
             parts += [os.fsencode(name), digest_once(item.image)]
+            if self.bands.sources:
+                others = files_of(item.image, self.bands.sources)[1:]
+                parts += [digest_once(Path(str(other))) for other in others]
+            if item.window:
+                parts.append(str(item.window).encode())
             parts.append(digest_once(item.annotation) if item.annotation else b"")
         return combined_digest(parts)
+
+
+def read_pixels(item: Item, bands: Bands) -> tuple[Pixels, NDArray[np.bool_] | None]:
+    """Returns the picture of an item, (H, W, C), and where its channels have no value.
+
+    Raises:
+        AtrousError: The picture cannot be read, or has other channels.
+    """
+    if bands.plain and item.window is None:
+        return np.array(read_image(item.image)), None  # (H, W, 3), writable
+    raster = open_raster(item.image, bands)
+    pixels = bands.checked(raster.read(*(item.window or (0, 0, *raster.size))), item.image)
+    return pixels, missing(pixels, raster.no_data)
 
 
 def stem(name: str) -> str:

@@ -35,7 +35,7 @@ Vary = Callable[[Dataset, int, np.random.Generator], Sample]
 class Batch(NamedTuple):
     """The input of one training step on one rank."""
 
-    images: Tensor  # (N, 3, H, W) uint8 RGB, channels last in memory
+    images: Tensor  # (N, C, H, W) uint8 or float32, channels last in memory
     targets: Tensor  # (N, H, W) uint8, or int32 above 255 classes: .long() it on the device;
     # (N, 1, 1) of classified pictures
     names: list[str]
@@ -208,7 +208,7 @@ def _collate(samples: list[_Prepared]) -> _Prepared:
     failures = [error for sample in samples for error in sample.failures]
     if any(sample.images is None for sample in samples):
         return _Prepared(None, None, None, failures)
-    images = default_collate([sample.images for sample in samples])  # (N, H, W, 3)
+    images = default_collate([sample.images for sample in samples])  # (N, H, W, C)
     targets = default_collate([sample.targets for sample in samples])  # (N, H, W)
     return _Prepared(images, targets, [sample.names for sample in samples], failures)
 

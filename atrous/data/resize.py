@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from atrous.data.dataset import Target
+from atrous.images.bands import Pixels
 
 
 class Window(NamedTuple):
@@ -25,24 +26,27 @@ class Window(NamedTuple):
     width: int
 
 
-def resized_image(image: NDArray[np.uint8], window: Window) -> Tensor:
-    """Returns the window of a picture (H, W, 3) resized bilinearly.
+def resized_image(image: Pixels, window: Window) -> Tensor:
+    """Returns the window of a picture (H, W, C) resized bilinearly.
 
     Equals resizing the whole picture with ``torch.nn.functional.interpolate`` as uint8 and then
     cutting, bit for bit (with torch's vectorised kernel); differs from resizing in floating point
     by at most one level: rows and columns are each rounded to 8 bits.
 
     Returns:
-        (3, height, width) uint8, channels last in memory.
+        (C, height, width), channels last in memory; 16-bit values as float32.
     """
     size, top, left, height, width = window
-    source = as_tensor(image).permute(2, 0, 1)[None]  # (1, 3, H, W)
-    rows = source.shape[2]
+    source = as_tensor(image).permute(2, 0, 1)[None]  # (1, C, H, W)
+    rows, channels = source.shape[2], source.shape[1]
     # Each pass of a separable resize needs the whole axis it resizes, to keep its grid, but of the
     # other axis only the window. Rows outside of the window stay uninitialised and unused.
     first, last = _rows_needed(window, rows)
-    wide = _bilinear(source[:, :, first:last], (last - first, size[1]))
-    tall = torch.empty((1, rows, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    needed = source[:, :, first:last]
+    if needed.dtype == torch.uint16:
+        needed = needed.float()  # torch resizes no 16-bit integers
+    wide = _bilinear(needed, (last - first, size[1]))
+    tall = torch.empty((1, rows, width, channels), dtype=wide.dtype).permute(0, 3, 1, 2)
     tall[:, :, first:last] = wide[..., left : left + width]
     return _bilinear(tall, (size[0], width))[0, :, top : top + height]
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from atrous.classes import Color
 from atrous.data.dataset import Dataset, Sample, combined_digest
 from atrous.errors import DataError
+from atrous.images.bands import Bands, bands_of
 
 
 def held_out(names: Sequence[str], count: int, *, seed: int = 0) -> set[int]:
@@ -77,6 +78,11 @@ class Subset:
     def palette(self) -> tuple[Color, ...]:
         """The data set's colours."""
         return self.dataset.palette
+
+    @property
+    def bands(self) -> Bands:
+        """The data set's channels."""
+        return bands_of(self.dataset)
 
     @cached_property
     def names(self) -> tuple[str, ...]:

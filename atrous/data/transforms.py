@@ -12,7 +12,7 @@ All randomness comes from a generator that the caller makes with `sample_generat
 a function of (seed, epoch, index), in any process.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -21,10 +21,10 @@ import torch
 from numpy.random import Generator
 from torch import Tensor
 
-from atrous.classes import Color
 from atrous.data.dataset import Dataset, Sample, Target
 from atrous.data.resize import Window, resized_image, resized_target
 from atrous.errors import AtrousError
+from atrous.images.bands import Bands
 
 _CROP_ATTEMPTS = 10
 
@@ -38,17 +38,21 @@ class Augmentation:
         scale_range: Smallest and largest scale of the picture.
         scale_step: Distance between the equally likely scales; with 0, any scale in the range.
         flip: Probability of a left-right flip.
-        mean_pixel: Colour of padding: the colour that the model's normalisation turns into zero.
+        mean_pixel: Padding, one value per channel: the pixel that the model's normalisation turns
+            into zero.
         photometric: Probability of each of a change of brightness (factor 0.875..1.125), contrast
             (0.5..1.5), saturation (0.5..1.5) and hue (-0.05..0.05 of a turn), in this order.
+            Hue changes in 8 bits alone.
+        colors: Channels that changes of colour act on: red, green and blue; empty: none.
     """
 
     crop_size: tuple[int, int] = (513, 513)
     scale_range: tuple[float, float] = (0.5, 2.0)
     scale_step: float = 0.25
     flip: float = 0.5
-    mean_pixel: Color = (128, 128, 128)
+    mean_pixel: tuple[float, ...] = (128, 128, 128)
     photometric: float = 0.0
+    colors: tuple[int, ...] = (0, 1, 2)
 
     def __post_init__(self) -> None:
         low, high = self.scale_range
@@ -70,6 +74,13 @@ class Augmentation:
     def __call__(self, dataset: Dataset, index: int, rng: Generator) -> Sample:
         """Returns sample `index` of a data set, varied (`augment`)."""
         return augment(dataset[index], self, rng)
+
+
+def for_channels(augmentation: Augmentation, bands: Bands) -> Augmentation:
+    """Returns an augmentation that pads with the mean of some channels and knows their colours."""
+    mean = np.broadcast_to(bands.mean, len(bands.names)).tolist()
+    padding = tuple(mean if bands.dtype == "float32" else map(round, mean))
+    return replace(augmentation, mean_pixel=padding, colors=bands.colors)
 
 
 @cache
@@ -95,15 +106,19 @@ def augment(sample: Sample, augmentation: Augmentation, rng: Generator) -> Sampl
     """Returns a varied view of the sample, of the augmentation's crop size.
 
     Args:
-        sample: Image (H, W, 3) and target (H, W) of any size.
+        sample: Image (H, W, C) and target (H, W) of any size.
         augmentation: The changes and their ranges.
         rng: Source of all random choices (`sample_generator`).
     """
     window = choose_window(sample.target.shape, augmentation, rng)
-    image = resized_image(sample.image, window)  # (3, h, w)
+    image = resized_image(sample.image, window)  # (C, h, w)
     target = resized_target(sample.target, window)  # (h, w)
-    if augmentation.photometric:
-        image = distort_colors(image, augmentation.photometric, rng)
+    if augmentation.photometric and augmentation.colors:
+        places = list(augmentation.colors)
+        if places == [*range(len(image))]:  # without a copy
+            image = distort_colors(image, augmentation.photometric, rng)
+        else:
+            image[places] = distort_colors(image[places], augmentation.photometric, rng)
     image, target = pad(image, target, augmentation.crop_size, augmentation.mean_pixel)
     if rng.random() < augmentation.flip:
         image, target = image[None].flip(-1)[0], target[:, ::-1]
@@ -135,7 +150,12 @@ def _draw_scale(augmentation: Augmentation, rng: Generator) -> float:
 
 
 def distort_colors(image: Tensor, probability: float, rng: Generator) -> Tensor:
-    """Changes brightness, contrast, saturation and hue of (3, H, W), each with a probability."""
+    """Changes brightness, contrast, saturation and hue of (3, H, W), each with a probability.
+
+    Floats, which may lie in any range, are changed as bytes are but for hue, and not clipped.
+    """
+    if image.is_floating_point():
+        return _distort_floats(image, probability, rng)
     tv = torchvision_transforms().functional
     for change, low, high in (
         (tv.adjust_brightness, 0.875, 1.125),
@@ -149,6 +169,19 @@ def distort_colors(image: Tensor, probability: float, rng: Generator) -> Tensor:
     return image
 
 
+def _distort_floats(image: Tensor, probability: float, rng: Generator) -> Tensor:
+    grey = image.mean(0, keepdim=True)
+    for towards, low, high in (
+        (torch.zeros(1), 0.875, 1.125),  # brightness
+        (grey.nanmean(), 0.5, 1.5),  # contrast
+        (grey, 0.5, 1.5),  # saturation
+    ):
+        amount = rng.uniform(low, high)
+        if rng.random() < probability:
+            image = towards + (image - towards) * amount
+    return image
+
+
 def _adjust_contrast(image: Tensor, factor: float) -> Tensor:
     # torchvision's mean in floating point depends on the number of threads.
     grey = torchvision_transforms().functional.rgb_to_grayscale(image)
@@ -157,14 +190,14 @@ def _adjust_contrast(image: Tensor, factor: float) -> Tensor:
 
 
 def pad(
-    image: Tensor, target: Target, size: tuple[int, int], mean_pixel: Color
+    image: Tensor, target: Target, size: tuple[int, int], mean_pixel: tuple[float, ...]
 ) -> tuple[Tensor, Target]:
-    """Extends image (3, h, w) and target (h, w) to `size` at the bottom and right."""
+    """Extends image (C, h, w) and target (h, w) to `size` at the bottom and right."""
     height, width = target.shape
     if (height, width) == size:
         return image, target
-    row = torch.tensor(mean_pixel, dtype=torch.uint8).repeat(size[1])
-    padded = row.repeat(size[0], 1).view(*size, 3).permute(2, 0, 1)  # (3, H, W)
+    row = torch.tensor(mean_pixel, dtype=image.dtype).repeat(size[1])
+    padded = row.repeat(size[0], 1).view(*size, len(image)).permute(2, 0, 1)  # (C, H, W)
     padded[:, :height, :width] = image
     labels = np.full(size, np.iinfo(target.dtype).max, target.dtype)
     labels[:height, :width] = target

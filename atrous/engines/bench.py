@@ -30,6 +30,7 @@ from atrous.engines.open import exported_file, load_model, open_engine
 from atrous.engines.openvino import ExportedEngine, import_openvino, openvino_core
 from atrous.engines.protocol import Engine, Precision
 from atrous.errors import AtrousError, ExitCode
+from atrous.images.bands import PLAIN, Bands, Pixels, bands_of
 from atrous.predict import upsample
 
 PACKAGES = {"OpenVINO": "openvino", "ONNX Runtime": "onnxruntime", "PyTorch": "torch"}
@@ -134,7 +135,7 @@ def bench(
     with _as_exported(model, size, precision) as (path, sources):
         header = read_header(path)
         size = size or (header.size if header.size != (0, 0) else (513, 513))
-        picture = made_up_picture(size)
+        picture = made_up_picture(size, header.bands)
         engines = {n: _open(n, source, threads, precision) for n, source in sources.items()}
         peak_runner, peak_work = _peak_runner(threads, header.precision)
         runs: dict[str, Callable[[], Any]] = {"peak": peak_runner}
@@ -214,7 +215,7 @@ class _OnnxRuntime:
             path, options, providers=["CPUExecutionProvider"]
         )
 
-    def coarse_logits(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def coarse_logits(self, image: Pixels) -> NDArray[np.float32]:
         return cast(
             NDArray[np.float32], self._session.run(["logits"], {"image": image[None]})[0][0]
         )
@@ -335,13 +336,16 @@ def first_labels(arguments: str) -> None:
     """Labels a picture, then prints the time of day and the process's peak memory as JSON."""
     name, source, (height, width), threads, precision = json.loads(arguments)
     engine = _open(name, source, threads, precision, keep=True)
-    coarse = engine.coarse_logits(made_up_picture((height, width)))
+    coarse = engine.coarse_logits(made_up_picture((height, width), bands_of(engine)))
     upsample.labels(coarse, engine.logits_stride, (height, width))
     print(json.dumps([time.time(), peak_megabytes()]))
 
 
-def made_up_picture(size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Returns a synthetic picture (H, W, 3) of smooth shapes."""
+def made_up_picture(size: tuple[int, int], bands: Bands = PLAIN) -> Pixels:
+    """Returns a synthetic picture (H, W, C) of smooth shapes."""
     rows, columns = np.ogrid[: size[0], : size[1]]
-    planes = [128 + 63 * (np.sin(rows / (40 + 9 * c)) + np.cos(columns / 31)) for c in range(3)]
-    return np.stack(planes, axis=-1).astype(np.uint8)
+    planes = [
+        128 + 63 * (np.sin(rows / (40 + 9 * c)) + np.cos(columns / 31))
+        for c in range(len(bands.names))
+    ]
+    return bands.made_up(np.stack(planes, axis=-1))

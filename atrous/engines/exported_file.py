@@ -13,8 +13,9 @@ from typing import Any
 
 from atrous.classes import Color
 from atrous.errors import AtrousError, ExitCode
+from atrous.images.bands import Bands
 
-FORMAT = 1  # version of this package's metadata
+FORMAT = 2  # version of this package's metadata; 2: other pixels than 8-bit RGB
 NEWEST_OPSET = 20
 
 # Names of values inside the graph of a network with image pooling. When a large picture is seen in
@@ -77,10 +78,16 @@ class Header:
     bf16_measured: str = ""
     architecture: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def bands(self) -> Bands:
+        """The channels of the pictures, their type and normalisation."""
+        return Bands.of(self.architecture)
+
     def properties(self) -> dict[str, str]:
         """Returns the metadata properties of the file."""
         # What a file must have comes last, so that a file cut short is missing some of it.
-        values = {**dict(reversed(vars(self).items())), "atrous_format": FORMAT}
+        number = 1 if self.bands.is_rgb else FORMAT  # older versions read all they can
+        values = {**dict(reversed(vars(self).items())), "atrous_format": number}
         return {k: v if isinstance(v, str) else json.dumps(v) for k, v in values.items()}
 
 

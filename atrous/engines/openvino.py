@@ -28,6 +28,7 @@ from atrous.engines.openvino_row_strips import in_strips
 from atrous.engines.protocol import Precision
 from atrous.engines.requests import BySize, Gate, Requests
 from atrous.errors import AtrousError
+from atrous.images.bands import Pixels
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,8 @@ class ExportedEngine:
         self.reach = self.header.reach
         self.bytes_fixed = _BYTES_OF_PROCESS + _COPIES_OF_WEIGHTS * path.stat().st_size
         self.fingerprint = self.header.sha256
+        self.bands = self.header.bands
+        self._channels = len(self.bands.names)
         self.streams = streams
         self._compiler, self._for_streams = (
             Compiler(
@@ -93,12 +96,15 @@ class ExportedEngine:
             )
             for number in (1, streams)
         )
-        self._one, self._several = BySize(self._compiler.compile), BySize(self._for_streams.compile)
+        self._one, self._several = (
+            BySize(compiler.compile, self._channels)
+            for compiler in (self._compiler, self._for_streams)
+        )
         self._for_tiles: tuple[tuple[object, ...], Requests | None] | None = None
         self._gate = Gate()
 
-    def coarse_logits(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Maps a picture (H, W, 3), RGB, to logits (h, w, K) at `logits_stride`.
+    def coarse_logits(self, image: Pixels) -> NDArray[np.float32]:
+        """Maps a picture (H, W, C) to logits (h, w, K) at `logits_stride`.
 
         Raises:
             AtrousError: The file is fixed to another size.
@@ -133,8 +139,8 @@ class ExportedEngine:
         """Memory for each pixel seen at a time; 0 for a file of one size, which is never tiled."""
         return 0 if any(self.header.size) else bytes_per_pixel(self._compiler.read())
 
-    def high_level(self, tile: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-        """Maps a tile (H, W, 3) to the features that image pooling averages, (h, w, C)."""
+    def high_level(self, tile: Pixels) -> NDArray[np.float32] | None:
+        """Maps a tile (H, W, C) to the features that image pooling averages, (h, w, C)."""
         size = self._checked_size(tile)
         with self.alone():
             requests = self._tile_requests("high_level", size)
@@ -142,9 +148,7 @@ class ExportedEngine:
                 return None
             return np.moveaxis(requests.infer({0: np.ascontiguousarray(tile)[None]}), 0, 2)
 
-    def tile_logits(
-        self, tile: NDArray[np.uint8], pooled: NDArray[np.float32] | None
-    ) -> NDArray[np.float32]:
+    def tile_logits(self, tile: Pixels, pooled: NDArray[np.float32] | None) -> NDArray[np.float32]:
         """Maps a tile to logits as `coarse_logits` does, with the pooled features (C,) given."""
         size = self._checked_size(tile)
         inputs: dict[int, NDArray[Any]] = {0: np.ascontiguousarray(tile)[None]}
@@ -161,11 +165,11 @@ class ExportedEngine:
             self._one.forget()
             self._several.forget()
             self._for_tiles = None
-            compiled = self._compiler.compile_for_tiles((1, *size, 3), what)
+            compiled = self._compiler.compile_for_tiles((1, *size, self._channels), what)
             self._for_tiles = (what, size), compiled
         return self._for_tiles[1]
 
-    def _checked_size(self, image: NDArray[np.uint8]) -> tuple[int, int]:
+    def _checked_size(self, image: Pixels) -> tuple[int, int]:
         size = (image.shape[0], image.shape[1])
         fixed = self.header.size
         if fixed not in ((0, 0), size):
@@ -260,7 +264,7 @@ class Compiler:
         """Returns the requests for an input shape, whose logits are (1, K, h, w).
 
         Args:
-            shape: Of the picture, (1, H, W, 3); -1 is any length.
+            shape: Of the picture, (1, H, W, C); -1 is any length.
 
         Raises:
             AtrousError: The engine refuses the file.
@@ -273,7 +277,7 @@ class Compiler:
         """Returns the requests for tiles; None for features of a network without image pooling.
 
         Args:
-            shape: Of the tile, (1, H, W, 3).
+            shape: Of the tile, (1, H, W, C).
             what: ``high_level`` for the features that image pooling averages, ``logits`` for the
                 logits given the average.
 

@@ -103,7 +103,8 @@ def bytes_per_pixel(model: Any) -> int:
     for the engine's own memory. An engine that fuses layers needs less.
     """
     side = 512
-    model.reshape([1, side, side, 3])
+    channels = model.input(0).get_partial_shape()[3].get_length()
+    model.reshape([1, side, side, channels])
     nodes = model.get_ordered_ops()
     last_reader: dict[tuple[str, int], int] = {}
     for index, node in enumerate(nodes):

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.classes import Color
+from atrous.images.bands import Bands, Pixels
 
 Precision = Literal["auto", "fp32", "bf16", "int8"]
 
@@ -22,6 +23,7 @@ class Engine(Protocol):
         fingerprint: A hash of the weights. Equal weights have equal fingerprints.
         precision: The arithmetic of the network: ``fp32``, ``bf16`` or ``int8``.
         streams: Calls of `coarse_logits`, from so many threads, that gain time by running together.
+        bands: The channels of its pictures, (H, W, C); an engine without it takes 8-bit RGB.
     """
 
     classes: tuple[str, ...]
@@ -31,6 +33,7 @@ class Engine(Protocol):
     fingerprint: str
     precision: str
     streams: int
+    bands: Bands
 
     @property
     def reach(self) -> int:
@@ -54,19 +57,17 @@ class Engine(Protocol):
         """Lets no other thread in meanwhile; for pictures that take all the memory."""
         ...
 
-    def coarse_logits(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Maps a picture (H, W, 3), RGB, to logits (h, w, K) at `logits_stride`."""
+    def coarse_logits(self, image: Pixels) -> NDArray[np.float32]:
+        """Maps a picture (H, W, C) to logits (h, w, K) at `logits_stride`."""
         ...
 
-    def high_level(self, tile: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-        """Maps a tile (H, W, 3) to the features that image pooling averages, (h, w, C).
+    def high_level(self, tile: Pixels) -> NDArray[np.float32] | None:
+        """Maps a tile (H, W, C) to the features that image pooling averages, (h, w, C).
 
         Returns None for networks without image pooling.
         """
         ...
 
-    def tile_logits(
-        self, tile: NDArray[np.uint8], pooled: NDArray[np.float32] | None
-    ) -> NDArray[np.float32]:
+    def tile_logits(self, tile: Pixels, pooled: NDArray[np.float32] | None) -> NDArray[np.float32]:
         """Maps a tile to logits as `coarse_logits` does, with the pooled features (C,) given."""
         ...

@@ -51,14 +51,15 @@ class BySize:
     one. A size that occurs often replaces the first.
 
     Args:
-        compiled: Compiles the file for an input shape (1, H, W, 3), in which -1 is any length.
+        compiled: Compiles the file for an input shape (1, H, W, C), in which -1 is any length.
+        channels: C.
 
     Attributes:
         for_size: The size that has its own model, and the model.
     """
 
-    def __init__(self, compiled: Callable[[tuple[int, ...]], Requests]) -> None:
-        self._compiled = compiled
+    def __init__(self, compiled: Callable[[tuple[int, ...]], Requests], channels: int = 3) -> None:
+        self._compiled, self._channels = compiled, channels
         self.for_size: tuple[Size, Requests] | None = None
         self._for_any_size: Requests | None = None
         self._times_seen: Counter[Size] = Counter()
@@ -71,11 +72,11 @@ class BySize:
             if self.for_size is None or (
                 self.for_size[0] != size and self._times_seen[size] == REPEATS_WORTH_COMPILING
             ):
-                self.for_size = size, self._compiled((1, *size, 3))
+                self.for_size = size, self._compiled((1, *size, self._channels))
             if self.for_size[0] == size:
                 return self.for_size[1]
             if self._for_any_size is None:
-                self._for_any_size = self._compiled((1, -1, -1, 3))
+                self._for_any_size = self._compiled((1, -1, -1, self._channels))
             return self._for_any_size
 
     def forget(self) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from atrous.encoder.aspp import ASPP
 from atrous.engines.protocol import Precision
 from atrous.errors import AtrousError
+from atrous.images.bands import Pixels
 from atrous.model import DeepLabV3Plus
 
 _BYTES_OF_PROCESS = 500_000_000  # Python, torch and the libraries that torch loads
@@ -39,6 +40,7 @@ class TorchEngine:
         self.palette = model.palette
         self.output_stride = model.output_stride
         self.logits_stride = model.logits_stride
+        self.bands = model.bands
         if precision == "int8":
             raise AtrousError(
                 "E-PRECISION",
@@ -62,8 +64,8 @@ class TorchEngine:
         with self._lock:
             yield
 
-    def coarse_logits(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Maps a picture (H, W, 3), RGB, to logits (h, w, K) at `logits_stride`."""
+    def coarse_logits(self, image: Pixels) -> NDArray[np.float32]:
+        """Maps a picture (H, W, C) to logits (h, w, K) at `logits_stride`."""
         with torch.inference_mode():
             return _channels_last(self.model.coarse_logits(self._images(image)))
 
@@ -106,20 +108,20 @@ class TorchEngine:
             if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
                 module.register_forward_hook(look)
         with torch.inference_mode():
-            logits = ghost.coarse_logits(torch.empty(1, 3, side, side, device="meta"))
+            logits = ghost.coarse_logits(
+                torch.empty(1, len(self.bands.names), side, side, device="meta")
+            )
         return (2 * widest + 3 * 4 * logits.numel()) // side**2
 
-    def high_level(self, tile: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-        """Maps a tile (H, W, 3) to the features that image pooling averages, (h, w, C)."""
+    def high_level(self, tile: Pixels) -> NDArray[np.float32] | None:
+        """Maps a tile (H, W, C) to the features that image pooling averages, (h, w, C)."""
         if self._image_pooling is None:
             return None
         with torch.inference_mode():
             images = self.model.normalize(self._images(tile))
             return _channels_last(self.model.encoder.backbone(images)[0])
 
-    def tile_logits(
-        self, tile: NDArray[np.uint8], pooled: NDArray[np.float32] | None
-    ) -> NDArray[np.float32]:
+    def tile_logits(self, tile: Pixels, pooled: NDArray[np.float32] | None) -> NDArray[np.float32]:
         """Maps a tile to logits as `coarse_logits` does, with the pooled features (C,) given."""
         if pooled is None or self._image_pooling is None:
             return self.coarse_logits(tile)
@@ -135,7 +137,7 @@ class TorchEngine:
         aspp = self.model.encoder.aspp
         return aspp.image_pooling if isinstance(aspp, ASPP) else None
 
-    def _images(self, image: NDArray[np.uint8]) -> Tensor:
+    def _images(self, image: Pixels) -> Tensor:
         images = torch.tensor(image)  # a copy, because PIL's memory is read-only
         return images.permute(2, 0, 1)[None].to(self._device)
 

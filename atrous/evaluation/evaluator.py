@@ -42,7 +42,7 @@ class Outcome(NamedTuple):
 
     position: int
     name: str
-    image: NDArray[np.uint8]  # (H, W, 3)
+    image: NDArray[np.uint8]  # (H, W, 3), as shown to people
     target: NDArray[Any]  # (H, W) in the scores' classes; 255 or 65535 is unlabelled
     labels: NDArray[Any]  # (H, W)
     palette: tuple[Color, ...]  # of the classes
@@ -93,6 +93,7 @@ def evaluate(
     views = Views(tuple(scales), flip, _size(pad_to), _size(window))
     if len(dataset) == 0:
         raise DataError("E-DATA-EMPTY", "no pictures to evaluate")
+    _check_channels(network, dataset)
     run = _Run(match_classes(dataset, facts["classes"], facts["palette"], classes), trimap)
     with prepared(network, output_stride):
         if jobs == 1:
@@ -275,7 +276,20 @@ def _outcomes(
                 target = run.match.values[target]
             with run.timed("network"):
                 labels, sample = segment(network, image, views, where=name)
-            yield Outcome(index, name, image, target, labels, run.match.palette), sample
+            shown = network.bands.shown(image)
+            yield Outcome(index, name, shown, target, labels, run.match.palette), sample
+
+
+def _check_channels(network: Network, dataset: "Dataset") -> None:
+    """Refuses data of other channels than the model's."""
+    ours, theirs = network.bands, getattr(dataset, "bands", network.bands)
+    if (ours.names, ours.dtype) != (theirs.names, theirs.dtype):
+        of_model, of_data = (f"{', '.join(b.names)} ({b.dtype})" for b in (ours, theirs))
+        raise DataError(
+            "E-DATA-CHANNELS",
+            f"the model reads {of_model}, the data have {of_data}",
+            fix="name the model's channels, in its order, in the dataset YAML",
+        )
 
 
 def _size(size: int | Size | None) -> Size | None:

@@ -14,17 +14,19 @@ from atrous.engines.openvino import ExportedEngine, import_openvino
 from atrous.engines.protocol import Engine
 from atrous.engines.torch import TorchEngine, fingerprint
 from atrous.errors import AtrousError
+from atrous.images.bands import Bands, bands_of
 from atrous.model import DeepLabV3Plus
 
 
 class Network(Protocol):
-    """A model that maps float32 pictures in 0..255 to coarse logits."""
+    """A model that maps float32 pictures in the units of the files to coarse logits."""
 
     logits_stride: int
+    bands: Bands
     mean_pixel: tuple[float, ...]  # the colour of padding
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Maps (3, H, W) to coarse logits (K, h, w), float32 on the CPU or the GPU."""
+        """Maps (C, H, W) to coarse logits (K, h, w), float32 on the CPU or the GPU."""
         ...
 
 
@@ -34,32 +36,34 @@ class TorchNetwork:
     def __init__(self, model: DeepLabV3Plus) -> None:
         self.model = model
         self.logits_stride = model.logits_stride
-        mean = model.normalize.mean.flatten().tolist()
-        self.mean_pixel = tuple(mean * (3 // len(mean)))
+        self.bands = model.bands
+        self.mean_pixel = tuple(np.broadcast_to(self.bands.mean, len(self.bands.names)).tolist())
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Maps (3, H, W) to coarse logits (K, h, w)."""
+        """Maps (C, H, W) to coarse logits (K, h, w)."""
         images = image[None].to(self.model.normalize.mean.device)
         return self.model.coarse_logits(images.to(memory_format=torch.channels_last))[0].float()
 
 
 class EngineNetwork:
-    """Any other engine. Engines take 8-bit pictures, so resized and padded pictures are rounded."""
-
-    mean_pixel: tuple[float, ...] = (
-        127.5,
-        127.5,
-        127.5,
-    )  # the mean of the normalisation x / 127.5 - 1
+    """Any other engine. Resized and padded pictures are rounded to the type that it takes."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.logits_stride = engine.logits_stride
+        self.bands = bands_of(engine)
+        # 127.5 is the mean of the normalisation x / 127.5 - 1.
+        mean = (127.5,) if self.bands.is_rgb else self.bands.mean
+        self.mean_pixel: tuple[float, ...] = tuple(
+            np.broadcast_to(mean, len(self.bands.names)).tolist()
+        )
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Maps (3, H, W) to coarse logits (K, h, w)."""
-        picture = image.round().clamp(0, 255).byte().permute(1, 2, 0)
-        logits = self.engine.coarse_logits(np.ascontiguousarray(picture.numpy()))
+        """Maps (C, H, W) to coarse logits (K, h, w)."""
+        picture = image.permute(1, 2, 0).numpy()
+        if self.bands.dtype != "float32":
+            picture = np.rint(picture).clip(0, np.iinfo(self.bands.dtype).max)
+        logits = self.engine.coarse_logits(np.ascontiguousarray(picture, self.bands.dtype))
         return torch.from_numpy(logits).permute(2, 0, 1).float()
 
 

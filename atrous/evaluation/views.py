@@ -17,6 +17,7 @@ from torch import Tensor
 
 from atrous.errors import AtrousError
 from atrous.evaluation.networks import Network
+from atrous.images.bands import Pixels
 from atrous.predict import upsample
 
 Size = tuple[int, int]  # (height, width)
@@ -62,13 +63,13 @@ class Views:
 
 @torch.inference_mode()
 def segment(
-    network: Network, image: NDArray[np.uint8], views: Views, *, where: object = ""
+    network: Network, image: Pixels, views: Views, *, where: object = ""
 ) -> tuple[NDArray[Any], NDArray[np.float32]]:
     """Labels a picture.
 
     Args:
         network: The model.
-        image: (H, W, 3) RGB.
+        image: (H, W, C).
         views: The views that the network sees.
         where: Name of the picture, for errors.
 
@@ -80,7 +81,7 @@ def segment(
         AtrousError: The picture is larger than `pad_to`.
     """
     height, width = size = image.shape[:2]
-    picture = torch.tensor(image).permute(2, 0, 1).float()  # (3, H, W)
+    picture = torch.tensor(image).permute(2, 0, 1).float()  # (C, H, W)
     if views.pad_to is not None:
         picture = _pad(picture, views.pad_to, network.mean_pixel, where)
     stride = network.logits_stride
@@ -97,7 +98,7 @@ def segment(
 
 
 def average_probabilities(network: Network, picture: Tensor, views: Views) -> Tensor:
-    """Returns the mean softmax over scales and flips, (K, H, W), of a picture (3, H, W)."""
+    """Returns the mean softmax over scales and flips, (K, H, W), of a picture (C, H, W)."""
     size: Size = (picture.shape[1], picture.shape[2])
     total: Tensor | None = None
     for scale in views.scales:
@@ -117,7 +118,7 @@ def scaled_side(side: int, scale: float) -> int:
 
 
 def _full_logits(network: Network, scaled: Tensor, size: Size, views: Views) -> Tensor:
-    """Returns the logits of a resized picture (3, H', W') at the original size: (K, *size)."""
+    """Returns the logits of a resized picture (C, H', W') at the original size: (K, *size)."""
     around: Size = (scaled.shape[1], scaled.shape[2])
     window = views.window
     if window is None or (around[0] <= window[0] and around[1] <= window[1]):
@@ -128,7 +129,7 @@ def _full_logits(network: Network, scaled: Tensor, size: Size, views: Views) -> 
 
 
 def _slide(network: Network, picture: Tensor, window: Size) -> Tensor:
-    """Averages the logits of overlapping windows: (K, H, W) for a picture (3, H, W)."""
+    """Averages the logits of overlapping windows: (K, H, W) for a picture (C, H, W)."""
     height, width = picture.shape[1:]
     total, seen = torch.zeros(1), torch.zeros(height, width)
     for top in _starts(height, window[0]):
@@ -167,7 +168,7 @@ def _pad(picture: Tensor, size: Size, mean_pixel: tuple[float, ...], where: obje
 
 
 def _resize(picture: Tensor, size: Size) -> Tensor:
-    """Resizes (3, H, W) bilinearly, corner to corner."""
+    """Resizes (C, H, W) bilinearly, corner to corner."""
     if picture.shape[1:] == size:
         return picture
     return F.interpolate(picture[None], size, mode="bilinear", align_corners=True)[0]

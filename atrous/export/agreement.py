@@ -3,20 +3,19 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from atrous.engines.machine import processor
 from atrous.engines.openvino import ExportedEngine, has_bf16_units
 from atrous.engines.protocol import Engine
 from atrous.engines.torch import TorchEngine
+from atrous.images.bands import Pixels
 from atrous.model import DeepLabV3Plus
 from atrous.predict import upsample
 
 
 def bf16_agreement(
-    model: DeepLabV3Plus, path: Path, pictures: Sequence[NDArray[np.uint8]]
+    model: DeepLabV3Plus, path: Path, pictures: Sequence[Pixels]
 ) -> tuple[float, str]:
     """Compares the labels of a file in bfloat16 with its labels in float32.
 
@@ -27,7 +26,7 @@ def bf16_agreement(
     Args:
         model: The model that was exported.
         path: The exported file.
-        pictures: Real pictures (H, W, 3).
+        pictures: Real pictures (H, W, C).
 
     Returns:
         The share of pixels with equal labels, 0..1, and the means of the measurement.

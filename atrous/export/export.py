@@ -20,6 +20,7 @@ from atrous.errors import AtrousError, ExitCode
 from atrous.export.agreement import bf16_agreement
 from atrous.export.graph import OPSET, Graph, write_graph
 from atrous.export.labels import add_labels
+from atrous.images.bands import PLAIN, Bands, Pixels
 from atrous.images.decode import atomic
 from atrous.layers import Size
 from atrous.model import DeepLabV3Plus
@@ -39,15 +40,15 @@ def export(
     out: str | Path,
     *,
     size: Size | None = None,
-    pictures: Sequence[NDArray[np.uint8]] = (),
+    pictures: Sequence[Pixels] = (),
     half: bool = False,
     labels: bool = False,
 ) -> Header:
     """Writes a model to a self-contained ONNX file.
 
-    The file maps uint8 RGB pictures (1, H, W, 3) to coarse logits (1, h, w, K), and holds class
-    names, palette, strides, licence and provenance. The function runs the file and compares it with
-    the model at several sizes before the file gets its name.
+    The file maps pictures (1, H, W, C) of the model's type, of RGB uint8, to coarse logits
+    (1, h, w, K), and holds class names, palette, strides, licence and provenance. The function runs
+    the file and compares it with the model at several sizes before the file gets its name.
 
     Args:
         model: The model.
@@ -71,7 +72,7 @@ def export(
     model.eval()
     try:
         graph = write_graph(model)
-        samples = [*made_up_pictures(size), *pictures]
+        samples = [*made_up_pictures(size, model.bands), *pictures]
         header = describe(model, graph, size=size)
         with atomic(out) as temporary:
             _write_and_check(model, graph, header, temporary, samples, TOLERANCE)
@@ -147,15 +148,18 @@ def as_file(graph: Graph, header: Header) -> onnx.ModelProto:
     return proto
 
 
-def made_up_pictures(size: Size | None) -> list[NDArray[np.uint8]]:
+def made_up_pictures(size: Size | None, bands: Bands = PLAIN) -> list[Pixels]:
     """Returns synthetic pictures (shapes and noise) of several sizes, or of the fixed size."""
+    channels = len(bands.names)
     random = np.random.default_rng(0)
     pictures = []
     for height, width in CHECKED_SIZES if size is None else (size,):
         rows, columns = np.mgrid[:height, :width]
-        waves = np.stack([np.sin(rows / 9 + c) + np.cos(columns / (7 + c)) for c in range(3)], -1)
-        noise = random.normal(0, 0.3, (height, width, 3))
-        pictures.append(np.clip(128 + 60 * (waves + noise), 0, 255).astype(np.uint8))
+        waves = np.stack(
+            [np.sin(rows / 9 + c) + np.cos(columns / (7 + c)) for c in range(channels)], -1
+        )
+        noise = random.normal(0, 0.3, (height, width, channels))
+        pictures.append(bands.made_up(128 + 60 * (waves + noise)))
     return pictures
 
 
@@ -164,7 +168,7 @@ def _write_and_check(
     graph: Graph,
     header: Header,
     path: Path,
-    pictures: Sequence[NDArray[np.uint8]],
+    pictures: Sequence[Pixels],
     tolerance: float,
 ) -> None:
     """Writes the file and compares it with the model, picture by picture."""
@@ -188,8 +192,8 @@ def _write_and_check(
             )
 
 
-def torch_logits(model: DeepLabV3Plus, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Returns the coarse logits (h, w, K) of a picture (H, W, 3)."""
+def torch_logits(model: DeepLabV3Plus, picture: Pixels) -> NDArray[np.float32]:
+    """Returns the coarse logits (h, w, K) of a picture (H, W, C)."""
     device = next(model.parameters()).device
     with torch.inference_mode():
         images = torch.tensor(picture, device=device).permute(2, 0, 1)[None]
@@ -207,7 +211,7 @@ def _first_difference(
     model: DeepLabV3Plus,
     proto: onnx.ModelProto,
     layers: dict[str, str],
-    picture: NDArray[np.uint8],
+    picture: Pixels,
     tolerance: float,
 ) -> tuple[str, float]:
     """Finds the first layer that differs, by making every layer an output of the graph."""

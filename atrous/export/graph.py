@@ -26,7 +26,6 @@ from atrous.decoder import Decoder, DecoderStage
 from atrous.encoder.aspp import ASPP
 from atrous.encoder.dense_prediction_cell import BRANCHES, DensePredictionCell
 from atrous.engines.exported_file import HIGH_LEVEL, POOLED
-from atrous.errors import AtrousError
 from atrous.export.onnx_nodes import (
     Array,
     GraphWriter,
@@ -45,8 +44,8 @@ class Graph(NamedTuple):
     """A network in ONNX.
 
     Attributes:
-        proto: Maps ``image`` (1, H, W, 3) uint8, RGB, to ``logits`` (1, h, w, K) float32, for any
-            H and W.
+        proto: Maps ``image`` (1, H, W, C) of the model's type to ``logits`` (1, h, w, K) float32,
+            for any H and W.
         layers: Names of values by the torch module with the same output, in order of execution.
         reach: A logit depends on pixels up to this far from its own, apart from image pooling.
     """
@@ -57,7 +56,7 @@ class Graph(NamedTuple):
 
 
 def write_graph(model: DeepLabV3Plus) -> Graph:
-    """Returns the graph of a model, from uint8 pictures to coarse logits.
+    """Returns the graph of a model, from pictures to coarse logits.
 
     Args:
         model: In evaluation mode.
@@ -65,11 +64,6 @@ def write_graph(model: DeepLabV3Plus) -> Graph:
     Raises:
         AtrousError: The (timm) backbone uses an operation that export does not support.
     """
-    if model.architecture.in_channels != 3:
-        raise AtrousError(
-            "E-EXPORT-CHANNELS",
-            f"exported models read RGB, this one {model.architecture.in_channels} channels",
-        )
     writer = GraphWriter()
     writer.fields["image"] = 1, 0
     high_level, low_level = _backbone(writer, model, _normalized(writer, model))
@@ -77,11 +71,12 @@ def write_graph(model: DeepLabV3Plus) -> Graph:
     encoded = _head(writer, model, high_level)
     logits = _decoder(writer, model, encoded, low_level)
     writer.add("Transpose", [logits], "logits", perm=[0, 2, 3, 1])
-    num_classes = model.architecture.num_classes
+    num_classes, channels = model.architecture.num_classes, model.architecture.in_channels
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(model.architecture.dtype))
     proto = helper.make_graph(
         list(writer.nodes.values()),
         "DeepLabv3+",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, "height", "width", 3])],
+        [helper.make_tensor_value_info("image", kind, [1, "height", "width", channels])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, "h", "w", num_classes])],
         [numpy_helper.from_array(value, name) for name, value in writer.constants.items()],
     )
@@ -95,6 +90,10 @@ def _normalized(writer: GraphWriter, model: DeepLabV3Plus) -> str:
     values = writer.add(
         "Sub", [values, mean], "centred"
     )  # before the transpose: engines then keep channels last
+    if model.normalize.missing:
+        absent = writer.add("IsNaN", [values], "absent")
+        zero = writer.constant("zero", np.zeros(1, np.float32))
+        values = writer.add("Where", [absent, zero, values], "known")
     return writer.add("Transpose", [values], "channels_first", perm=[0, 3, 1, 2])
 
 
@@ -123,7 +122,8 @@ class _Tracer(fx.Tracer):
 def _backbone(writer: GraphWriter, model: DeepLabV3Plus, image: str) -> tuple[str, dict[int, str]]:
     """Adds the backbone, module by module, from a trace of its forward."""
     backbone = model.encoder.backbone
-    divisor = np.broadcast_to(array(model.normalize.std).reshape(-1), (3,))
+    channels = model.architecture.in_channels
+    divisor = np.broadcast_to(array(model.normalize.std).reshape(-1), channels)
     modules = dict(backbone.named_modules())
     values: dict[fx.Node, Any] = {}
     for node in _Tracer().trace(backbone).nodes:

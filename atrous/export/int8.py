@@ -23,6 +23,7 @@ from atrous.evaluation import metrics
 from atrous.export.export import as_file, describe, torch_logits
 from atrous.export.graph import write_graph
 from atrous.export.labels import add_labels
+from atrous.images.bands import Pixels
 from atrous.images.decode import atomic
 from atrous.layers import Size
 from atrous.model import DeepLabV3Plus
@@ -91,7 +92,7 @@ class QuantizationReport:
 def quantize(
     model: DeepLabV3Plus,
     out: str | Path,
-    pictures: Sequence[NDArray[np.uint8]],
+    pictures: Sequence[Pixels],
     *,
     targets: Sequence[Labels] | None = None,
     budget: float | None = 0.01,
@@ -137,7 +138,7 @@ def quantize(
 def _within_budget(
     model: DeepLabV3Plus,
     out: str | Path,
-    pictures: Sequence[NDArray[np.uint8]],
+    pictures: Sequence[Pixels],
     targets: Sequence[Labels] | None,
     budget: float | None,
     size: Size | None,
@@ -193,19 +194,18 @@ def _over_budget(report: QuantizationReport, budget: float, out: str | Path) -> 
 class Pictures(quantization.CalibrationDataReader):  # type: ignore[misc]
     """Feeds pictures to the calibration."""
 
-    def __init__(self, pictures: Sequence[NDArray[np.uint8]]) -> None:
-        self._pictures: Iterator[NDArray[np.uint8]] = iter(pictures)
+    def __init__(self, pictures: Sequence[Pixels]) -> None:
+        self._pictures: Iterator[Pixels] = iter(pictures)
 
-    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+    def get_next(self) -> dict[str, Pixels] | None:
         """Returns the next picture as the graph's input; None after the last."""
-        picture = next(self._pictures, None)
-        return None if picture is None else {"image": picture[None]}
+        return next(({"image": picture[None]} for picture in self._pictures), None)
 
 
 def _write(
     model: DeepLabV3Plus,
     path: Path,
-    pictures: Sequence[NDArray[np.uint8]],
+    pictures: Sequence[Pixels],
     means: Mapping[str, NDArray[np.float64]],
     kept_float: Sequence[str],
     size: Size | None,
@@ -235,7 +235,7 @@ def _write(
 
 
 def channel_means(
-    model: DeepLabV3Plus, pictures: Sequence[NDArray[np.uint8]]
+    model: DeepLabV3Plus, pictures: Sequence[Pixels]
 ) -> dict[str, NDArray[np.float64]]:
     """Returns the mean of each input channel of every convolution, over all pictures."""
     graph = write_graph(model)
@@ -326,7 +326,7 @@ def _leave_logits_float(graph: onnx.GraphProto) -> None:
         source = makers[source.input[0]]
 
 
-def rank_layers(model: DeepLabV3Plus, pictures: Sequence[NDArray[np.uint8]]) -> list[str]:
+def rank_layers(model: DeepLabV3Plus, pictures: Sequence[Pixels]) -> list[str]:
     """Returns the names of the convolutions by their quantisation error, largest first.
 
     Each convolution runs again with its weights and its input rounded to 8 bits. The error is the
@@ -376,7 +376,7 @@ def _rounded_weight(weight: Tensor) -> Tensor:
     return (weight / scale).round() * scale
 
 
-def _labels(coarse: NDArray[np.float32], stride: int, picture: NDArray[np.uint8]) -> Labels:
+def _labels(coarse: NDArray[np.float32], stride: int, picture: Pixels) -> Labels:
     return upsample.labels(coarse, stride, (picture.shape[0], picture.shape[1]))
 
 

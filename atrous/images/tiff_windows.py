@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,8 +62,8 @@ class Windows(Protocol):
         """Decisions of the conversion to RGB; see `to_rgb`."""
         ...
 
-    def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
-        """Returns a window inside the picture, (height, width, 3) RGB."""
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
+        """Returns a window inside the picture, (height, width, C); of RGB 8 bits."""
         ...
 
 

@@ -15,6 +15,7 @@ from typing import IO, Any
 from atrous.errors import AtrousError, ExitCode
 from atrous.images.decode import TIFF_MAGIC, exif_of
 from atrous.images.pages import split_page
+from atrous.images.raster import place_of
 from atrous.images.stores import Named, fetch, is_address, stored
 from atrous.images.web import fetch_picture
 from atrous.predict.find import Picture
@@ -88,8 +89,9 @@ class Extras:
                 label_frames=self.video.label_frames,
             )  # fmt: skip
         return output_files(
-            out, picture.stem, self.probabilities, self.cutouts, overlay=self.overlay
-        )
+            out, picture.stem, self.probabilities, self.cutouts, overlay=self.overlay,
+            placed=place_of(picture.path) is not None,
+        )  # fmt: skip
 
 
 PLAIN = Extras()
@@ -277,7 +279,13 @@ class Job:
             "made_from": made_from,
             "precision": self.predictor.precision,
         }
+        if not (bands := self.predictor.bands).plain:
+            facts["channels"] = f"{', '.join(bands.names)} in {bands.dtype}, as in training"
         if isinstance(files, VideoFiles):
+            if not self.predictor.bands.plain:
+                raise AtrousError(
+                    "E-MODEL-CHANNELS", "videos are RGB, the model's pictures are not"
+                )
             video = self.extras.video
             record = segment_video(
                 self.predictor, picture.path, files, video,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from atrous.errors import AtrousError
+from atrous.images.bands import Bands
 from atrous.images.decode import SUFFIXES
 from atrous.images.pages import pages_named, split_page, without_suffix
 from atrous.images.stores import absolute, is_address, place, stored
@@ -131,6 +132,21 @@ def find_pictures(
     if not any(p.version or not p.is_file or split_page(p.path)[0].exists() for p in pictures):
         raise AtrousError("E-FILE-MISSING", "no such file or folder", where=pictures[0].path)
     return Found(with_unique_stems(pictures), dict(search.left_out))
+
+
+def of_first_channel(found: Found, bands: Bands) -> Found:
+    """Leaves out the files of a model's other channels: that of the first stands for a picture."""
+    first, *others = (source.removeprefix("{stem}") for source in bands.sources or ("",))
+    if not bands.sources or bands.sources[0].isdigit():
+        return found
+    kept = [
+        picture
+        for picture in found.pictures
+        if picture.path.name.endswith(first) or not picture.path.name.endswith(tuple(others))
+    ]
+    count = len(found.pictures) - len(kept)
+    left_out = {**found.left_out, **({"of other channels": count} if count else {})}
+    return Found(kept, left_out)
 
 
 class _Search:

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from atrous.errors import AtrousError
+from atrous.images.bands import Bands
 from atrous.images.decode import read_image, upright_rgb
+from atrous.images.raster import PixelsInMemory, Raster, open_raster
 from atrous.images.stores import fetch, is_address, place
 
 if TYPE_CHECKING:
@@ -53,6 +55,30 @@ def as_picture(source: Any) -> Image.Image:
         "expected a path, bytes, a file object, a PIL picture, an array or a torch tensor, got "
         f"{type(source).__name__}",
     )
+
+
+def as_raster(source: Any, bands: Bands) -> Raster | PixelsInMemory:
+    """Returns a picture with a model's own channels, to be read by windows.
+
+    Args:
+        source: A path, bytes, a file object, a PIL picture, an array (H, W, C) or a tensor (C, H,
+            W) of the channels in the model's order, in the units of its training data.
+        bands: The model's channels.
+
+    Raises:
+        AtrousError: The file cannot be read, or has other channels or another type of values.
+    """
+    if is_address(source):
+        source = fetch(place(source)).getvalue()  # without a place on the ground
+    if isinstance(source, (str, Path)):
+        return open_raster(Path(source), bands)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        source = io.BytesIO(source)
+    if hasattr(source, "read"):
+        return open_raster(source if _can_seek(source) else io.BytesIO(source.read()), bands)
+    if hasattr(source, "movedim"):
+        source = _channels_last(source.detach().cpu())
+    return PixelsInMemory(bands.checked(np.asarray(source)))
 
 
 def _can_seek(source: IO[bytes]) -> bool:

@@ -8,7 +8,7 @@ from atrous.engines.machine import usable_processors
 from atrous.errors import AtrousError, unknown_name
 from atrous.images.stores import place
 from atrous.predict.batch import PLAIN, Extras, Outcome, segment_files, shown
-from atrous.predict.find import Picture, find_pictures
+from atrous.predict.find import Picture, find_pictures, of_first_channel
 from atrous.predict.index import indexed
 from atrous.predict.jobs import segment_in_jobs
 from atrous.predict.on_ray import segment_on_ray
@@ -69,6 +69,7 @@ def segment_many(
     else:
         streams = streams_for(found.pictures, options.get("threads"), jobs, engine)
         predictor = Predictor(model, **{"streams": streams, **options})
+    found = of_first_channel(found, predictor.bands)
     outcomes = []
     done = segmented(
         predictor, {**options, "model": model}, found.pictures, place(out), jobs=jobs,

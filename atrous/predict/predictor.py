@@ -11,11 +11,13 @@ from atrous.classes import Color
 from atrous.engines.open import open_engine
 from atrous.engines.protocol import Engine, Precision
 from atrous.errors import AtrousError
+from atrous.images.bands import bands_of
 from atrous.images.decode import MAX_PIXELS
+from atrous.images.raster import NoData, PixelsInMemory, Place, Raster, open_rgb, place_of
 from atrous.images.stores import is_address, place
 from atrous.images.tiff_windows import DecodedPicture, Windows, open_tiff
 from atrous.predict import tiles
-from atrous.predict.inputs import Source, as_picture
+from atrous.predict.inputs import Source, as_picture, as_raster
 from atrous.predict.segmentation import Segmentation, labels_of
 from atrous.predict.tiled import TiledSegmentation
 
@@ -69,6 +71,7 @@ class Predictor:
                 precision=precision,
                 streams=streams,
             )
+        self.bands = bands_of(self.engine)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -94,20 +97,37 @@ class Predictor:
         Args:
             image: A path, an address in a store, the content of a picture file (bytes or a file
                 object), a PIL picture, an array or a torch tensor; the rules are those of
-                `atrous.predict.inputs.as_picture`.
+                `atrous.predict.inputs.as_picture`, or, for a model of other channels than 8-bit
+                RGB, those of `as_raster`.
 
         Raises:
             AtrousError: The picture cannot be read, the array is no picture, or the memory is
                 too small for any tile.
         """
+        if not self.bands.plain:
+            return self._of_bands(as_raster(image, self.bands))
+        ground = None
         if isinstance(image, (str, Path)) or is_address(image):
-            windows = open_tiff(place(image))  # type: ignore[arg-type]
+            path = place(image)  # type: ignore[arg-type]
+            ground = place_of(path)
+            windows = open_tiff(path) or open_rgb(path)
             if windows is not None and not self.fits(windows.size):
-                return self._tiled(windows)
+                return self._tiled(windows, ground)
         picture = as_picture(image)
         if not self.fits((picture.height, picture.width)):
-            return self._tiled(DecodedPicture(picture))
-        return self.segmented(picture, self.engine.coarse_logits(np.asarray(picture)))
+            return self._tiled(DecodedPicture(picture), ground)
+        pixels = np.asarray(picture)
+        found = self.segmented(picture, self.engine.coarse_logits(pixels))
+        return found if ground is None else found.placed(pixels, ground, ground.no_data)
+
+    def _of_bands(self, raster: Raster | PixelsInMemory) -> Segmentation:
+        """Segments a picture of the model's own channels."""
+        if not self.fits(raster.size):
+            return self._tiled(raster, raster.place, raster.no_data)
+        pixels = raster.read(0, 0, *raster.size)
+        picture = Image.fromarray(self.bands.shown(pixels))
+        found = self.segmented(picture, self.engine.coarse_logits(pixels))
+        return found.placed(pixels, raster.place, raster.no_data)
 
     def segmented(self, picture: Image.Image, coarse: NDArray[np.float32]) -> Segmentation:
         """Returns the segmentation of a picture by coarse logits (h, w, K)."""
@@ -128,9 +148,15 @@ class Predictor:
         """Returns whether a picture of this height and width is seen whole, not in tiles."""
         return size[0] * size[1] <= MAX_PIXELS and tiles.fits(self.engine, size, self.memory)
 
-    def _tiled(self, picture: Windows) -> TiledSegmentation:
+    def _tiled(
+        self, picture: Windows, ground: Place | None = None, no_data: NoData | None = None
+    ) -> TiledSegmentation:
         grid = tiles.plan(self.engine, picture, self.memory)
-        return TiledSegmentation(self.engine, picture, grid, self.unknown_below)
+        if no_data is None:
+            no_data = ground.no_data if ground else ()
+        return TiledSegmentation(
+            self.engine, picture, grid, self.unknown_below, place=ground, no_data=no_data
+        )
 
 
 def _is_engine(model: object) -> bool:

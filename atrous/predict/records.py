@@ -21,6 +21,7 @@ from atrous.images.pages import split_page
 from atrous.images.stores import absolute, fetch, is_address, place
 from atrous.images.video import SUFFIXES, ends_of
 
+_GDAL_METADATA = 42112  # GDAL's TIFF tag: its metadata, as XML
 MARK = "atrous"  # key of the text in a PNG, start of the comment of a JPEG
 
 
@@ -158,7 +159,7 @@ def is_output(path: Path, beside: Collection[str] | None = None) -> bool:
                 return True
     if is_address(path):  # a mark would be a request for each picture
         return False
-    return path.suffix in (".png", ".jpg", *SUFFIXES) and bool(mark_of(path))
+    return path.suffix in (".png", ".jpg", ".tif", *SUFFIXES) and bool(mark_of(path))
 
 
 def mark_of(path: Path) -> str:
@@ -173,8 +174,11 @@ def mark_of(path: Path) -> str:
         found = re.search(rb"\b%s\W{1,4}([0-9a-f]{32})" % MARK.encode(), ends_of(path))
         return found[1].decode() if found else ""
     try:
-        with Image.open(source, formats=("PNG", "JPEG")) as image:
+        with Image.open(source, formats=("PNG", "JPEG", "TIFF")) as image:
             text = image.info.get(MARK, "")
+            tags = str(getattr(image, "tag_v2", {}).get(_GDAL_METADATA, ""))
+            if marked := re.search(rf'<Item name="{MARK}">(\w+)</Item>', tags):
+                text = marked[1]
             comment = bytes(image.info.get("comment", b"")).decode("ascii", "replace")
     except (OSError, SyntaxError, ValueError, TypeError):
         return ""

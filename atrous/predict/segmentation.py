@@ -19,7 +19,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from atrous.classes import Color, Labels, unlabelled
 from atrous.errors import unknown_name
+from atrous.images.bands import Pixels
 from atrous.images.decode import write
+from atrous.images.labels_tiff import LabelsTiff
+from atrous.images.raster import NoData, Place, missing
 from atrous.images.stores import place
 from atrous.predict import overlay, upsample
 from atrous.predict.records import MARK
@@ -43,6 +46,7 @@ class Segmentation:
         palette: Their colours.
         unknown_below: The probability below which a pixel's class is unknown.
         notes: Decisions of the conversion to RGB; see `atrous.images.rgb.to_rgb`.
+        place: Where a georeferenced picture lies on the ground.
     """
 
     image: Image.Image = field(repr=False)
@@ -53,6 +57,7 @@ class Segmentation:
     _stride: int = field(repr=False)
     unknown_below: float = 0.0
     notes: tuple[str, ...] = ()
+    place: Place | None = field(default=None, repr=False)
 
     @cached_property
     def areas(self) -> dict[str, float]:
@@ -186,6 +191,8 @@ class Segmentation:
     ) -> dict[str, Any]:
         """Writes ``STEM.labels.png``, ``STEM.overlay.jpg`` and ``STEM.json`` into a folder.
 
+        Labels of a georeferenced picture are ``STEM.labels.tif``, with its place on the ground.
+
         Each file is whole or absent. The JSON is written last and lists the others. No file holds
         metadata of the picture (EXIF may hold a position) unless `exif` is given. Existing files
         of these names are replaced.
@@ -213,7 +220,10 @@ class Segmentation:
         """
         for name in (*probabilities, *cutouts):
             self._index(name)
-        files = output_files(place(out), stem, probabilities, cutouts, overlay=overlay)
+        files = output_files(
+            place(out), stem, probabilities, cutouts,
+            overlay=overlay, placed=self.place is not None,
+        )  # fmt: skip
         files = dataclasses.replace(files, replaces=replaces)
         self._write_rasters(files, mark)
         if files.overlay:
@@ -238,13 +248,28 @@ class Segmentation:
         files.write(files.summary, (json.dumps(record, indent=1) + "\n").encode())
         return record
 
+    def placed(self, pixels: Pixels, place: Place | None, no_data: NoData) -> "Segmentation":
+        """Returns the segmentation at a place; pixels (H, W, C) without data have no label."""
+        labels = without_data(self.labels, pixels, no_data, len(self.classes))
+        return dataclasses.replace(self, labels=labels, place=place)
+
+    def _labels_tiff(self, files: "OutputFiles", mark: str, place: Place) -> LabelsTiff:
+        return LabelsTiff(
+            files.labels, self.size, place, len(self.classes), self._stored_palette, mark,
+            new=files.is_new(files.labels),
+        )  # fmt: skip
+
     def _write_rasters(self, files: "OutputFiles", mark: str) -> None:
         """Writes labels, probabilities and cut-outs, which have the picture's own size."""
         text = PngInfo()
         if mark:
             text.add_text(MARK, mark)
-        labels = overlay.palette_image(self.labels, self._stored_palette)
-        files.write(files.labels, encoded(labels, "PNG", pnginfo=text))
+        if self.place is not None:
+            with self._labels_tiff(files, mark, self.place) as tiff:
+                tiff.write(self.labels)
+        else:
+            labels = overlay.palette_image(self.labels, self._stored_palette)
+            files.write(files.labels, encoded(labels, "PNG", pnginfo=text))
         for name, path in files.probabilities.items():
             grey = np.rint(255 * self.probability(name)).astype(np.uint8)
             files.write(path, encoded(Image.fromarray(grey), "PNG", pnginfo=text))
@@ -294,6 +319,7 @@ def output_files(
     cutouts: Sequence[str] = (),
     *,
     overlay: bool = True,
+    placed: bool = False,
 ) -> OutputFiles:
     """Returns the names of a picture's output files; see `Segmentation.save`."""
     # Two class names may give one file name, and a class may be named "labels".
@@ -306,7 +332,7 @@ def output_files(
         taken.add(short)
         names[name] = short
     return OutputFiles(
-        labels=out / f"{stem}.labels.png",
+        labels=out / f"{stem}.labels.{'tif' if placed else 'png'}",
         overlay=out / f"{stem}.overlay.jpg" if overlay else None,
         probabilities={name: out / f"{stem}.{names[name]}.png" for name in probabilities},
         cutouts={name: out / f"{stem}.{names[name]}.cutout.png" for name in cutouts},
@@ -359,3 +385,16 @@ def labels_of(
             labels = labels.astype(np.uint16)
         labels[upsample.confidence(coarse, stride, size) < unknown_below] = unknown
     return labels
+
+
+def without_data(labels: Labels, pixels: Pixels, no_data: NoData, num_classes: int) -> Labels:
+    """Returns labels that are `unlabelled` where no channel of a picture has a value."""
+    if pixels.dtype != np.float32 and not any(value is not None for value in no_data):
+        return labels
+    absent = missing(pixels, no_data).all(axis=2)
+    if not absent.any():
+        return labels
+    unknown = unlabelled(num_classes)
+    if unknown > np.iinfo(labels.dtype).max:  # 256 classes: 255 is one of them
+        labels = labels.astype(np.uint16)
+    return np.where(absent, labels.dtype.type(unknown), labels)

@@ -12,12 +12,22 @@ from PIL import Image
 
 from atrous.classes import Color, Labels
 from atrous.engines.protocol import Engine
+from atrous.images.bands import Bands, bands_of
 from atrous.images.decode import atomic
+from atrous.images.labels_tiff import LabelsTiff
 from atrous.images.png_rows import PngRows
+from atrous.images.raster import NoData, Place
 from atrous.images.tiff_windows import Windows
 from atrous.predict import overlay, tiles, upsample
 from atrous.predict.records import MARK
-from atrous.predict.segmentation import OutputFiles, Segmentation, labels_of, opacity, shares
+from atrous.predict.segmentation import (
+    OutputFiles,
+    Segmentation,
+    labels_of,
+    opacity,
+    shares,
+    without_data,
+)
 
 _OVERLAY_SIDE = 2048  # the overlay's longest side
 
@@ -47,18 +57,28 @@ class TiledSegmentation(Segmentation):
     _engine: Engine
     _picture: Windows
     _grid: tiles.Grid
+    _no_data: NoData
+    _bands: Bands
 
     def __init__(
-        self, engine: Engine, picture: Windows, grid: tiles.Grid, unknown_below: float = 0.0
+        self,
+        engine: Engine,
+        picture: Windows,
+        grid: tiles.Grid,
+        unknown_below: float = 0.0,
+        *,
+        place: Place | None = None,
+        no_data: NoData = (),
     ) -> None:
         values: dict[str, Any] = {"classes": engine.classes, "palette": engine.palette}
         values |= {"_engine": engine, "_picture": picture, "_grid": grid}
+        values |= {"place": place, "_no_data": no_data, "_bands": bands_of(engine)}
         self.__dict__.update(values, unknown_below=unknown_below, notes=picture.notes)
 
     @cached_property
     def image(self) -> Image.Image:
         """The picture as it was segmented, upright RGB; decoded whole when asked for."""
-        return Image.fromarray(self._picture.read(0, 0, *self.size))
+        return Image.fromarray(self._bands.shown(self._picture.read(0, 0, *self.size)))
 
     @cached_property
     def labels(self) -> Labels:
@@ -119,8 +139,10 @@ class TiledSegmentation(Segmentation):
         for part in tiles.parts(self._engine, self._picture, self._grid):
             size = part.image.shape[:2]
             labels = labels_of(part.coarse, stride, size, self.unknown_below)
+            labels = without_data(labels, part.image, self._no_data, len(self.classes))
+            shown = self._bands.shown(part.image)
             counts += np.bincount(labels.ravel(), minlength=len(counts))
-            reduced.add(part, labels)
+            reduced.add(part, shown, labels)
             own = part.coarse[: -(-size[0] // stride), : -(-size[1] // stride)]
             sure += upsample.mean_confidence(own) * own.shape[0] * own.shape[1]
             positions += own.shape[0] * own.shape[1]
@@ -133,7 +155,7 @@ class TiledSegmentation(Segmentation):
             place = np.s_[:, part.left : part.left + size[1]]
             row.labels[place] = labels
             if row.image is not None:
-                row.image[place] = part.image
+                row.image[place] = shown
             for name, values in row.probabilities.items():
                 values[place] = upsample.probability(part.coarse, stride, size, self._index(name))
             if part.left + size[1] == width:
@@ -154,7 +176,11 @@ class TiledSegmentation(Segmentation):
                 )
 
             kind = "grey16" if wide else "palette"
-            labels = png(files.labels, kind, () if wide else self._stored_palette)
+            labels: PngRows | LabelsTiff
+            if self.place is not None:
+                labels = stack.enter_context(self._labels_tiff(files, mark, self.place))
+            else:
+                labels = png(files.labels, kind, () if wide else self._stored_palette)
             grey = {name: png(path, "grey") for name, path in files.probabilities.items()}
             cutouts = {name: png(path, "rgba") for name, path in files.cutouts.items()}
             wanted = [*dict.fromkeys((*grey, *cutouts))]
@@ -178,8 +204,8 @@ class _Reduced:
         self.image = np.empty((height, width, 3), np.uint8)
         self.labels = np.empty((height, width), np.uint16)
 
-    def add(self, part: tiles.Part, labels: Labels) -> None:
-        image = np.asarray(Image.fromarray(part.image).reduce(self.step))
+    def add(self, part: tiles.Part, shown: NDArray[np.uint8], labels: Labels) -> None:
+        image = np.asarray(Image.fromarray(shown).reduce(self.step))
         top, left = part.top // self.step, part.left // self.step
         place = np.s_[top : top + image.shape[0], left : left + image.shape[1]]
         self.image[place] = image

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from atrous.engines.protocol import Engine
 from atrous.errors import AtrousError, ExitCode
+from atrous.images.bands import Pixels
 from atrous.images.tiff_windows import Windows
 
 Size = tuple[int, int]  # (height, width)
@@ -83,14 +84,14 @@ class Part(NamedTuple):
     Attributes:
         top: First row in the picture.
         left: First column.
-        image: The picture in the rectangle, (H, W, 3).
+        image: The picture in the rectangle, (H, W, C).
         coarse: Logits (h, w, K) for the rectangle, and one row and column more where the picture
             goes on, so that every pixel can be interpolated.
     """
 
     top: int
     left: int
-    image: NDArray[np.uint8]
+    image: Pixels
     coarse: NDArray[np.float32]
 
 

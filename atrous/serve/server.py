@@ -24,6 +24,7 @@ from atrous.serve.app import Service
 from atrous.serve.connections import Protocol
 from atrous.serve.files import PAGE, File, page_files
 from atrous.serve.settings import Settings
+from atrous.serve.site import check_rgb
 from atrous.serve.workers import Pool, first_to_fail
 
 LOG = logging.getLogger("atrous.serve")
@@ -296,7 +297,7 @@ def _file(model: str, settings: Settings) -> File | None:
     if not path.is_file():
         raise AtrousError("E-FILE-MISSING", "no such file", where=path)
     try:
-        read_header(path)
+        check_rgb(read_header(path), path)
     except AtrousError as error:  # here it is not data that is wrong, but the command
         raise AtrousError(error.code, error.what, where=error.where, fix=error.fix) from None
     return File(path) if settings.downloadable else None

@@ -82,6 +82,21 @@ def write_site(out: Path, models: Sequence[str | Path]) -> dict[str, Any]:
     return {"out": str(out), "models": names, "files": len(written), "bytes": size}
 
 
+def check_rgb(header: Header, path: Path) -> None:
+    """Refuses a model of other pixels than those of photographs, which clients send.
+
+    Raises:
+        AtrousError: ``E-MODEL-CHANNELS``.
+    """
+    if not header.bands.is_rgb:
+        raise AtrousError(
+            "E-MODEL-CHANNELS",
+            f"this model reads {', '.join(header.bands.names)} in {header.bands.dtype}",
+            where=path,
+            fix="page and server take 8-bit RGB; use 'atrous predict', or Python",
+        )
+
+
 def _exported(model: str | Path) -> tuple[str, Path, Header]:
     """Returns name, file and header of a model that a browser can run."""
     path = built_in.find(str(model)) or Path(model)
@@ -94,6 +109,7 @@ def _exported(model: str | Path) -> tuple[str, Path, Header]:
             fix=f"name a file that 'atrous export' wrote, or one of {known}",
         )
     header = read_header(path)
+    check_rgb(header, path)
     if any(header.size):
         raise AtrousError(
             "E-MODEL-SIZE",

@@ -163,7 +163,8 @@ class TrainConfig:
             and not any(self.class_weights),
             "names must be different and not empty": len(set(self.names)) < len(self.names)
             or "" in self.names,
-            "in_channels must be 3: the pictures are RGB": self.network.in_channels != 3,
+            "in_channels follows the channels of the data": self.network.in_channels
+            != (len(self.network.channels) or 3),
             "data, train_split and val_split must not be empty": not all(
                 (self.data, self.train_split, self.val_split)
             ),

@@ -20,7 +20,7 @@ from atrous.loading import load
 from atrous.training.config import TrainConfig
 from atrous.training.distributed import chosen_device
 from atrous.training.first_fit import PICTURES
-from atrous.training.inputs import FIFTH, examine_data, open_data
+from atrous.training.inputs import FIFTH, examine_data, open_data, with_channels
 from atrous.training.planning import Plan, check_length, free_memory, plan, within
 
 logger = logging.getLogger(__name__)
@@ -89,6 +89,7 @@ def choose(
     ).changed(**{**_splits(data, changes), **changes})
     train_data, val_data = open_data(config)
     examine_data(config, train_data, val_data)
+    config = with_channels(config, train_data)
     chosen = _from_data(config, train_data, known)
     config = config.changed(**{name: v for name, v in chosen.items() if name not in changes})
     if epochs is None and minutes is None and "steps" not in changes:

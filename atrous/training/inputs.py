@@ -19,11 +19,13 @@ from atrous.data.doctor.survey import survey
 from atrous.data.formats.image_folder import open_image_folder
 from atrous.data.formats.layout import Layout
 from atrous.data.formats.pairing import Listing
+from atrous.data.normalisation import measured
 from atrous.data.opening import open_dataset, recognise
 from atrous.data.scenes.procedural import scenes_split
 from atrous.data.splitting import Subset, split_off
-from atrous.data.transforms import Augmentation
+from atrous.data.transforms import Augmentation, for_channels
 from atrous.errors import AtrousError, DataError, printable
+from atrous.images.bands import PLAIN, Bands, bands_of
 from atrous.training.config import TrainConfig
 from atrous.training.renamed import Renamed, with_names
 
@@ -93,6 +95,7 @@ def examine_data(
         ClassTable("data", tuple(first.classes), tuple(first.palette)),
         first.read_target,
         {name: partial(_thinned, data) for name, data in files.items()},
+        bands=None if first.bands.plain else first.bands,
     )
     for finding in examine(survey(layout, tuple(files))).findings:
         if finding.level == "error":
@@ -120,6 +123,29 @@ def _thinned(data: FileDataset) -> Listing:
     return Listing(tuple(item._replace(name=item.key or item.name) for item in data.items[::step]))
 
 
+def with_channels(config: TrainConfig, data: Dataset) -> TrainConfig:
+    """Returns the config with a network for the channels of the data, and their normalisation.
+
+    A dataset YAML gives the normalisation, or the training pictures are measured. A network that
+    names the same channels already keeps its own: its weights were trained with it.
+    """
+    bands, known = bands_of(data), Bands.of(vars(config.network))
+    if bands == PLAIN or (
+        (known.names, known.dtype) == (bands.names, bands.dtype)
+        and config.network.channels
+        and known.mean
+    ):
+        return config
+    mean, std = (bands.mean, bands.std) if bands.mean else measured(data)
+    if not bands.mean:
+        said = f"normalize: {{mean: {list(mean)}, std: {list(std)}}}"
+        logger.info("measured over training pictures, the model keeps it: %s", said)
+    return config.changed(
+        in_channels=len(bands.names), channels=bands.names, bands=bands.sources,
+        dtype=bands.dtype, preview=bands.preview, mean=mean, std=std,
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class OwnAugmentation:
     """A user's augmentation of whole pictures, followed by the recipe's crop.
@@ -128,7 +154,7 @@ class OwnAugmentation:
     so that a run that resumes sees the same pictures.
 
     Args:
-        augment: Maps picture (H, W, 3) uint8 and target (H, W) to the two of another size.
+        augment: Maps picture (H, W, C) and target (H, W) to the two of another size.
         then: The recipe's augmentation.
     """
 
@@ -153,18 +179,19 @@ class OwnAugmentation:
             finally:
                 random.setstate(python)
                 np.random.set_state(numpy)  # noqa: NPY002
-        sample = _checked(varied, target, len(dataset.classes))
+        sample = _checked(varied, Sample(image, target), len(dataset.classes))
         return self.then([sample], 0, rng)  # type: ignore[arg-type]  # a data set of one sample
 
 
-def _checked(varied: Any, before: np.ndarray[Any, Any], num_classes: int) -> Sample:
+def _checked(varied: Any, sample: Sample, num_classes: int) -> Sample:
     """Returns the result of a user's augmentation as a sample, or says what is wrong with it."""
+    before, kind, channels = sample.target, sample.image.dtype, sample.image.shape[2]
     problem = "not a picture and a target"
     if isinstance(varied, tuple) and len(varied) == 2:
         image, target = np.asarray(varied[0]), np.asarray(varied[1])
         problem = ""
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-            problem = f"a picture of {image.dtype} {image.shape}, not of uint8 (H, W, 3)"
+        if image.dtype != kind or image.ndim != 3 or image.shape[-1] != channels:
+            problem = f"a picture of {image.dtype} {image.shape}, not of {kind} (H, W, {channels})"
         elif target.shape != image.shape[:2] or target.dtype.kind not in "ui":
             problem = f"a target of {target.dtype} {target.shape} for a picture of {image.shape}"
         else:
@@ -175,7 +202,7 @@ def _checked(varied: Any, before: np.ndarray[Any, Any], num_classes: int) -> Sam
         raise AtrousError(
             "E-AUGMENT",
             f"the augmentation returned {problem}",
-            fix="return (image, target): uint8 (H, W, 3) and whole numbers (H, W)",
+            fix=f"return (image, target): {kind} (H, W, {channels}) and whole numbers (H, W)",
         )
     return Sample(np.ascontiguousarray(image), np.ascontiguousarray(target.astype(before.dtype)))
 
@@ -194,6 +221,8 @@ def augmentation(
             flip=config.flip,
             photometric=config.photometric,
         )
+        if config.network.channels:
+            then = for_channels(then, Bands.of(vars(config.network)))
     return then if augment is None else OwnAugmentation(augment, then)
 
 

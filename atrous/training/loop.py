@@ -20,7 +20,14 @@ from atrous.training.cpu.malloc import keep_freed_memory, return_freed_memory
 from atrous.training.distributed import beat, joined, restarts
 from atrous.training.first_fit import fit_classifier
 from atrous.training.guard import Guard, check_learning_rate, check_predictions
-from atrous.training.inputs import Augment, augmentation, balanced, examine_data, open_data
+from atrous.training.inputs import (
+    Augment,
+    augmentation,
+    balanced,
+    examine_data,
+    open_data,
+    with_channels,
+)
 from atrous.training.progress import Clock, Progress
 from atrous.training.run_folder import (
     RunFolder,
@@ -89,7 +96,7 @@ def train(
         extend: Accept more steps than a finished run had.
         data: Data sets to train and to evaluate on, instead of the data `config.data` names.
         augment: Your augmentation of a picture, before the recipe's scale, crop and flip: maps
-            picture (H, W, 3) uint8 and target (H, W) to a picture and target of any size.
+            picture (H, W, C) and target (H, W) to a picture and target of any size.
         loss: Your loss, instead of `config.losses`: maps logits (N, K, H, W) in float32 and targets
             (N, H, W) in int64, 255 for unlabelled (65535 above 255 classes), to a scalar.
         on_progress: Called after every update, in the leading process.
@@ -115,7 +122,7 @@ def train(
         own_memory = own_process and processes.device.type == "cpu" and return_freed_memory()
         train_data, val_data = data or open_data(config)
         examine_data(config, train_data, val_data, wanted=processes.leads and not resume)
-        config = balanced(config, train_data)
+        config = balanced(with_channels(config, train_data), train_data)
         facts = {"train": train_data.fingerprint(), "val": val_data.fingerprint()}
         loader = TrainingLoader(
             train_data,

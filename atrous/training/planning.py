@@ -17,7 +17,7 @@ from atrous.evaluation.evaluator import evaluate
 from atrous.model import DeepLabV3Plus, Model
 from atrous.training.config import TrainConfig
 from atrous.training.distributed import Processes, chosen_device
-from atrous.training.inputs import augmentation, open_data
+from atrous.training.inputs import augmentation, open_data, with_channels
 from atrous.training.setup import create_network
 from atrous.training.update import Learner
 
@@ -111,6 +111,7 @@ def plan(config: TrainConfig, *, divide: bool = False) -> Plan:
         AtrousError: An error in config or data.
     """
     train_data, val_data = open_data(config)
+    config = with_channels(config, train_data)
     network = create_network(config, train_data)
     available = free_memory(config.device)
     if divide:

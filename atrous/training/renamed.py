@@ -8,6 +8,7 @@ import numpy as np
 from atrous.classes import Color, pascal_palette, unlabelled
 from atrous.data.dataset import Dataset, Sample, Target, combined_digest, target_dtype
 from atrous.errors import unknown_name
+from atrous.images.bands import Bands, bands_of
 
 BACKGROUND = "background"
 
@@ -30,6 +31,11 @@ class Renamed:
     def palette(self) -> tuple[Color, ...]:
         """Colours of the classes."""
         return pascal_palette(len(self.classes))
+
+    @property
+    def bands(self) -> Bands:
+        """The channels of the pictures."""
+        return bands_of(self.dataset)
 
     @property
     def names(self) -> Sequence[str]:

@@ -22,6 +22,7 @@ from atrous import __version__
 from atrous.classes import Color
 from atrous.engines.machine import processor
 from atrous.errors import AtrousError, ExitCode
+from atrous.images.bands import Bands
 from atrous.images.decode import atomic
 from atrous.training import config
 from atrous.training.config import TrainConfig
@@ -320,6 +321,7 @@ def write_model_card(
         f"{words.protocol})",
         f"- {second}: {scores[other]:.4f}",
         f"- started from: {asked.weights or 'random weights'}",
+        *_channels(asked),
         "",
         f"| class | {words.class_score} | colour |",
         "|---|---|---|",
@@ -329,6 +331,17 @@ def write_model_card(
         lines.append(f"| {name} | {shown} | #{bytes(color).hex()} |")
     lines += ["", f"Use: `{words.use}`", ""]
     run.write("model_card.md", "\n".join(lines))
+
+
+def _channels(asked: TrainConfig) -> list[str]:
+    """Returns the line about pixels that are not 8-bit RGB."""
+    bands = Bands.of(vars(asked.network))
+    if bands.is_rgb:
+        return []
+    return [
+        f"- reads {len(bands.names)} channels of {bands.dtype}: {', '.join(bands.names)}; "
+        "the normalisation is part of the model"
+    ]
 
 
 def to_json(value: Any) -> str:

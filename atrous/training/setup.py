@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from atrous.architecture import Architecture, Provenance, Training
-from atrous.build import create_classifier, create_model
+from atrous.build import build, create_classifier, create_model, with_bands
 from atrous.classes import ClassTable, plain_name
 from atrous.data.dataset import Dataset
 from atrous.errors import AtrousError
@@ -90,6 +90,8 @@ def _from_backbone(config: TrainConfig, table: ClassTable) -> Model:
         if field.name not in _IMPORTED
     }
     options.update(num_classes=len(table.classes), pretrained=config.weights)
+    if config.network.channels:
+        options.update(mean=config.network.mean, std=config.network.std)
     model: Model
     if config.task == "classification":
         names = (*OF_CLASSIFIERS, "pretrained")
@@ -118,6 +120,7 @@ def _continued(config: TrainConfig, source: str, table: ClassTable) -> DeepLabV3
             where=source,
             fix=f"--backbone {model.architecture.backbone}, or other weights",
         )
+    model = with_bands(model, config.network, build)
     if config.graft:
         shape = replace(config.network, num_classes=len(table.classes))
         model, new = graft(model, shape)

@@ -109,7 +109,7 @@ class Learner:
         they hold. The gradient of cross-entropy is therefore that of the whole batch at once.
 
         Args:
-            images: (N, 3, H, W) uint8.
+            images: (N, C, H, W) in the units of the files.
             targets: (N, H, W) class indices.
             step: The update, from 0.
         """

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from atrous.architecture import BACKBONE_OPTIONS, Architecture, Provenance
+from atrous.architecture import BACKBONE_OPTIONS, BAND_OPTIONS, Architecture, Provenance
 from atrous.engines import built_in
 from atrous.errors import AtrousError, DataError, unknown_name
 from atrous.model import Model
@@ -167,8 +167,9 @@ def _from_ours(
         _record(model, provenance, left_out, [copied, *origin.notes])
 
     if theirs is None:
-        return BackboneWeights(assign)
-    brought = ("mean", "std", "epsilon", "one_sided_padding")
+        channels = next((t.shape[1] for t in backbone.values() if t.ndim == 4), 3)
+        return BackboneWeights(assign, {"in_channels": channels})
+    brought = ("mean", "std", "epsilon", "one_sided_padding", *BAND_OPTIONS)
     return BackboneWeights(assign, {name: getattr(theirs, name) for name in brought})
 
 
@@ -193,12 +194,11 @@ def _check_timm(
     network: Any = model.encoder.backbone.network
     ours = {n: t for n, t in network.state_dict().items() if "num_batches_tracked" not in n}
     file = {n: t for n, t in tensors.items() if n in ours}
-    adapted = model.architecture.in_channels != 3  # timm then resizes the first convolution
-    check_same(ours, {n: ours[n] for n in file} if adapted else file, path)
+    check_same(ours, file, path)
     changed = [
         n for n, t in file.items() if t.shape == ours[n].shape and not torch.equal(t, ours[n])
     ]
-    assert adapted or not changed, f"timm changed {changed[:3]}"
+    assert not changed, f"timm changed {changed[:3]}"
     _record(model, provenance, left_out)
 
 

@@ -272,14 +272,17 @@ def _followers(model: DeepLabV3Plus) -> tuple[str, dict[str, str]]:
         elif isinstance(module, nn.BatchNorm2d):
             module.register_forward_pre_hook(partial(look_up, path))
     with torch.inference_mode():
-        ghost.eval().coarse_logits(torch.empty(1, 3, 33, 33, device="meta"))
+        ghost.eval().coarse_logits(
+            torch.empty(1, model.architecture.in_channels, 33, 33, device="meta")
+        )
     return next(iter(outputs)), followers
 
 
 def _check(model: DeepLabV3Plus, header: Header, path: Path) -> None:
     """Compares the network with the file it was read from, on one made-up picture."""
     height, width = header.size if all(header.size) else _CHECKED_SIZE
-    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    shape = (height, width, model.architecture.in_channels)
+    noise = model.bands.made_up(np.random.default_rng(0).integers(0, 256, shape).astype(float))
     engine = ExportedEngine(path, keep_compiled=False)
     expected = engine.coarse_logits(noise)
     with torch.inference_mode():

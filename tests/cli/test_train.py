@@ -19,7 +19,7 @@ def _run(*words: str) -> Result:
 # Fields of the network that only imported weights set, or that the data decide.
 _OF_WEIGHTS = {
     "num_classes", "in_channels", "mean", "std", "one_sided_padding", "epsilon", "rates_at_16",
-    "pooling_stride", "extra_rows",
+    "pooling_stride", "extra_rows", "channels", "bands", "dtype", "preview",
 }  # fmt: skip
 
 

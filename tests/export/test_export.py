@@ -10,11 +10,13 @@ import onnx
 import pytest
 import torch
 
+import atrous
 from atrous import create_model, from_tflite, load
 from atrous.architecture import Training
 from atrous.classes import ClassTable, pascal_palette
 from atrous.engines.exported_file import read_header
 from atrous.engines.openvino import ExportedEngine
+from atrous.engines.torch import TorchEngine
 from atrous.errors import AtrousError
 from atrous.export.export import export, torch_logits
 from atrous.model import DeepLabV3Plus
@@ -32,8 +34,11 @@ def lively(name: str, **options: object) -> DeepLabV3Plus:
         norm.momentum = 1.0
         norm.weight.data.uniform_(0.7, 1.3)
         norm.bias.data.normal_(0, 0.2)
+    images = torch.randint(0, 256, (2, model.architecture.in_channels, 65, 65), dtype=torch.uint8)
+    if model.architecture.dtype != "uint8":
+        images = model.normalize.mean + model.normalize.std * (images / 127.5 - 1)
     with torch.inference_mode():
-        model(torch.randint(0, 256, (2, 3, 65, 65), dtype=torch.uint8))
+        model(images)
     return model.eval()
 
 
@@ -165,10 +170,36 @@ def test_training_mode_survives_export(tmp_path: Path) -> None:
     assert model.training
 
 
-def test_other_than_rgb_is_refused(tmp_path: Path) -> None:
-    model = create_model("mobilenet_v2", num_classes=2, in_channels=4)
-    with pytest.raises(AtrousError, match=r"4 .*E-EXPORT-CHANNELS"):
-        export(model, tmp_path / "model.onnx")
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_other_channels_are_exported_and_read_back(tmp_path: Path, dtype: str) -> None:
+    """`export` compares the file with torch itself; the header says what the file reads."""
+    names = ("nir", "red", "green", "blue", "height")
+    model = lively(
+        "mobilenet_v2", decoder=False, atrous_rates=(), in_channels=5, channels=names,
+        dtype=dtype, mean=(900.0, 80, 90, 70, 5), std=(300.0, 40, 50, 30, 9),
+    )  # fmt: skip
+    header = export(model, tmp_path / "model.onnx")
+    assert (header.bands.names, header.bands.dtype) == (names, dtype)
+    assert header.bands.mean == (900.0, 80, 90, 70, 5)
+    assert header.properties()["atrous_format"] == "2"
+    graph = onnx.load(tmp_path / "model.onnx").graph.input[0].type.tensor_type
+    assert graph.elem_type == onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    assert graph.shape.dim[3].dim_value == 5
+    assert atrous.load(tmp_path / "model.onnx").bands == model.bands
+
+
+def test_pixels_without_a_value_count_as_the_mean(tmp_path: Path) -> None:
+    model = lively(
+        "mobilenet_v2", decoder=False, atrous_rates=(), in_channels=1, channels=("height",),
+        dtype="float32", mean=(20.0,), std=(5.0,),
+    )  # fmt: skip
+    export(model, tmp_path / "model.onnx")
+    image = np.random.default_rng(0).normal(20, 5, (33, 33, 1)).astype(np.float32)
+    with_holes, with_means = image.copy(), image.copy()
+    with_holes[5:9, 5:9], with_means[5:9, 5:9] = np.nan, 20
+    for engine in (TorchEngine(model), ExportedEngine(tmp_path / "model.onnx")):
+        found, expected = map(engine.coarse_logits, (with_holes, with_means))
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * expected.std())
 
 
 def test_unknown_operation_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from atrous import from_tflite
+from atrous import create_model, from_tflite
 from atrous.engines.openvino import ExportedEngine
 from atrous.engines.protocol import Engine
 from atrous.engines.torch import TorchEngine
@@ -141,7 +141,7 @@ def network(**options: object) -> DeepLabV3Plus:
 
 def test_networks_that_cannot_be_followed_are_refused() -> None:
     with pytest.raises(AtrousError, match="E-TILES") as caught:
-        _ = TorchEngine(network(in_channels=4)).reach
+        _ = TorchEngine(create_model("timm/convnext_atto", num_classes=2)).reach
     assert caught.value.code == "E-TILES"
 
 

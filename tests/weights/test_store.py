@@ -338,7 +338,7 @@ def test_W17_the_format_of_this_release_is_the_one_written_down():
         "image_pooling", "atrous_rates", "multi_grid", "decoder", "decoder_strides",
         "reduced_channels", "refine", "depth_multiplier", "in_channels", "stem",
         "relu_after_depthwise", "mean", "std", "one_sided_padding", "epsilon",
-        "rates_at_16", "pooling_stride", "extra_rows",
+        "rates_at_16", "pooling_stride", "extra_rows", "channels", "bands", "dtype", "preview",
     ]  # fmt: skip
 
 

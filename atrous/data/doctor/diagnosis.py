@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from atrous.classes import unlabelled
-from atrous.data.doctor import files, labels
+from atrous.data.doctor import channels, files, labels
 from atrous.data.doctor.findings import Finding
 from atrous.data.doctor.labels import class_counts
 from atrous.data.doctor.proposals import class_weights, crop_size
@@ -27,6 +27,8 @@ _CHECKS: tuple[Callable[[Survey], Iterator[Finding]], ...] = (
     files.check_duplicates,
     files.check_sizes,
     files.check_formats,
+    channels.check_normalisation,
+    channels.check_ground,
 )
 _EXCUSED = ("E-DATA-UNLABELLED", "E-DATA-NO-PICTURE")
 _ORDER = ("error", "warning", "note")

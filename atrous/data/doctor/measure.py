@@ -7,23 +7,28 @@ content go into the measurement: the checks judge them over all pictures.
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from atrous.classes import Color
-from atrous.data.dataset import Item, ReadTarget, Target
+from atrous.data.dataset import Item, ReadTarget, Target, file_digest, read_pixels
 from atrous.data.doctor.jpeg import without_refinements
 from atrous.data.formats.shards import Pair
 from atrous.data.masks.colors import count_colors
 from atrous.data.masks.files import Mask
 from atrous.data.masks.shapes import crosses_itself
 from atrous.data.masks.targets import MaskReader, ShapeReader
+from atrous.data.normalisation import Sums, sums_of
 from atrous.errors import AtrousError
+from atrous.images.bands import PLAIN, Bands
 from atrous.images.decode import open_image, upright
+from atrous.images.raster import place_of
 from atrous.images.rgb import to_rgb
 
 THUMBNAIL = 16  # pixels a side, of the grey copy near duplicates are found by
@@ -31,6 +36,14 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION = 274  # of EXIF
 _MOST_COLORS = 512  # kept of a mask in unknown colours
 _SHRINK = 8  # JPEG is decoded at this fraction: the whole file is read, with far less arithmetic
+
+
+class Ground(NamedTuple):
+    """Where a picture lies: reference system, size of a pixel, and left, bottom, right, top."""
+
+    crs: str
+    pixel: tuple[float, float]
+    bounds: tuple[float, float, float, float]
 
 
 @dataclass
@@ -53,17 +66,21 @@ class Measurement:
     counts: dict[int, int] = field(default_factory=dict)  # value in the target -> pixels
     edges: int = 0  # changes of value along the rows of the mask
     blended: int = 0  # of these, at values between their neighbours, a pixel or two wide
+    sums: Sums | None = None  # of the values of each channel
+    ground: Ground | None = None
     crossings: tuple[str, ...] = ()  # shapes whose outline crosses itself
     troubles: tuple[AtrousError, ...] = ()  # why the sample cannot be trained on
 
 
-def measure(sample: Item | Pair, read_target: ReadTarget) -> Measurement:
+def measure(sample: Item | Pair, read_target: ReadTarget, bands: Bands = PLAIN) -> Measurement:
     """Reads a sample as training would, and returns its measurements. Errors are among them."""
     annotation = sample.annotation if isinstance(sample, Item) else sample.mask.where
     picture = sample.image if isinstance(sample, Item) else sample.image.where
     result = Measurement(sample.name, str(picture), str(annotation))
     troubles: list[AtrousError] = []
-    for look in (_look_at_picture, _look_at_annotation):
+    of_bands = isinstance(sample, Item) and not (bands.plain and sample.window is None)
+    picture_of = partial(_look_at_channels, bands=bands) if of_bands else _look_at_picture
+    for look in (picture_of, _look_at_annotation):
         try:
             look(sample, read_target, result)
         except AtrousError as error:
@@ -95,6 +112,31 @@ def _look_at_picture(sample: Item | Pair, read_target: ReadTarget, result: Measu
         else:
             image = to_rgb(upright(image))
         result.thumbnail = _thumbnail(image, (width, height))
+
+
+def _look_at_channels(
+    sample: Item | Pair, read_target: ReadTarget, result: Measurement, *, bands: Bands
+) -> None:
+    """Looks at a picture of any channels, or at a part of a scene."""
+    assert isinstance(sample, Item)
+    pixels, absent = read_pixels(sample, bands)
+    height, width = result.size = pixels.shape[0], pixels.shape[1]
+    result.format = sample.image.suffix[1:].upper()
+    window = sample.window or (0, 0, height, width)
+    result.digest = hashlib.sha256(file_digest(sample.image) + str(window).encode()).digest()
+    result.thumbnail = _thumbnail(Image.fromarray(bands.shown(pixels)), (width, height))
+    result.sums = sums_of(pixels, absent)
+    if place := place_of(sample.image):
+        a, b, c, d, e, f = place.transform[:6]
+        corners = [
+            (a * x + b * y + c, d * x + e * y + f)
+            for x in (window[1], window[1] + width)
+            for y in (window[0], window[0] + height)
+        ]
+        sides = zip(*corners, strict=True)
+        (left, right), (bottom, top) = ((min(side), max(side)) for side in sides)
+        pixel = (right - left) / width, (top - bottom) / height
+        result.ground = Ground(str(place.crs or "unknown"), pixel, (left, bottom, right, top))
 
 
 def _thumbnail(image: Image.Image, size: tuple[int, int]) -> bytes:
@@ -155,18 +197,7 @@ def _is_matlab(sample: Item | Pair) -> bool:
 
 
 def _of_mask(sample: Item | Pair, reader: MaskReader, result: Measurement) -> tuple[int, ...]:
-    if isinstance(sample, Pair):
-        stream = sample.mask.read()
-    else:
-        assert sample.annotation is not None
-        stream = _stream(sample.annotation)
-    result.annotation_digest = hashlib.sha256(stream.getbuffer()).digest()
-    try:
-        mask = reader.read(stream)
-    except AtrousError as error:
-        if error.code == "E-MASK-COLOR":
-            result.unknown_colors = _colors_of(stream)
-        raise
+    mask = _read_mask(sample, reader, result)
     _note_mask(mask, result)
     values = np.array(
         [list(result.values)], dtype=mask.labels.dtype
@@ -175,6 +206,25 @@ def _of_mask(sample: Item | Pair, reader: MaskReader, result: Measurement) -> tu
     for index, pixels in zip(indices[0].tolist(), result.values.values(), strict=True):
         result.counts[index] = result.counts.get(index, 0) + pixels
     return mask.labels.shape
+
+
+def _read_mask(sample: Item | Pair, reader: MaskReader, result: Measurement) -> Mask:
+    if isinstance(sample, Item) and sample.window and sample.annotation:
+        mask = reader.read(sample.annotation, sample.window)
+        result.annotation_digest = hashlib.sha256(mask.labels.tobytes()).digest()
+        return mask
+    if isinstance(sample, Pair):
+        stream = sample.mask.read()
+    else:
+        assert sample.annotation is not None
+        stream = _stream(sample.annotation)
+    result.annotation_digest = hashlib.sha256(stream.getbuffer()).digest()
+    try:
+        return reader.read(stream)
+    except AtrousError as error:
+        if error.code == "E-MASK-COLOR":
+            result.unknown_colors = _colors_of(stream)
+        raise
 
 
 def _colors_of(stream: BytesIO) -> dict[Color, int]:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from atrous.classes import ClassTable, Color
-from atrous.data.dataset import FileDataset, Item, ReadTarget
+from atrous.data.dataset import FileDataset, Item
 from atrous.data.doctor.measure import Measurement, measure
 from atrous.data.formats.layout import Layout
 from atrous.data.formats.pairing import Problem
@@ -17,11 +18,13 @@ from atrous.data.formats.shards import Pair, ShardLayout
 from atrous.data.masks.targets import MaskReader
 from atrous.engines.machine import usable_processors
 from atrous.errors import AtrousError, ExitCode
+from atrous.images.bands import PLAIN, Bands, bands_of
 
 _CHUNK = 16  # samples a worker takes at a time
 _UNIONS = ("trainval", "all")  # unions of other splits; surveyed only if named
 
 Sample = Item | Pair
+Look = Callable[[Sample], Measurement]
 
 
 @dataclass
@@ -38,6 +41,7 @@ class Survey:
         failures: Split -> why it could not be listed.
         mapping: Value in mask files -> class index, where the layout maps any.
         colors: Colours of masks the layout has classes for.
+        bands: The channels of the pictures.
     """
 
     kind: str
@@ -49,6 +53,7 @@ class Survey:
     failures: dict[str, AtrousError] = field(default_factory=dict)
     mapping: dict[int, int | None] = field(default_factory=dict)
     colors: frozenset[Color] = frozenset()
+    bands: Bands = PLAIN
 
     def of(self, split: str) -> Iterator[Measurement]:
         """Yields the measurements of a split."""
@@ -89,9 +94,11 @@ def survey(
             result.failures[split] = error
             continue
         entries = dataset.items if isinstance(dataset, FileDataset) else dataset.pairs
+        result.bands = bands_of(dataset)
         result.splits[split] = [_number(entry, samples) for entry in entries]
     unique = [sample for _, sample in samples.values()]
-    result.measurements = _measure_all(unique, layout.read_target, workers, on_progress)
+    look = partial(measure, read_target=layout.read_target, bands=result.bands)
+    result.measurements = _measure_all(unique, look, workers, on_progress)
     return result
 
 
@@ -104,13 +111,13 @@ def _number(sample: Sample, known: dict[tuple[str, str], tuple[int, Sample]]) ->
 
 def _measure_all(
     samples: Sequence[Sample],
-    read_target: ReadTarget,
+    look: Look,
     workers: int | None,
     on_progress: Callable[[int, int], None],
 ) -> list[Measurement]:
     done: dict[int, list[Measurement]] = {}
     finished = 0
-    for start, measured in _chunks(samples, read_target, workers or usable_processors()):
+    for start, measured in _chunks(samples, look, workers or usable_processors()):
         done[start] = measured
         finished += len(measured)
         on_progress(finished, len(samples))
@@ -118,10 +125,10 @@ def _measure_all(
 
 
 def _chunks(
-    samples: Sequence[Sample], read_target: ReadTarget, workers: int
+    samples: Sequence[Sample], look: Look, workers: int
 ) -> Iterator[tuple[int, list[Measurement]]]:
     starts = range(0, len(samples), _CHUNK)
-    _hold(samples, read_target)
+    _hold(samples, look)
     if workers == 1 or len(starts) < 2:
         yield from map(_measure_chunk, starts)
         return
@@ -129,7 +136,7 @@ def _chunks(
     can_fork = "fork" in multiprocessing.get_all_start_methods() and threading.active_count() == 1
     context = multiprocessing.get_context("fork" if can_fork else "spawn")
     with ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_hold, initargs=(samples, read_target)
+        workers, mp_context=context, initializer=_hold, initargs=(samples, look)
     ) as pool:
         try:
             futures: list[Future[tuple[int, list[Measurement]]]] = [
@@ -148,16 +155,16 @@ def _chunks(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-_held: tuple[Sequence[Sample], ReadTarget] | None = None
+_held: tuple[Sequence[Sample], Look] | None = None
 
 
-def _hold(samples: Sequence[Sample], read_target: ReadTarget) -> None:
+def _hold(samples: Sequence[Sample], look: Look) -> None:
     """Stores the samples in this process, so that a task needs only a number."""
     global _held
-    _held = samples, read_target
+    _held = samples, look
 
 
 def _measure_chunk(start: int) -> tuple[int, list[Measurement]]:
     assert _held is not None
-    samples, read_target = _held
-    return start, [measure(sample, read_target) for sample in samples[start : start + _CHUNK]]
+    samples, look = _held
+    return start, [look(sample) for sample in samples[start : start + _CHUNK]]

@@ -1,7 +1,8 @@
 """The dataset YAML of ultralytics for semantic segmentation: its keys, read and checked.
 
-ultralytics documents path, train, val, test, names, nc, masks_dir and label_mapping. colors is an
-extension. A script under ``download`` is never run.
+ultralytics documents path, train, val, test, names, nc, masks_dir and label_mapping. colors, and
+channels, bands, normalize and preview of pictures that are not RGB, are extensions. A script under
+``download`` is never run.
 """
 
 import logging
@@ -15,9 +16,12 @@ from typing import Any
 from atrous.classes import IGNORE_INDEX, Color, unlabelled
 from atrous.data.masks.colors import ColorTable
 from atrous.errors import AtrousError, DataError, missing_extra, printable
+from atrous.images.bands import Bands
 
 _SPLITS = ("train", "val", "test")
-_KEYS = ("path", *_SPLITS, "names", "nc", "masks_dir", "label_mapping", "colors")
+_OF_CHANNELS = ("channels", "bands", "normalize", "preview")
+_KEYS = ("path", *_SPLITS, "names", "nc", "masks_dir", "label_mapping", "colors",
+         *_OF_CHANNELS)  # fmt: skip
 _IGNORE = "ignore_label"
 _NULL = ("", "~", "null", "Null", "NULL")
 
@@ -35,6 +39,7 @@ class DatasetYaml:
     masks_dir: str | None
     mapping: Mapping[int, int | None]  # value in masks -> class index
     colors: ColorTable  # colour in masks -> value
+    bands: Bands | None  # of pictures that are not RGB; the type comes from their files
 
     def sources(self, split: str) -> tuple[Path, ...]:
         """Returns the folders and lists of a split.
@@ -96,6 +101,7 @@ def read_dataset_yaml(path: Path) -> DatasetYaml:
         masks_dir=masks_dir,
         mapping=_mapping(content, len(names), path),
         colors=_colors(content, names, path),
+        bands=read_channels({key: _given(content, key) for key in _OF_CHANNELS}, path),
     )
 
 
@@ -223,6 +229,71 @@ def _colors(content: Mapping[Any, Any], names: tuple[str, ...], path: Path) -> C
             raise _invalid(f"colors: {key!r}: {color!r} is not of 0..255", path)
         table.append(((red, green, blue), value))
     return tuple(table)
+
+
+def read_channels(given: Mapping[str, Any], path: Path) -> Bands | None:
+    """Returns the channels that a YAML describes; None if it describes none.
+
+    Raises:
+        AtrousError: Keys without ``channels``, or values that contradict it.
+    """
+    names = _words(given["channels"], "channels", path)
+    if not names:
+        if any(given.values()):
+            raise _invalid("bands, normalize and preview need channels", path, _CHANNELS)
+        return None
+    sources = _words(given["bands"], "bands", path)
+    numbered = all(source.isdigit() and int(source) for source in sources)
+    in_files = all(source.startswith("{stem}") for source in sources)
+    preview = _words(given["preview"], "preview", path)
+    problem = ""
+    if len({*names}) < len(names):
+        problem = "channels of equal names"
+    elif len(sources) not in (0, len(names)) or not (numbered or in_files):
+        problem = "bands must hold, for each channel, a number from 1 or a file '{stem}...'"
+    elif preview and (len(preview) != 3 or not {*preview} <= {*names}):
+        problem = "preview must name three of the channels"
+    if problem:
+        raise _invalid(problem, path, _CHANNELS)
+    mean, std = _normalisation(given["normalize"], len(names), path)
+    return Bands(names, "uint8", sources, preview, mean, std)
+
+
+_CHANNELS = "such as channels: [red, green, blue, nir], bands: [3, 2, 1, 4]"
+_PAIRS = (("mean", "std"), ("low", "high"))
+
+
+def _words(value: Any, key: str, path: Path) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(word, str) and word for word in value):
+        raise _invalid(f"{key} must be a list", path, _CHANNELS)
+    return tuple(value)
+
+
+def _normalisation(
+    given: Any, count: int, path: Path
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns mean and deviation. Percentiles low and high become -1 and 1."""
+    if given is None:
+        return (), ()
+    for pair in _PAIRS:
+        if isinstance(given, dict) and set(given) == set(pair):
+            try:
+                first, second = (tuple(map(float, given[key])) for key in pair)
+            except (TypeError, ValueError):
+                break
+            if pair == ("low", "high"):
+                limits = list(zip(first, second, strict=False))
+                first = tuple((low + high) / 2 for low, high in limits)
+                second = tuple((high - low) / 2 for low, high in limits)
+            if len(first) == len(second) == count and min(second) > 0:
+                return first, second
+    raise _invalid(
+        f"normalize must hold {count} numbers each of mean and std above 0, or of low and high",
+        path,
+        "leave it out: training measures it, and `atrous data check` prints the line",
+    )
 
 
 def _invalid(what: str, path: Path, fix: str = "docs/data.md shows the keys") -> AtrousError:

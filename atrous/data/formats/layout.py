@@ -9,11 +9,14 @@ from atrous.classes import ClassTable, Color, pascal_palette, unlabelled
 from atrous.data.dataset import FileDataset, Item, ReadTarget
 from atrous.data.formats.pairing import Listing, Problem, relative, split_name
 from atrous.data.masks.targets import MaskReader
-from atrous.errors import DataError, printable, unknown_name
+from atrous.errors import AtrousError, DataError, printable, unknown_name
+from atrous.images.bands import PLAIN, Bands
+from atrous.images.raster import Raster, has_rasterio
 
 T = TypeVar("T")
 
 BACKGROUND = "background"
+PART = 2048  # pixels of a side
 _VOID = frozenset(("void", "unlabelled", "unlabeled", "ignore", "__ignore__"))
 
 
@@ -28,6 +31,7 @@ class Layout:
         read_target: Reads an item's target.
         splits: Lists the samples of each split.
         folder: The folder that names of pictures are relative to; by default the folder of `root`.
+        bands: Channels of pictures that are not RGB; their files decide the type.
     """
 
     kind: str
@@ -36,6 +40,7 @@ class Layout:
     read_target: ReadTarget
     splits: Mapping[str, Callable[[], Listing]]
     folder: Path | None = None
+    bands: Bands | None = None
 
     def open(self, split: str) -> tuple[FileDataset, tuple[Problem, ...]]:
         """Returns the samples of a split, and the files that could not become samples.
@@ -53,8 +58,14 @@ class Layout:
                 twice.append(Problem("E-DATA-TWICE", what, item.image))
             name = relative(item.image, folder)
             items[item.image] = item._replace(name=name, key=item.name)
-        samples = tuple(items.values())
-        dataset = FileDataset(samples, self.read_target, self.table.classes, self.table.palette)
+        samples, bands = tuple(items.values()), self.bands or PLAIN
+        if self.bands and samples:
+            bands = replace(bands, dtype=Raster(samples[0].image, bands.sources).dtype)
+            if isinstance(self.read_target, MaskReader):  # shapes are drawn at a picture's size
+                samples = tuple(part for item in samples for part in parts_of(item, bands))
+        dataset = FileDataset(
+            samples, self.read_target, self.table.classes, self.table.palette, bands
+        )
         return dataset, (*problems, *twice)
 
     def allowing_lossy(self) -> "Layout":
@@ -62,6 +73,30 @@ class Layout:
         if not isinstance(self.read_target, MaskReader):
             return self
         return replace(self, read_target=replace(self.read_target, allow_lossy=True))
+
+
+def parts_of(item: Item, bands: Bands) -> list[Item]:
+    """Cuts a scene that rasterio reads by windows into samples of at most `PART` a side.
+
+    A picture that is no larger, or cannot be read by windows, stays one sample.
+    """
+    try:
+        height, width = Raster(item.image, bands.sources).size
+    except AtrousError:
+        return [item]  # whoever reads the sample reports it
+    if max(height, width) <= PART or not has_rasterio():
+        return [item]
+    rows, columns = (
+        [(n * side // count, (n + 1) * side // count) for n in range(count)]
+        for side, count in ((height, -(-height // PART)), (width, -(-width // PART)))
+    )
+    return [
+        item._replace(
+            name=f"{item.name}#{top},{left}", window=(top, left, bottom - top, right - left)
+        )
+        for top, bottom in rows
+        for left, right in columns
+    ]
 
 
 def find_split(splits: Mapping[str, T], split: str, root: Path) -> T:

@@ -33,6 +33,7 @@ from atrous.data.formats.splits import Splits
 from atrous.data.masks.files import SUFFIXES
 from atrous.data.masks.shapes import Shape
 from atrous.data.masks.targets import MaskReader, ShapeReader
+from atrous.images.bands import Bands
 
 LOOKS_FOR = "dataset YAML: a .yaml file with names and train or val, or data.yaml in the folder"
 
@@ -63,8 +64,9 @@ def _layout(content: DatasetYaml) -> Layout:
             found = classes_of_masks(found, _present(content, splits))
         reader = MaskReader(len(found.table.classes), found.mapping, found.colors)
         return Layout(
-            "dataset YAML, masks", content.path, found.table, reader, splits, content.root
-        )
+            "dataset YAML, masks", content.path, found.table, reader, splits, content.root,
+            content.bands,
+        )  # fmt: skip
     # ultralytics adds "background" after several classes, but before a single class.
     single = len(content.names) == 1
     given = [*["background"] * single, *content.names, *["background"] * (not single)]
@@ -72,7 +74,9 @@ def _layout(content: DatasetYaml) -> Layout:
     values = tuple(index[name] for name in content.names)
     shapes = ShapeReader(YoloShapes(values), len(names), index["background"], "area")
     table = class_table("yaml", names, where=content.path)
-    return Layout("dataset YAML, outlines", content.path, table, shapes, splits, content.root)
+    return Layout(
+        "dataset YAML, outlines", content.path, table, shapes, splits, content.root, content.bands
+    )
 
 
 def _present(content: DatasetYaml, splits: Splits) -> Splits:
@@ -84,7 +88,7 @@ def _listed(content: DatasetYaml, folder: str, suffixes: Sequence[str], split: s
     root, listings = content.root, []
     for source in content.sources(split):
         read = _of_list if source.is_file() else _of_folder
-        listings.append(read(source, root, folder, suffixes))
+        listings.append(read(source, root, folder, suffixes, _ending(content.bands)))
     items = (  # named by path: several sources may have pictures of one name
         item._replace(name=stem(relative(item.image, root)))
         for listing in listings
@@ -94,11 +98,23 @@ def _listed(content: DatasetYaml, folder: str, suffixes: Sequence[str], split: s
     return Listing(tuple(items), tuple(problems))
 
 
-def _of_folder(source: Path, root: Path, folder: str, suffixes: Sequence[str]) -> Listing:
-    return pair(find_files(source), find_files(_twin(source, root, folder), suffixes))
+def _ending(bands: Bands | None) -> str:
+    """Returns how the names of pictures end whose channels are in several files."""
+    first = bands.sources[0] if bands and bands.sources else ""
+    return first.removeprefix("{stem}") if first.startswith("{stem}") else ""
 
 
-def _of_list(source: Path, root: Path, folder: str, suffixes: Sequence[str]) -> Listing:
+def _of_folder(
+    source: Path, root: Path, folder: str, suffixes: Sequence[str], ending: str
+) -> Listing:
+    pictures = {name: path for name, path in find_files(source).items() if name.endswith(ending)}
+    masks = find_files(_twin(source, root, folder), suffixes)
+    return pair(pictures, masks, picture_ending=stem(ending))
+
+
+def _of_list(
+    source: Path, root: Path, folder: str, suffixes: Sequence[str], ending: str
+) -> Listing:
     """Pairs the pictures a text file lists, relative to the file or to the data set."""
     names = list(dict.fromkeys(read_list(source)))
     found = {name: path for name in names if (path := _existing(name, source.parent, root))}

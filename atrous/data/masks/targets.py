@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.classes import unlabelled
-from atrous.data.dataset import Item, Target, target_dtype
+from atrous.data.dataset import Item, Rectangle, Target, target_dtype
 from atrous.data.masks.colors import ColorTable
 from atrous.data.masks.files import Labels, Mask, read_mask
 from atrous.data.masks.shapes import Shape, paint
 from atrous.errors import AtrousError, DataError, listed
+from atrous.images.raster import Raster, has_rasterio
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,23 @@ class MaskReader:
     def __call__(self, item: Item, size: tuple[int, int]) -> Target:
         """Returns the target (H, W) of an item; `size` is not used: `FileDataset` checks it."""
         assert item.annotation is not None
-        return self.target(self.read(item.annotation), item.annotation)
+        mask = self.read(item.annotation, item.window)
+        return self.target(mask, item.annotation)
 
-    def read(self, source: Path | IO[bytes]) -> Mask:
-        """Returns the content of a mask file, unmapped."""
-        return read_mask(source, colors=self.colors, allow_lossy=self.allow_lossy)
+    def read(self, source: Path | IO[bytes], window: Rectangle | None = None) -> Mask:
+        """Returns the content of a mask file, or of a window of it, unmapped.
+
+        Of a TIFF of indices, only the window is read; other files are decoded whole.
+        """
+        if window is not None and isinstance(source, Path) and not self.colors:
+            labels = read_index_window(source, window)
+            if labels is not None:
+                return Mask(labels, "TIFF", "L", ())
+        mask = read_mask(source, colors=self.colors, allow_lossy=self.allow_lossy)
+        if window is None:
+            return mask
+        top, left, height, width = window
+        return mask._replace(labels=mask.labels[top : top + height, left : left + width])
 
     def target(self, mask: Mask, where: object) -> Target:
         """Maps the values of a mask to class indices, without checking that they are below K.
@@ -70,6 +83,19 @@ class MaskReader:
             mapped = bytearray(labels.tobytes().translate(tables.narrow.tobytes()))
             return np.frombuffer(mapped, dtype=np.uint8).reshape(labels.shape)
         return tables.wide[labels]
+
+
+def read_index_window(path: Path, window: Rectangle) -> Labels | None:
+    """Returns a window of a TIFF of one band of integers; None for other files."""
+    try:
+        raster = Raster(path)
+    except AtrousError:
+        return None  # read whole, with an error that says more
+    if raster.channels != 1 or raster.dtype == "float32" or not has_rasterio():
+        return None
+    if window[0] + window[2] > raster.size[0] or window[1] + window[3] > raster.size[1]:
+        return None
+    return raster.read(*window)[..., 0]
 
 
 class _Tables(NamedTuple):

@@ -1,0 +1,79 @@
+"""The normalisation of a data set: mean and deviation of each channel over its pixels with data."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atrous.data.dataset import FileDataset, read_pixels
+from atrous.data.splitting import Subset
+from atrous.errors import DataError
+from atrous.images.bands import Pixels
+
+PICTURES = 200  # looked at, evenly spaced
+
+
+class Sums(NamedTuple):
+    """Of the values of each channel: their number, their sum, and the sum of their squares."""
+
+    pixels: NDArray[np.float64]
+    total: NDArray[np.float64]
+    squares: NDArray[np.float64]
+
+    def plus(self, other: "Sums") -> "Sums":
+        """Returns the sums over two pictures."""
+        return Sums(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Returns mean and deviation of each channel, in five digits.
+
+        Raises:
+            AtrousError: A channel has no values, or one value everywhere.
+        """
+        count = np.maximum(self.pixels, 1)
+        mean = self.total / count
+        std = np.sqrt(np.maximum(self.squares / count - mean**2, 0))
+        if not (self.pixels.all() and std.all()):
+            channel = int(np.argmin(np.where(self.pixels > 0, std, -1)))
+            raise DataError(
+                "E-DATA-CHANNEL",
+                f"channel {channel + 1} has one value in all pictures, or no data",
+                fix="correct `bands` in the dataset YAML, or leave the channel out",
+            )
+        rounded = (tuple(float(f"{v:.5g}") for v in values) for values in (mean, std))
+        first, second = rounded
+        return first, second
+
+
+def sums_of(pixels: Pixels, absent: NDArray[np.bool_] | None) -> Sums:
+    """Returns the sums of a picture (H, W, C), without the values that are absent."""
+    values = pixels.reshape(-1, pixels.shape[2]).astype(np.float64)
+    known = np.isfinite(values)
+    if absent is not None:
+        known &= ~absent.reshape(values.shape)
+    values = np.where(known, values, 0.0)
+    return Sums(known.sum(0).astype(np.float64), values.sum(0), np.square(values).sum(0))
+
+
+def measured(dataset: object) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns mean and deviation of each channel, over evenly spaced pictures of a data set.
+
+    Raises:
+        AtrousError: A picture cannot be read, or a channel has no values.
+    """
+    found: Sums | None = None
+    count = len(dataset)  # type: ignore[arg-type]
+    for index in range(0, count, -(-count // PICTURES)):
+        sums = sums_of(*_pixels(dataset, index))
+        found = sums if found is None else found.plus(sums)
+    assert found is not None
+    return found.normalisation()
+
+
+def _pixels(dataset: object, index: int) -> tuple[Pixels, NDArray[np.bool_] | None]:
+    while (inside := getattr(dataset, "dataset", None)) is not None:  # a part, or renamed classes
+        index = dataset.indices[index] if isinstance(dataset, Subset) else index
+        dataset = inside
+    if isinstance(dataset, FileDataset):
+        return read_pixels(dataset.items[index], dataset.bands)
+    return dataset[index].image, None  # type: ignore[index]

@@ -1,0 +1,93 @@
+"""Regions of georeferenced pictures as polygons in map units, in one GeoJSON file."""
+
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from atrous.errors import AtrousError
+from atrous.images.decode import atomic
+from atrous.predict.batch import Outcome
+
+SUFFIXES = (".geojson", ".json")
+
+
+def check_file(path: Path | None) -> Path | None:
+    """Returns the file, if there is one, to which polygons can be written under this name.
+
+    Raises:
+        AtrousError: Another format than GeoJSON.
+    """
+    if path is not None and path.suffix.lower() not in SUFFIXES:
+        raise AtrousError(
+            "E-OUT",
+            f"polygons are written as GeoJSON, not {path.suffix or 'without a suffix'}",
+            where=path,
+            fix=f"name it {path.with_suffix('.geojson').name}; "
+            f"'ogr2ogr {path.name} {path.with_suffix('.geojson').name}' turns it into others",
+        )
+    return path
+
+
+class GroundPolygons:
+    """Collects the label files of a call, and writes their regions.
+
+    Every connected region of a class becomes a polygon along the borders of its pixels, with its
+    holes and the properties ``class``, ``value`` and ``input``.
+
+    Attributes:
+        without_place: Number of pictures without a place on the ground, which are left out.
+    """
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self._classes = classes
+        self._files: list[tuple[str, Path]] = []
+        self.without_place = 0
+
+    def add(self, outcome: Outcome) -> None:
+        """Adds a picture that was segmented."""
+        assert outcome.record is not None
+        labels = Path(outcome.record["labels"])
+        if labels.suffix == ".tif":
+            self._files.append((str(outcome.path), labels))
+        else:
+            self.without_place += 1
+
+    def write(self, path: Path) -> int:
+        """Writes the polygons, region by region, and returns their number.
+
+        All are in the coordinate reference system of the first picture, which the file names.
+        """
+        import rasterio
+
+        crs = None
+        if self._files:
+            with rasterio.open(self._files[0][1]) as first:
+                crs = first.crs
+        name = {"type": "name", "properties": {"name": crs.to_string()}} if crs else None
+        count = 0
+        with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+            file.write(f'{{"type": "FeatureCollection", "crs": {json.dumps(name)}, "features": [')
+            for input_, labels in self._files:
+                for feature in self._features(input_, labels, crs):
+                    file.write((",\n" if count else "\n") + json.dumps(feature))
+                    count += 1
+            file.write("\n]}\n")
+        return count
+
+    def _features(self, input_: str, labels: Path, crs: Any) -> Iterator[dict[str, Any]]:
+        import rasterio
+        from rasterio.features import shapes
+        from rasterio.warp import transform_geom
+
+        with warnings.catch_warnings(), rasterio.open(labels) as file:
+            warnings.simplefilter("ignore")  # a transform without a coordinate system is not news
+            for geometry, number in shapes(rasterio.band(file, 1), transform=file.transform):
+                value = int(number)
+                if value >= len(self._classes):
+                    continue  # no label
+                if file.crs != crs:
+                    geometry = transform_geom(file.crs, crs, geometry)
+                properties = {"class": self._classes[value], "value": value, "input": input_}
+                yield {"type": "Feature", "properties": properties, "geometry": geometry}
