@@ -269,7 +269,8 @@ class _Report:
         """Prints how much of a video is done."""
         if path not in self.frames:
             self.frames[path] = Progress(expected, path.name, "frames")
-        self.frames[path].show(done)
+        if done:
+            self.frames[path].show(done)
 
     def add(self, outcome: "Outcome") -> None:
         """Prints the outcome of a picture."""
@@ -290,7 +291,8 @@ class _Report:
             areas = outcome.record["areas"].items()
             shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in areas)
             if "num_frames" in outcome.record:
-                shares = f"{outcome.record['num_frames']} frames: {shares}"
+                count = outcome.record["num_frames"]
+                shares = f"{count} frame{'s' * (count != 1)}: {shares}"
             self.rows.print(printable(outcome.shown), f"{height} x {width}", spent, shares)
             for note in outcome.record.get("notes", ()):
                 click.echo(f"note: {printable(outcome.shown)}: {printable(note)}", err=True)

@@ -143,6 +143,8 @@ def segment_video(
             exit_code=ExitCode.SOME_FAILED,
         )
     expected = -(-header.frames // options.every)
+    if on_frame is not None:
+        on_frame(path, 0, expected)
     with ExitStack() as stack:
         frames = stack.enter_context(Frames(path, header, every=options.every))
         output = stack.enter_context(_Output(files, path, header, mark))
