@@ -47,6 +47,14 @@ FEATURES = {
         "atrous/data/formats/mask_classes.py",
     ),
     "pictures of more than 8 bits": ("atrous/images/rgb.py",),
+    "pictures from addresses and object stores": (
+        "atrous/images/stores.py", "atrous/images/web.py",
+    ),
+    "pages of TIFF stacks, names of other kinds": (
+        "atrous/images/pages.py", "atrous/images/kinds.py",
+    ),
+    "several pictures at a time in one process": ("atrous/engines/requests.py",),
+    "labels inside exported files": ("atrous/export/labels.py",),
     "bf16 measured to agree": ("atrous/export/agreement.py",),
     "calibrated probabilities": ("atrous/evaluation/calibration.py",),
 }  # fmt: skip

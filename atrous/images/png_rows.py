@@ -4,7 +4,6 @@ import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Literal, Self
 
 import numpy as np
@@ -61,14 +60,9 @@ class PngRows:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         try:
-            if error is None:
+            if raised[0] is None:
                 self._chunk(b"IDAT", self._deflate.flush())
                 self._chunk(b"IEND", b"")
         finally:

@@ -10,7 +10,7 @@ import numpy as np
 
 from atrous.classes import ClassTable, Color, pascal_palette, unlabelled
 from atrous.data.dataset import Item, Target, target_dtype
-from atrous.data.formats.documents import invalid, once_per_file, read_field, read_json
+from atrous.data.formats.documents import check_size, invalid, once_per_file, read_field, read_json
 from atrous.data.formats.layout import class_table, shape_classes
 from atrous.data.masks.shapes import Region, Shape
 from atrous.errors import AtrousError, DataError
@@ -189,8 +189,7 @@ class CocoShapes:
         where = item.annotation
         assert where is not None
         annotations, stated = read_coco(where).of_picture(item.key, where)
-        if stated != size:
-            raise invalid(f"{item.key} is {stated} there and {size} itself (height, width)", where)
+        check_size(stated, size, item.key, where)
         return [self._shape(entry, size, where) for entry in annotations]
 
     def _shape(self, entry: Any, size: tuple[int, int], where: Path) -> Shape:

@@ -11,7 +11,7 @@ import numpy as np
 
 from atrous.classes import Color
 from atrous.data.dataset import Item
-from atrous.data.formats.documents import invalid, once_per_file, read_field, read_xml
+from atrous.data.formats.documents import check_size, invalid, once_per_file, read_field, read_xml
 from atrous.data.formats.layout import Layout, class_table, shape_classes
 from atrous.data.formats.pairing import Listing, find_pictures, pick_described, split_name
 from atrous.data.formats.splits import divide
@@ -141,10 +141,7 @@ class CvatShapes:
         where = item.annotation
         assert where is not None
         picture = _read(where).pictures[item.key]
-        if picture.size != size:
-            raise invalid(
-                f"{item.key} is {picture.size} there and {size} itself (height, width)", where
-            )
+        check_size(picture.size, size, item.key, where)
         return [
             self._shape(element, f"image {item.key}, shape {i} ({element.tag})", where)
             for i, element in enumerate(picture.elements)

@@ -90,6 +90,12 @@ def read_xml(path: Path) -> "Element":
     return root
 
 
+def check_size(stated: tuple[Any, Any], size: tuple[int, int], name: str, where: object) -> None:
+    """Raises DataError unless a file states the (height, width) that its picture has."""
+    if stated != size:
+        raise invalid(f"{name} is {stated} there and {size} itself (height, width)", where)
+
+
 def read_field(content: Any, key: Any, kind: Callable[[Any], T], where: object, what: str) -> T:
     """Returns ``kind(content[key])``; `what` names the content in messages.
 

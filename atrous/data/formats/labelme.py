@@ -14,6 +14,7 @@ import numpy as np
 from atrous.data.dataset import Item
 from atrous.data.formats.class_files import find_class_file
 from atrous.data.formats.documents import (
+    check_size,
     holds_keys,
     invalid,
     once_per_file,
@@ -129,8 +130,7 @@ class LabelMeShapes:
         assert where is not None
         document = read_json(where)
         stated = (document.get("imageHeight") or size[0], document.get("imageWidth") or size[1])
-        if stated != size:
-            raise invalid(f"drawn on {stated}, the picture is {size} (height, width)", where)
+        check_size(stated, size, item.key, where)
         entries = read_field(document, "shapes", list, where, "the file")
         return [
             self._shape(entry, f"shape {i}", where)
