@@ -15,7 +15,7 @@ FAMILIES = ["mobilenet_v2", "mobilenet_v3_small", "resnet50", "xception41", "tim
 @pytest.mark.parametrize("backbone", FAMILIES)
 def test_installing_keeps_names_weights_and_every_bit_of_an_evaluation(backbone):
     torch.manual_seed(0)
-    model = create_model(backbone, num_classes=3).eval()
+    model = random_network(backbone, num_classes=3)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     images = torch.randint(0, 256, (1, 3, 40, 33), dtype=torch.uint8)
     with torch.inference_mode():

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atrous.build import create_model
 from atrous.layers import RESNET, ConvBN
 from atrous.training.cpu.install import install
 from atrous.training.cpu.recompute import normalize, nothing_made_again, origin_of, reading, rectify
+from tests.networks import random_network
 
 
 def _layer() -> tuple[ConvBN, Tensor]:
@@ -22,7 +22,7 @@ def _layer() -> tuple[ConvBN, Tensor]:
 @pytest.mark.parametrize("backbone", ["mobilenet_v2", "resnet50", "xception41"])
 def test_loss_gradients_and_statistics_are_equal_in_every_bit(backbone: str, frozen: bool) -> None:
     torch.manual_seed(0)
-    model = create_model(backbone, num_classes=3).to(memory_format=torch.channels_last)
+    model = random_network(backbone, num_classes=3).to(memory_format=torch.channels_last)
     install(model.freeze_batch_norm(frozen).train())
     start = {name: value.clone() for name, value in model.state_dict().items()}
     images = 255 * torch.rand(2, 3, 40, 33)
