@@ -21,7 +21,7 @@ from atrous.errors import AtrousError, ExitCode
 from atrous.images.kinds import HEAD, kind_of
 from atrous.images.pages import go_to_page, split_page
 from atrous.images.rgb import to_rgb
-from atrous.images.stores import is_address, place, put
+from atrous.images.stores import fetch, is_address, place, put
 
 # Pillow opens MPO, several JPEGs in one file, as JPEG: the first picture. AVIF needs a Pillow built
 # with libavif, as its wheels are; HEIC needs the extra `heif`, JPEG XL the extra `jxl`.
@@ -105,6 +105,8 @@ def _orientation(image: Image.Image) -> int:
 
 def exif_of(source: str | Path | IO[bytes]) -> bytes:
     """Returns a picture's EXIF without its orientation: the files made from it are upright."""
+    if is_address(source):
+        source = fetch(place(source))  # type: ignore[arg-type]
     # Only the header is read, so the picture may have any size.
     with open_image(source, max_pixels=2**62, decode=False) as image:
         exif = image.getexif()

@@ -342,6 +342,8 @@ def _opened(picture: Picture) -> tuple[str, Any, Path | IO[bytes]]:
 
 def _content_or_digest(picture: Picture) -> bytes | str:
     """Returns the bytes of a file or object; of one that stays a path, the SHA-256."""
+    if picture.member is not None:
+        return picture.member.read().getvalue()
     path = split_page(picture.path)[0]
     if is_address(path):
         if path.suffix.lower() in (".tif", ".tiff"):

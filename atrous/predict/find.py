@@ -13,6 +13,7 @@ from atrous.images.bands import Bands
 from atrous.images.decode import SUFFIXES
 from atrous.images.pages import pages_named, split_page, without_suffix
 from atrous.images.stores import absolute, is_address, place, stored
+from atrous.images.tars import Member, is_mask, samples_in
 from atrous.images.video import SUFFIXES as VIDEO_SUFFIXES
 from atrous.images.video import missing_program
 from atrous.images.web import check_address, file_name, is_web_address, without_query
@@ -28,8 +29,9 @@ _NOT_READ = {
     **dict.fromkeys((".svg", ".eps", ".ai", ".psd", ".xcf"), "not a photograph"),
     **dict.fromkeys((".pdf", ".doc", ".docx", ".odt", ".ppt", ".pptx"), "a document"),
     **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf"), "a camera's raw"),
-    **dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"), "an archive: "
+    **dict.fromkeys((".zip", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"), "an archive: "
                     "unpack it first"),
+    ".tar": "an archive: name it itself",
     **dict.fromkeys((".dcm", ".nii", ".npy"), "not read: save it as TIFF"),
     ".json": "a record or annotations",
 }  # fmt: skip
@@ -46,6 +48,7 @@ class Picture:
         version: Of an object in a store, as its listing says: an unchanged one is not read again.
         made: Names of the picture's output that a store holds; None: look.
         address: Where the picture is fetched from; empty for files.
+        member: Where the picture lies in a tar file; None for others.
     """
 
     path: Path
@@ -54,6 +57,7 @@ class Picture:
     version: str = ""
     made: frozenset[str] | None = None
     address: str = ""
+    member: Member | None = None
 
     @property
     def name(self) -> str:
@@ -63,8 +67,8 @@ class Picture:
 
     @property
     def is_file(self) -> bool:
-        """Whether the picture is named as a file, and not an address or standard input."""
-        return self.content is None and not self.address
+        """Whether the picture is a file, and not an address, standard input or part of a tar."""
+        return self.content is None and not self.address and self.member is None
 
     @property
     def shown(self) -> str:
@@ -106,10 +110,11 @@ def find_pictures(
     """Returns the named files, and the pictures in the named folders, each once, in order.
 
     A name that is no file may be a pattern (``*.jpg``, ``**/*.png``): shells leave patterns alone
-    that are quoted or match nothing. ``-`` is a picture on standard input, ``x.tif#3`` a page of a
-    stack, ``x.tif#2-9`` several, ``https://...`` a picture that is fetched. Folders are searched
-    with the folders in them. Earlier output is left out: files with a record beside them, and
-    everything in `out`, unless the searched folder is `out` or lies in `out`.
+    that are quoted or match nothing. A named tar file gives the pictures in it. ``-`` is a picture
+    on standard input, ``x.tif#3`` a page of a stack, ``x.tif#2-9`` several, ``https://...`` a
+    picture that is fetched. Folders are searched with the folders in them. Earlier output is left
+    out: files with a record beside them, and everything in `out`, unless the searched folder is
+    `out` or lies in `out`.
 
     Args:
         paths: Files, folders, patterns, addresses, ``-``.
@@ -181,10 +186,15 @@ class _Search:
                 self._add_file(file, file.relative_to(path).with_suffix("").as_posix())
         else:
             for file in _named(path):
-                if file.is_file() and is_output(file):
-                    self.left_out[_EARLIER] += 1
-                else:
-                    self._add_file(file, without_suffix(file).name)
+                self._add_named(file)
+
+    def _add_named(self, file: Path) -> None:
+        if file.suffix == ".tar" and file.is_file():
+            self._add_tar(file)
+        elif file.is_file() and is_output(file):
+            self.left_out[_EARLIER] += 1
+        else:
+            self._add_file(file, without_suffix(file).name)
 
     def add_address(self, address: str) -> None:
         """Adds a picture that is fetched when its turn comes."""
@@ -195,6 +205,15 @@ class _Search:
     def _add_file(self, file: Path, stem: str, version: str = "") -> None:
         self.found.setdefault(absolute(file), Picture(file, stem, version=version))
 
+    def _add_tar(self, shard: Path) -> None:
+        """Adds the pictures of a tar file, without the masks of labelled ones."""
+        for members in samples_in(shard).values():
+            for member in members:
+                if not is_mask(member, members):
+                    path = shard / member.name
+                    stem = PurePosixPath(shard.stem, member.name).with_suffix("").as_posix()
+                    self.found.setdefault(absolute(path), Picture(path, stem, member=member))
+
     def _add_stored(self, address: Path) -> None:
         """Adds the objects that an address stands for: one, a folder's, or those of a pattern."""
         top, out = str(address).rstrip("/") + "/", f"{self._out}/"
@@ -203,7 +222,9 @@ class _Search:
         for name, version in sorted(objects.items()):
             file = PurePosixPath(name)
             below = PurePosixPath(name.removeprefix(top) if name.startswith(top) else file.name)
-            if reason := _why_not_stored(name, objects.keys()):
+            if file.suffix == ".tar" and not name.startswith(top):  # named, or by a pattern
+                self._add_tar(place(name))
+            elif reason := _why_not_stored(name, objects.keys()):
                 self.left_out[reason] += file.suffix != ".json"
             elif name.startswith(outside):
                 self.left_out[f"in the output folder {self._out}"] += 1

@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -214,6 +215,17 @@ def test_a_large_tiff_is_read_by_ranges(store, faults, tmp_path, monkeypatch):
     assert lines[0]["areas"] == local[0]["areas"]
     remote = Image.open(io.BytesIO(store.cat_file(lines[0]["labels"])))
     assert np.array_equal(remote, Image.open(local[0]["labels"]))
+
+
+def test_a_tar_in_a_bucket_is_read_by_ranges(store, tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name in ("a/x.png", "b/x.png"):
+            store.get_file(f"box/in/{name}", str(tmp_path / "x.png"))
+            archive.add(tmp_path / "x.png", name)
+    store.put_file(str(tmp_path / "a.tar"), "box/tars/a.tar")
+    lines, _ = segment(["s3://box/tars/*.tar"])
+    assert [line["areas"] for line in lines] == [{"red": 1.0}, {"blue": 1.0}]
+    assert names(store)[:2] == ["a/a/x.json", "a/a/x.labels.png"]
 
 
 def test_an_address_is_no_name_of_a_file(tmp_path, monkeypatch):

@@ -6,12 +6,10 @@ two reads, so that the shards may lie on any mounted store.
 """
 
 import re
-import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from io import BytesIO
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -23,34 +21,12 @@ from atrous.data.formats.layout import find_split
 from atrous.data.formats.pairing import Problem, relative, split_name
 from atrous.data.masks.targets import MaskReader
 from atrous.errors import DataError
-from atrous.images.decode import SUFFIXES, read_image
+from atrous.images.decode import read_image
+from atrous.images.tars import Member, is_mask, samples_in
 
 LOOKS_FOR = "WebDataset: train-000000.tar ... or train/*.tar, and classes.json or classes.txt"
 
-_MASK = re.compile(r"mask|seg|label|target|gt")
 _SPLIT = re.compile(r"(train|val|test)[a-z]*(?=[-_.\d]|$)")
-
-
-class Member(NamedTuple):
-    """A file within a tar file."""
-
-    name: str
-    shard: Path
-    offset: int
-    size: int
-
-    def read(self) -> BytesIO:
-        """Returns its bytes as a stream that knows its name."""
-        with self.shard.open("rb") as file:
-            file.seek(self.offset)
-            stream = BytesIO(file.read(self.size))
-        stream.name = self.where
-        return stream
-
-    @property
-    def where(self) -> str:
-        """Shard and name, for messages."""
-        return f"{self.shard}: {self.name}"
 
 
 class Pair(NamedTuple):
@@ -164,13 +140,9 @@ def _reader(found: ClassFile) -> MaskReader:
 
 
 def _pairs(shard: Path) -> tuple[list[Pair], list[Problem]]:
-    samples: dict[str, list[Member]] = {}
-    for member in _members(shard):
-        path = PurePosixPath(member.name)
-        samples.setdefault(str(path.with_name(path.name.partition(".")[0])), []).append(member)
     pairs, problems = [], []
-    for name, members in samples.items():
-        masks = [member for member in members if _is_mask(member, members)]
+    for name, members in samples_in(shard).items():
+        masks = [member for member in members if is_mask(member, members)]
         pictures = [member for member in members if member not in masks]
         if len(masks) == len(pictures) == 1:
             pairs.append(Pair(f"{shard.stem}/{name}", pictures[0], masks[0]))
@@ -180,33 +152,3 @@ def _pairs(shard: Path) -> tuple[list[Pair], list[Problem]]:
             what = f"{name} has {len(pictures)} pictures and {len(masks)} masks"
             problems.append(Problem(code, what, shard))
     return pairs, problems
-
-
-def _members(shard: Path) -> list[Member]:
-    try:
-        with tarfile.open(shard, "r:") as archive:
-            return [
-                Member(info.name, shard, info.offset_data, info.size)
-                for info in archive
-                if info.isreg() and not info.issparse() and _suffix(info.name) in SUFFIXES
-            ]
-    except (OSError, tarfile.TarError) as error:
-        raise DataError(
-            "E-DATA-SHARD",
-            f"not a whole, uncompressed tar file: {error}",
-            where=shard,
-            fix="write the file again without compression: pictures are compressed already",
-        ) from None
-
-
-def _suffix(name: str) -> str:
-    return PurePosixPath(name).suffix.lower()
-
-
-def _is_mask(member: Member, sample: Sequence[Member]) -> bool:
-    """Returns whether a member has the name of a mask, or is the PNG beside a photograph."""
-    extension = PurePosixPath(member.name).name.partition(".")[2].lower()
-    called = [_MASK.search(PurePosixPath(m.name).name.partition(".")[2].lower()) for m in sample]
-    if any(called):
-        return _MASK.search(extension) is not None
-    return extension == "png" and len(sample) > 1
