@@ -204,14 +204,14 @@ predict: address annotate coco cutout engine every index jobs json keep-exif lab
 submit: flip json names out output-stride pad-to scales to window
 serve: allow-host deadline downloadable host insecure max-bytes max-pixels memory model port
     precision queue threads token-file workers
-train: accumulation atrous-rates average-decay backbone base-lr batch batch-norm batch-norm-momentum
-    batch-size bias-multiplier cache-megabytes class-balance class-weights clip-norm crop-size data
-    decay-steps decoder decoder-separable decoder-strides depth-multiplier deterministic device
-    dry-run epochs evaluate-every extend flip freeze-backbone gradient-checkpointing graft head
-    head-multiplier image-pooling losses minutes multi-grid names optimizer out output-stride
-    override photometric precision reduced-channels refine relu-after-depthwise resume samples
-    save-every scale-range schedule seed separable stem steps task tensorboard timeout train-split
-    val-split weight-decay weights workers
+train: accumulation atrous-rates average-decay backbone base-lr batch batch-norm
+    batch-norm-momentum batch-size bias-multiplier cache-megabytes class-balance class-weights
+    clip-norm crop-size data decay-steps decoder decoder-separable decoder-strides depth-multiplier
+    deterministic device dropped-to-background dry-run epochs evaluate-every extend first-fit flip
+    freeze-backbone gradient-checkpointing graft head head-multiplier image-pooling losses minutes
+    multi-grid names optimizer out output-stride override photometric precision reduced-channels
+    refine relu-after-depthwise resume samples save-every scale-range schedule seed separable stem
+    steps task tensorboard timeout train-split val-split weight-decay weights workers
 """
 
 
