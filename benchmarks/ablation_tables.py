@@ -127,6 +127,7 @@ def tables() -> Iterator[str]:
     yield from _classes(found)
     yield from _labels()
     yield from _learning(found)
+    yield from _losses(found)
     yield from _costs()
 
 
@@ -272,7 +273,7 @@ def _learning(found: Results) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|---|---|---|"
     for (base, row), by_seed in found.items():
         curves = [r["curve"] for r in by_seed.values() if len(r.get("curve", ())) >= SIXTHS]
-        if curves:
+        if curves and "backbones" not in base:
             mean = np.mean([[score for _, _, score in curve] for curve in curves], axis=0)
             steps = np.array([step for step, *_ in curves[0]]) / curves[0][-1][0]
             sixths = [float(np.interp(n / SIXTHS, steps, mean)) for n in range(1, SIXTHS + 1)]
@@ -280,6 +281,17 @@ def _learning(found: Results) -> Iterator[str]:
             cells = (base, row, _listed(by_seed), *(f"{score:.3f}" for score in sixths))
             flat = "flat" if span < FLAT else "not flat"
             yield f"| {' | '.join(map(str, cells))} | {100 * span:.1f}, {flat} |"
+
+
+def _losses(found: Results) -> Iterator[str]:
+    """Yields what the backbones from random weights have learnt; see `ablations.settle`."""
+    rows = [(key, by_seed) for key, by_seed in found.items() if "backbones" in key[0]]
+    if rows:
+        yield from ("", "**Training loss from random weights**, mean of the last 50 updates", "")
+        yield from ("| base | row | 50 | 100 | 150 | 200 | 250 |", "|---|---|---|---|---|---|---|")
+    for (base, row), by_seed in rows:
+        losses = [f"{loss:.3f}" for step, loss, _ in by_seed[0]["curve"] if step % 50 == 0]
+        yield f"| {' | '.join((base, row, *losses, *['-'] * (5 - len(losses))))} |"
 
 
 def _times() -> dict[str, dict[str, Any]]:
