@@ -69,13 +69,18 @@ def go_to_page(image: Image.Image, page: int | None, where: object) -> None:
     if page is None and len(full) < 2:
         image.seek(full[0] if full else 0)
         return
+    raise no_such_page(len(full), page, where)
+
+
+def no_such_page(count: int, page: int | None, where: object) -> AtrousError:
+    """Returns the error of a stack of so many pages, of which none or a wrong one is named."""
     hint = f"{Path(str(where)).name.partition('#')[0]}#1"
-    raise AtrousError(
+    return AtrousError(
         "E-IMAGE-PAGES",
-        f"a stack of {len(full)} pages"
+        f"a stack of {count} pages"
         + (f" has no page {page}" if page is not None else ", not one picture"),
         where=where,
-        fix=f"name one page, {hint}, or all, {hint}-{len(full)}"
+        fix=f"name one page, {hint}, or all, {hint}-{count}"
         " (from bytes and streams: save the file, or pass one page as a PIL picture)",
         exit_code=ExitCode.SOME_FAILED,
     )

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from atrous.errors import AtrousError, ExitCode, missing_extra
 from atrous.images.bands import PLAIN, Bands, DType, Pixels
 from atrous.images.decode import TIFF_MAGIC, open_image
+from atrous.images.pages import no_such_page, split_page
 from atrous.images.stores import is_address
 
 CACHE_MEGABYTES = 64  # of decoded blocks, in GDAL
@@ -204,7 +205,7 @@ def _name(source: Path | IO[bytes]) -> object:
 
 def _is_tiff(source: Path | IO[bytes]) -> bool:
     if isinstance(source, Path):
-        with source.open("rb") as file:
+        with split_page(source)[0].open("rb") as file:
             return file.read(4) in TIFF_MAGIC
     head = source.read(4)
     source.seek(0)
@@ -212,7 +213,7 @@ def _is_tiff(source: Path | IO[bytes]) -> bool:
 
 
 def _opened(source: Path | IO[bytes]) -> "_File | _Decoded":
-    exists = not isinstance(source, Path) or source.is_file()
+    exists = not isinstance(source, Path) or split_page(source)[0].is_file()
     return (_File if exists and _is_tiff(source) and has_rasterio() else _Decoded)(source)
 
 
@@ -245,8 +246,14 @@ class _File:
         import rasterio
 
         self.name = _name(source)
+        path, page = split_page(source) if isinstance(source, Path) else (source, None)
         with _reading(self.name):
-            self._file = file = rasterio.open(source, driver="GTiff")
+            file = rasterio.open(path, driver="GTiff")
+            pages = file.subdatasets  # empty: there is one
+            count = len(pages) or 1
+            if (page is None and pages) or (page is not None and not 1 <= page <= count):
+                raise no_such_page(count, page, self.name)
+            self._file = file = rasterio.open(pages[page - 1]) if page and pages else file
             self.size = int(file.height), int(file.width)
             self.count, self.dtypes = int(file.count), file.dtypes
             self.no_data: NoData = tuple(file.nodatavals)

@@ -11,6 +11,7 @@ from atrous.cli import main
 from atrous.errors import AtrousError, ExitCode
 from atrous.images import tiff_windows
 from atrous.images.decode import read_image
+from atrous.images.raster import Raster
 from atrous.images.tiff_windows import open_tiff
 from atrous.predict.find import find_pictures
 from atrous.predict.many import segment_many
@@ -133,3 +134,17 @@ def test_moved_stacks_are_still_finished_and_pages_are_told_apart(tmp_path):
     with pytest.raises(AtrousError) as caught:
         segment_many([f"{folder}/x.tif#2"], Predictor(engine), folder / "out")
     assert caught.value.code == "E-OUT-TAKEN"
+
+
+@pytest.mark.parametrize("name", ["x.tif", "x.tif#0", "x.tif#4", "x.tif#2"])
+def test_pages_are_the_same_through_rasterio(name, tmp_path):
+    pytest.importorskip("rasterio", reason="needs rasterio: extra geo")
+    path = stack(tmp_path / "x.tif").with_name(name)
+    if name == "x.tif#2":
+        raster = Raster(path)
+        assert (raster.read(2, 3, 4, 5) == (0, 255, 0)).all()
+        assert raster.channels == 3
+        return
+    with pytest.raises(AtrousError) as caught:
+        Raster(path)
+    assert caught.value.code == "E-IMAGE-PAGES"

@@ -18,6 +18,7 @@ from PIL import Image
 
 from atrous.cli import main
 from atrous.errors import AtrousError, ExitCode
+from atrous.images.bands import Bands
 from atrous.images.decode import remove_unfinished
 from atrous.images.video import Frames, VideoWriter, count_frames, missing_program, probe
 from atrous.predict.batch import Extras, check_output, segment_files
@@ -320,6 +321,14 @@ def test_a_frame_beyond_the_memory_is_refused(tmp_path, monkeypatch):
     path = clip(tmp_path / "clip.mp4", seconds=0.2)
     outcome = segmented(path, tmp_path / "out", Hungry())
     assert outcome.error.code == "E-VIDEO-SIZE"
+
+
+def test_a_model_of_other_channels_takes_no_video(tmp_path):
+    class Infrared(BrightestChannel):
+        bands = Bands(("red", "green", "blue", "nir"), "uint16")
+
+    outcome = segmented(clip(tmp_path / "clip.mp4", seconds=0.2), tmp_path / "out", Infrared())
+    assert outcome.error.code == "E-MODEL-CHANNELS"
 
 
 def test_a_full_disk_is_said(tmp_path):
