@@ -40,13 +40,18 @@ FEATURES = {
     "the pictures most worth labelling": ("atrous/predict/next.py",),
     "bulk prediction in processes": (
         "atrous/predict/jobs.py", "atrous/predict/many.py", "atrous/predict/on_ray",
+        "atrous/predict/index.py",
     ),
     "networks read back from exported files": ("atrous/weights/exported.py",),
     "training on own data": (
         "atrous/training/finetune.py", "atrous/training/renamed.py", "atrous/data/splitting.py",
-        "atrous/data/formats/mask_classes.py",
+        "atrous/data/formats/mask_classes.py", "atrous/training/first_fit.py",
     ),
     "pictures of more than 8 bits": ("atrous/images/rgb.py",),
+    "pictures of any channels, on the map": (
+        "atrous/data/doctor/channels.py", "atrous/data/normalisation.py", "atrous/images/bands.py",
+        "atrous/images/labels_tiff.py", "atrous/images/raster.py", "atrous/predict/polygons.py",
+    ),
     "pictures from addresses and object stores": (
         "atrous/images/stores.py", "atrous/images/web.py",
     ),
