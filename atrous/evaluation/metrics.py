@@ -172,6 +172,21 @@ def frequency_weighted_iou(counts: NDArray[np.number]) -> float:
     return float(np.nansum(class_iou(counts) * counts.sum(1)) / total)
 
 
+def of_two_classes(counts: NDArray[np.number], target: int) -> dict[str, float]:
+    """Returns dice, precision and recall of one of two classes; NaN where undefined.
+
+    Args:
+        counts: (2, 2) pixels by true and predicted class.
+        target: Index of the class that is looked for.
+    """
+    correct, true, predicted = counts[target, target], counts[target].sum(), counts[:, target].sum()
+    return {
+        "dice": float(_ratio(2 * correct, true + predicted)),
+        "precision": float(_ratio(correct, predicted)),
+        "recall": float(_ratio(correct, true)),
+    }
+
+
 def _ratio(part: NDArray[np.number], whole: NDArray[np.number]) -> NDArray[np.float64]:
     part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
     undefined = np.full(np.broadcast(part, whole).shape, np.nan)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atrous.classes import plain_name
 from atrous.errors import AtrousError
 from atrous.evaluation import metrics, uncertainty
 from atrous.evaluation.boundary import Boundaries
@@ -15,6 +16,9 @@ from atrous.evaluation.metrics import Counts
 from atrous.evaluation.uncertainty import Difference, Reliability
 
 HEADLINES = (  # scores below the mean IoU: name, key in `Scores.as_dict`
+    ("Dice", "dice"),
+    ("precision", "precision"),
+    ("recall", "recall"),
     ("pixel accuracy", "pixel_accuracy"),
     ("mean accuracy", "mean_accuracy"),
     ("frequency-weighted IoU", "frequency_weighted_iou"),
@@ -72,6 +76,15 @@ class Scores:
     def frequency_weighted_iou(self) -> float | None:
         """IoU weighted by the classes' shares of labelled pixels."""
         return number(metrics.frequency_weighted_iou(self.confusion))
+
+    @property
+    def of_two_classes(self) -> dict[str, float | None]:
+        """Dice, precision and recall of the class that is not "background"; empty for others."""
+        if len(self.classes) != 2:
+            return {}
+        target = 0 if plain_name(self.classes[1]) == "background" else 1
+        found = metrics.of_two_classes(self.confusion, target)
+        return {name: number(value) for name, value in found.items()}
 
     @property
     def class_iou(self) -> dict[str, float | None]:
@@ -142,6 +155,7 @@ class Scores:
         result: dict[str, Any] = {
             "mean_iou": self.mean_iou,
             "mean_iou_interval": list(self.mean_iou_interval),
+            **self.of_two_classes,
             "pixel_accuracy": self.pixel_accuracy,
             "mean_accuracy": self.mean_accuracy,
             "frequency_weighted_iou": self.frequency_weighted_iou,

@@ -295,6 +295,21 @@ def test_pairs_without_names_or_classes_are_data_too():
     assert scores.protocol["data_fingerprint"] is None
 
 
+@pytest.mark.parametrize(
+    ("classes", "recall"),
+    [(("background", "road"), 0.0), (("road", "background"), 1.0), (("a", "b", "c"), None)],
+)
+def test_two_classes_have_the_scores_of_the_one_that_is_looked_for(classes, recall):
+    engine, data = Wrong(), Painted(2, classes=classes, k=2)
+    engine.classes, engine.palette = classes, numbered(len(classes)).palette
+    data.palette = engine.palette
+    scores = evaluate(engine, data, trimap=None).as_dict()
+    assert scores.get("recall") == recall
+    assert ("dice" in scores) == ("precision" in scores) == (len(classes) == 2)
+    if recall == 0:
+        assert (scores["dice"], scores["precision"]) == (0, None)
+
+
 def test_boundary_measures_can_be_left_out(model):
     scores = evaluate(model, Painted(2), trimap=None)
     assert scores.trimap == {}

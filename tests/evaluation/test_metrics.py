@@ -138,6 +138,18 @@ def test_empty_map_counts_nothing():
     assert confusion_matrix(empty, empty, 3).sum() == 0
 
 
+@pytest.mark.parametrize("target", [0, 1])
+def test_scores_of_two_classes_match_scikit_learn(target):
+    true, labels = np.random.default_rng(3).integers(0, 2, (2, 500))
+    found = metrics.of_two_classes(naive(true, labels, 2), target)
+    precision, recall, f_score, _ = sklearn.metrics.precision_recall_fscore_support(
+        true, labels, average="binary", pos_label=target
+    )
+    assert found == pytest.approx({"dice": f_score, "precision": precision, "recall": recall})
+    nothing = metrics.of_two_classes(np.array([[9, 0], [0, 0]]), 1)
+    assert all(math.isnan(value) for value in nothing.values())
+
+
 @pytest.mark.parametrize("make", [noise, blocks])
 def test_scores_match_scikit_learn(make):
     target, labels = make(6, 7)
