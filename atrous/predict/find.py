@@ -22,6 +22,7 @@ from atrous.predict.records import identity, is_output
 STDIN = Path("-")  # a picture on standard input
 
 _EARLIER = "earlier output of atrous predict"
+_OUTSIDE = "whose name leads out of the folder"
 # Kinds of files that people take for pictures, and that are not read.
 _NOT_READ = {
     **dict.fromkeys((".jp2", ".j2k", ".jpx", ".exr", ".hdr"), "not read: save it as PNG"),
@@ -209,7 +210,10 @@ class _Search:
         """Adds the pictures of a tar file, without the masks of labelled ones."""
         for members in samples_in(shard).values():
             for member in members:
-                if not is_mask(member, members):
+                parts = PurePosixPath(member.name).parts
+                if ".." in parts or parts[0] == "/":  # its output would leave the folder
+                    self.left_out[_OUTSIDE] += 1
+                elif not is_mask(member, members):
                     path = shard / member.name
                     stem = PurePosixPath(shard.stem, member.name).with_suffix("").as_posix()
                     self.found.setdefault(absolute(path), Picture(path, stem, member=member))
@@ -276,6 +280,8 @@ def _why_not_stored(name: str, names: Collection[str]) -> str:
     """Returns why an object in a store is not a picture to segment; empty if it is one."""
     folder, _, file = name.rpartition("/")
     suffix = PurePosixPath(file).suffix.lower()
+    if ".." in PurePosixPath(folder).parts:
+        return _OUTSIDE
     if suffix not in SUFFIXES:
         return f"{suffix or file} ({_NOT_READ.get(suffix, 'no picture')})"
     # Output is STEM.SOMETHING.png beside STEM.json, which is read for such names only.

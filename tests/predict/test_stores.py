@@ -14,6 +14,7 @@ from PIL import Image
 from atrous import cli
 from atrous.errors import AtrousError
 from atrous.images.stores import place
+from atrous.predict.find import find_pictures
 from atrous.predict.many import segment_many
 from atrous.predict.predictor import Predictor
 from tests.engines.test_openvino import tiny
@@ -215,6 +216,13 @@ def test_a_large_tiff_is_read_by_ranges(store, faults, tmp_path, monkeypatch):
     assert lines[0]["areas"] == local[0]["areas"]
     remote = Image.open(io.BytesIO(store.cat_file(lines[0]["labels"])))
     assert np.array_equal(remote, Image.open(local[0]["labels"]))
+
+
+def test_W01_output_of_odd_keys_stays_in_the_folder(store):
+    store.pipe_file("box/odd/../up.png", png("red"))
+    store.pipe_file("box/odd/good.png", png("red"))
+    found = find_pictures(["s3://box/odd"])
+    assert [picture.stem for picture in found.pictures] == ["good"]
 
 
 def test_a_tar_in_a_bucket_is_read_by_ranges(store, tmp_path):

@@ -61,3 +61,19 @@ def test_a_broken_tar_is_refused(tmp_path):
     with pytest.raises(AtrousError) as caught:
         find_pictures([tmp_path / "x.tar"])
     assert caught.value.code == "E-DATA-SHARD"
+
+
+def test_W01_output_of_a_tar_stays_in_the_folder(tmp_path):
+    picture = draw(tmp_path / "in", 1) / "000.png"
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for name in ("../../up.png", "/top.png", "a/../../b.png", "good.png"):
+            info = archive.gettarinfo(picture)
+            info.name = name
+            with picture.open("rb") as file:
+                archive.addfile(info, file)
+        link = tarfile.TarInfo("link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, str(picture)
+        archive.addfile(link)
+    found = find_pictures([tmp_path / "x.tar"])
+    assert [picture.stem for picture in found.pictures] == ["x/good"]
+    assert sum(found.left_out.values()) == 3
