@@ -121,6 +121,15 @@ precision_option = click.option(
     "labels of the file were measured to agree, else the file's own.",
 )
 
+device_option = click.option(
+    "--device",
+    type=click.Choice(["cpu", "gpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="gpu: Intel's graphics, for exported files. cuda: Nvidia's; exported files need the extra "
+    "cuda.",
+)
+
 
 class Progress:
     """Progress on standard error: one changing line on a terminal, a line every 30 s elsewhere.

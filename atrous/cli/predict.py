@@ -20,12 +20,13 @@ from atrous.cli.options import (
     PICTURES,
     Progress,
     amount,
+    device_option,
     precision_option,
 )
 from atrous.errors import ExitCode, printable
 
 if TYPE_CHECKING:
-    from atrous.engines.protocol import Precision
+    from atrous.engines.protocol import Device, Precision
     from atrous.predict.batch import Outcome
     from atrous.predict.find import Found
 
@@ -61,6 +62,7 @@ def _shard(context: click.Context, option: click.Parameter, text: str) -> tuple[
     help="Memory of the process; pictures that need more are seen in overlapping tiles.",
 )
 @precision_option
+@device_option
 @click.option(
     "--unknown", type=click.FloatRange(0, 1), default=0.0, metavar="P",
     help="Label 255 (65535 above 255 classes) where no class has this probability.",
@@ -136,6 +138,7 @@ def predict(
     threads: int | None,
     memory: int,
     precision: "Precision",
+    device: "Device",
     unknown: float,
     probabilities: tuple[str, ...],
     cutouts: tuple[str, ...],
@@ -205,7 +208,7 @@ def predict(
     )
     options: dict[str, Any] = {
         "model": model, "threads": threads, "memory": memory, "unknown_below": unknown,
-        "precision": precision,
+        "precision": precision, "device": device,
     }  # fmt: skip
     streams = streams_for(found.pictures[shard[0] - 1 :: shard[1]], threads, jobs, engine)
     predictor = Predictor(**options, streams=streams)

@@ -4,6 +4,7 @@ This is the only file that knows both halves of the package. Mistakes in a name 
 here, before torch is imported or asked for.
 """
 
+import copy
 from collections.abc import Sequence
 from difflib import get_close_matches
 from itertools import islice
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from atrous.engines import built_in
 from atrous.engines.openvino import ExportedEngine
-from atrous.engines.protocol import Engine, Precision
+from atrous.engines.protocol import Device, Engine, Precision
 from atrous.errors import AtrousError, missing_extra
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def open_engine(
     threads: int | None = None,
     precision: Precision | None = None,
     streams: int = 1,
+    device: Device = "cpu",
 ) -> Engine:
     """Returns an engine for anything that is a model.
 
@@ -51,19 +53,29 @@ def open_engine(
         threads: Threads to use; None: one for each processor this process may run on.
         precision: As in `Predictor`; None: the precision of the file or the model itself.
         streams: As in `Predictor`.
+        device: As in `Predictor`.
 
     Raises:
-        AtrousError: No such model, not a model, torch is needed and missing, or the model cannot
-            run in this precision.
+        AtrousError: No such model, not a model, torch is needed and missing, no such device, or
+            the model cannot run in this precision.
     """
     if model is None:
         model = built_in.DEFAULT
     if not isinstance(model, (str, Path)):
-        return _torch_engine(model, threads, precision)
+        return _torch_engine(model, threads, precision, device)
     path = exported_file(model, int8=precision == "int8")
-    if path is not None:
-        return ExportedEngine(path, threads=threads, precision=precision, streams=streams)
-    return _torch_engine(load_model(model), threads, precision)
+    if path is None:
+        return _torch_engine(load_model(model), threads, precision, device)
+    if device == "cuda":
+        try:
+            from atrous.engines.onnxruntime import CudaEngine
+
+            return CudaEngine(path, precision)
+        except ModuleNotFoundError as error:
+            raise missing_extra("running an exported file on cuda", error, "cuda") from error
+    return ExportedEngine(
+        path, threads=threads, precision=precision, streams=streams, device=device
+    )
 
 
 def exported_file(source: str | Path, *, int8: bool = False) -> Path | None:
@@ -150,7 +162,7 @@ def no_such_model(source: str | Path, published: Sequence[str] = ()) -> AtrousEr
 
 
 def _torch_engine(
-    model: "DeepLabV3Plus", threads: int | None, precision: Precision | None
+    model: "DeepLabV3Plus", threads: int | None, precision: Precision | None, device: Device
 ) -> Engine:
     try:
         import torch
@@ -160,4 +172,13 @@ def _torch_engine(
         raise missing_extra("running a torch model", error) from error
     if threads is not None:
         torch.set_num_threads(threads)
+    if device == "gpu" or (device == "cuda" and not torch.cuda.is_available()):
+        raise AtrousError(
+            "E-DEVICE",
+            f"torch finds no device {device!r} here",
+            fix="choose --device cpu, or cuda where torch.cuda.is_available(); an exported file "
+            "may run on gpu",
+        )
+    if device == "cuda":
+        model = copy.deepcopy(model).to("cuda")
     return cast(Engine, TorchEngine(model, precision=precision))

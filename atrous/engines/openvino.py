@@ -1,8 +1,6 @@
-"""The engine for exported files: OpenVINO (docs/performance.md says why)."""
+"""The engine for exported files on processors: OpenVINO (docs/performance.md says why)."""
 
-import contextlib
 import logging
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -15,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.engines.exported_file import Header, read_header
-from atrous.engines.machine import cache_folder, usable_processors
+from atrous.engines.machine import cache_folder, usable_processors, writable
 from atrous.engines.openvino_graph import (
     bytes_per_pixel,
     classes_first,
@@ -25,7 +23,7 @@ from atrous.engines.openvino_graph import (
     up_to_high_level,
 )
 from atrous.engines.openvino_row_strips import in_strips
-from atrous.engines.protocol import Precision
+from atrous.engines.protocol import Device, Precision
 from atrous.engines.requests import BySize, Gate, Requests
 from atrous.errors import AtrousError
 from atrous.images.bands import Pixels
@@ -44,7 +42,7 @@ _COPIES_OF_WEIGHTS = 3  # in the file, in the graph, and packed for the processo
 
 
 class ExportedEngine:
-    """Runs a file written by `atrous export` on the CPU; see `atrous.engines.protocol.Engine`.
+    """Runs a file written by `atrous export` in OpenVINO; see `atrous.engines.protocol.Engine`.
 
     Whole pictures have models by their size (`BySize`). Tiles of a large picture have a model of
     their own for as long as they come. Compiled models are kept for other processes in
@@ -57,12 +55,14 @@ class ExportedEngine:
         precision: As in `Predictor`; None: int8 for int8 files, fp32 for all others.
         streams: Pictures that are seen at a time, by calls from so many threads. They share
             `threads`. Labels do not depend on it.
+        device: ``cpu``, or ``gpu`` for the graphics of an Intel processor or card.
 
     Attributes:
         header: The metadata of the file.
 
     Raises:
-        AtrousError: Not such a file (see `read_header`), or it cannot run in this precision.
+        AtrousError: Not such a file (see `read_header`), it cannot run in this precision, or
+            OpenVINO finds no such device.
     """
 
     def __init__(
@@ -73,9 +73,11 @@ class ExportedEngine:
         keep_compiled: bool = True,
         precision: Precision | None = None,
         streams: int = 1,
+        device: Device = "cpu",
     ) -> None:
         self.header = read_header(path)
-        self.precision = chosen_precision(self.header, precision, where=path)
+        check_device(device)
+        self.precision = chosen_precision(self.header, precision, where=path, device=device)
         self.classes = self.header.classes
         self.palette = self.header.palette
         self.output_stride = self.header.output_stride
@@ -93,6 +95,7 @@ class ExportedEngine:
                 keep_compiled=keep_compiled,
                 precision=self.precision,
                 streams=number,
+                device=device,
             )
             for number in (1, streams)
         )
@@ -182,7 +185,25 @@ class ExportedEngine:
         return size
 
 
-def chosen_precision(header: Header, asked: Precision | None, *, where: object = "") -> str:
+def check_device(device: Device) -> None:
+    """Makes sure that OpenVINO finds a device.
+
+    Raises:
+        AtrousError: It does not.
+    """
+    found = {name.partition(".")[0].lower() for name in openvino_core().available_devices}
+    if device not in found:
+        raise AtrousError(
+            "E-DEVICE",
+            f"OpenVINO finds no device {device!r} here",
+            fix=f"choose --device {' or '.join(sorted(found))}; the graphics of Intel processors "
+            "need Intel's compute runtime (intel-opencl-icd)",
+        )
+
+
+def chosen_precision(
+    header: Header, asked: Precision | None, *, where: object = "", device: Device = "cpu"
+) -> str:
     """Returns the arithmetic for a file: ``fp32``, ``bf16`` or ``int8``.
 
     ``auto`` takes bf16 on a processor with bf16 units, if the labels of the file were measured to
@@ -200,12 +221,14 @@ def chosen_precision(header: Header, asked: Precision | None, *, where: object =
     elif asked == "int8":
         what = "not an int8 file"
         fix = "atrous export MODEL --int8 --calibration PICTURES --out FILE writes one"
-    elif asked == "bf16" and not has_bf16_units():
-        what, fix = "this processor has no bf16 units", "choose --precision auto or fp32"
+    elif asked == "bf16" and (device != "cpu" or not has_bf16_units()):
+        which = "processor" if device == "cpu" else "device"
+        what, fix = f"this {which} has no bf16 units", "choose --precision auto or fp32"
     if what:
         raise AtrousError("E-PRECISION", what, where=where, fix=fix)
     agrees = header.bf16_agreement is not None and header.bf16_agreement >= LEAST_AGREEMENT
-    if asked == "bf16" or (asked == "auto" and agrees and has_bf16_units()):
+    can = device == "cpu" and has_bf16_units()
+    if asked == "bf16" or (asked == "auto" and agrees and can):
         return "bf16"
     return "fp32"
 
@@ -226,6 +249,7 @@ class Compiler:
         rewrites: Whether to cut the graph of a known size into strips for speed. Only fp32 gains:
             the values of the others are half as large or less, and stay in the cache.
         streams: Pictures that are seen at a time; they share the threads.
+        device: ``cpu`` or ``gpu``, for which nothing is rewritten.
 
     Attributes:
         rewrite_error: Why the graph runs as exported although it was to be rewritten; empty if
@@ -241,23 +265,27 @@ class Compiler:
         precision: str = "fp32",
         rewrites: bool = True,
         streams: int = 1,
+        device: Device = "cpu",
     ) -> None:
         self._path = path
-        self._rewrites = rewrites and precision == "fp32"
+        self._device = device.upper()
+        self._rewrites = rewrites and precision == "fp32" and device == "cpu"
         self._mixed = precision == "bf16"
         self.rewrite_error = ""
         self._core = openvino_core()
         self._streams = streams
-        self._settings = {
+        self._settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "THROUGHPUT" if streams > 1 else "LATENCY",
             "NUM_STREAMS": streams,
             # OpenVINO alone would compute in bf16 wherever the processor can.
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-            "INFERENCE_NUM_THREADS": threads,
-            "ENABLE_CPU_PINNING": False,  # processes sharing a machine would pin the same cores
         }
+        if device == "cpu":
+            self._settings["INFERENCE_NUM_THREADS"] = threads
+            # Processes that share a machine would pin the same cores.
+            self._settings["ENABLE_CPU_PINNING"] = False
         # A folder for each precision: a model compiled for another one must never be found.
-        if keep_compiled and (folder := _writable(cache_folder() / f"openvino-{precision}")):
+        if keep_compiled and (folder := writable(cache_folder() / f"openvino-{precision}")):
             self._settings["CACHE_DIR"] = str(folder)
 
     def compile(self, shape: tuple[int, ...]) -> Requests:
@@ -322,13 +350,13 @@ class Compiler:
     def _requests(self, model: Any) -> Requests:
         settings = dict(self._settings)
         try:
-            compiled = self._core.compile_model(model, "CPU", settings)
+            compiled = self._core.compile_model(model, self._device, settings)
         except RuntimeError:
             # Processes that start together may write one file of the cache at the same time, and
             # OpenVINO takes that for an error. Compiling without the cache takes a second longer.
             if settings.pop("CACHE_DIR", None) is None:
                 raise
-            compiled = self._core.compile_model(model, "CPU", {**settings, "CACHE_DIR": ""})
+            compiled = self._core.compile_model(model, self._device, {**settings, "CACHE_DIR": ""})
         return Requests(compiled, self._streams)
 
     def _refused(self, error: RuntimeError) -> AtrousError:
@@ -365,12 +393,3 @@ def openvino_core() -> Any:
 @cache
 def _core() -> Any:
     return import_openvino().Core()
-
-
-def _writable(folder: Path) -> Path | None:
-    """Makes a folder and returns it; None if that fails, and every start must compile."""
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            return folder
-    return None

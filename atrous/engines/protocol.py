@@ -10,6 +10,7 @@ from atrous.classes import Color
 from atrous.images.bands import Bands, Pixels
 
 Precision = Literal["auto", "fp32", "bf16", "int8"]
+Device = Literal["cpu", "gpu", "cuda"]
 
 
 class Engine(Protocol):

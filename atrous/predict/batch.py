@@ -320,6 +320,8 @@ class Job:
             used["overlay"] = False
         if self.predictor.precision == "bf16":  # an int8 file has its own fingerprint
             used["precision"] = "bf16"
+        if self.predictor.device != "cpu":
+            used["device"] = self.predictor.device
         return used
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from atrous.classes import Color
 from atrous.engines.open import open_engine
-from atrous.engines.protocol import Engine, Precision
+from atrous.engines.protocol import Device, Engine, Precision
 from atrous.errors import AtrousError
 from atrous.images.bands import bands_of
 from atrous.images.decode import MAX_PIXELS
@@ -42,11 +42,13 @@ class Predictor:
             `atrous export` measured that the labels of the file agree; otherwise the file's own.
             ``fp32``, ``bf16`` and ``int8`` are taken or refused.
         streams: Calls from so many threads run at a time and share `threads`, which does more
-            pictures a second than one call after the other. Only exported files do.
+            pictures a second than one call after the other. Only exported files do, on ``cpu``.
+        device: ``cpu``; ``gpu`` for exported files on Intel's graphics; ``cuda`` for exported files
+            in ONNX Runtime (extra ``cuda``) and for torch models.
 
     Raises:
-        AtrousError: No such model, a package is missing, the model or the processor lacks the
-            precision, or `unknown_below` is no probability.
+        AtrousError: No such model, a package is missing, the model or the device lacks the
+            precision, there is no such device, or `unknown_below` is no probability.
     """
 
     def __init__(
@@ -58,10 +60,11 @@ class Predictor:
         unknown_below: float = 0.0,
         precision: Precision = "auto",
         streams: int = 1,
+        device: Device = "cpu",
     ) -> None:
         if not 0 <= unknown_below <= 1:
             raise AtrousError("E-OPTIONS", f"unknown_below must be in 0..1, not {unknown_below}")
-        self.memory, self.unknown_below = memory, unknown_below
+        self.memory, self.unknown_below, self.device = memory, unknown_below, device
         if _is_engine(model):
             self.engine: Engine = model  # type: ignore[assignment]
         else:
@@ -69,7 +72,8 @@ class Predictor:
                 model,  # type: ignore[arg-type]
                 threads=threads,
                 precision=precision,
-                streams=streams,
+                streams=streams if device == "cpu" else 1,
+                device=device,
             )
         self.bands = bands_of(self.engine)
 

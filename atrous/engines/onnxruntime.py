@@ -1,0 +1,101 @@
+"""The engine for exported files on Nvidia's cards: ONNX Runtime."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from atrous.engines.exported_file import read_header
+from atrous.engines.openvino import chosen_precision
+from atrous.engines.protocol import Precision
+from atrous.errors import AtrousError
+from atrous.images.bands import Pixels
+
+# Products of 32-bit floats are not rounded to TF32, so that labels are those of a processor.
+_CUDA = ("CUDAExecutionProvider", {"use_tf32": 0})
+
+
+class CudaEngine:
+    """Runs a file written by `atrous export`; see `atrous.engines.protocol.Engine`.
+
+    Pictures are seen whole: ONNX Runtime gives no values from inside the graph, which tiles need.
+
+    Args:
+        path: The file.
+        precision: As in `Predictor`.
+        providers: Of ONNX Runtime; for tests without a card.
+
+    Attributes:
+        header: The metadata of the file.
+
+    Raises:
+        AtrousError: Not such a file, no card, or the file cannot run in this precision.
+    """
+
+    bytes_fixed = bytes_per_pixel = 0  # of the processor's memory
+    streams = 1
+
+    def __init__(
+        self,
+        path: Path,
+        precision: Precision | None = None,
+        providers: Sequence[Any] = (_CUDA,),
+    ) -> None:
+        self.header = read_header(path)
+        self.precision = chosen_precision(self.header, precision, where=path, device="cuda")
+        self.classes = self.header.classes
+        self.palette = self.header.palette
+        self.bands = self.header.bands
+        self.output_stride = self.header.output_stride
+        self.logits_stride = self.header.logits_stride
+        self.reach = self.header.reach
+        self.fingerprint = self.header.sha256
+        name = providers[0][0] if isinstance(providers[0], tuple) else providers[0]
+        if name not in onnxruntime.get_available_providers():
+            raise AtrousError(
+                "E-DEVICE",
+                "this ONNX Runtime cannot use cuda",
+                fix="pip uninstall onnxruntime; pip install 'atrous[cuda]'; or --device cpu",
+            )
+        self._session = onnxruntime.InferenceSession(str(path), providers=list(providers))
+        if name not in self._session.get_providers():  # it falls back to the processor silently
+            raise AtrousError(
+                "E-DEVICE",
+                "ONNX Runtime found no card for cuda, or lacks a library of CUDA",
+                fix="see nvidia-smi and the log above; or choose --device cpu",
+            )
+        self._lock = threading.RLock()
+
+    def coarse_logits(self, image: Pixels) -> NDArray[np.float32]:
+        """Maps a picture (H, W, C) to logits (h, w, K) at `logits_stride`."""
+        with self._lock:
+            logits: NDArray[np.float32] = self._session.run(["logits"], {"image": image[None]})[0]
+        return logits[0]
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Lets no other thread in that asks for the same."""
+        with self._lock:
+            yield
+
+    def high_level(self, tile: Pixels) -> NDArray[np.float32] | None:
+        """Refuses: only a picture beyond the limits of pictures is seen in tiles.
+
+        Raises:
+            AtrousError: Always.
+        """
+        raise AtrousError(
+            "E-TILES",
+            "a picture of this size is seen in tiles, which cuda does not do",
+            fix="choose --device cpu",
+        )
+
+    def tile_logits(self, tile: Pixels, pooled: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        """Refuses as `high_level` does."""
+        self.high_level(tile)
+        raise AssertionError
