@@ -392,4 +392,8 @@ def openvino_core() -> Any:
 
 @cache
 def _core() -> Any:
-    return import_openvino().Core()
+    openvino = import_openvino()
+    # The first of these calls fills a table: it holds a lock of C++ and waits for Python's. Two
+    # threads whose first calls meet would wait for each other for ever (OpenVINO 2026.4).
+    openvino.Tensor(np.zeros(1, np.uint8)).element_type.to_dtype()
+    return openvino.Core()

@@ -57,7 +57,7 @@ def overlay(
     opacities = np.where(colors.any(axis=1), round(255 * opacity), 0).astype(np.uint8)
     edges = Image.fromarray(borders(labels))
     if labels.dtype == np.uint8:  # Pillow looks up in a third of NumPy's time
-        tint = palette_image(labels, colors.tolist()).convert("RGB")
+        tint = palette_image(labels, [(r, g, b) for r, g, b in colors.tolist()]).convert("RGB")
         mask = Image.fromarray(labels).point([*opacities, *bytes(256 - len(opacities))])
     else:
         tint, mask = Image.fromarray(colors[labels]), Image.fromarray(opacities[labels])
