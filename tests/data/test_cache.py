@@ -9,6 +9,7 @@ import pytest
 from atrous.data.cache import CachedDataset
 from atrous.data.dataset import FileDataset
 from atrous.errors import AtrousError, ExitCode
+from tests.bands import Fields
 from tests.data.test_dataset import dataset_of
 
 
@@ -76,3 +77,13 @@ def test_impossible_budget_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AtrousError, match="E-CACHE-MEMORY") as caught:
         CachedDataset(dataset_of(tmp_path, ("a",)), 1 << 62)
     assert caught.value.exit_code == ExitCode.RESOURCES
+
+
+def test_samples_of_other_channels_are_kept_too() -> None:
+    plain = Fields(3, 1)
+    cached = CachedDataset(plain, 10**6)
+    for index in (0, 1, 2, 0, 1, 2):
+        image, target = cached[index]
+        assert image.dtype == np.uint16
+        np.testing.assert_array_equal(image, plain[index].image)
+        np.testing.assert_array_equal(target, plain[index].target)

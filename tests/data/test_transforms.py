@@ -17,9 +17,11 @@ from atrous.data.transforms import (
     augment,
     choose_window,
     distort_colors,
+    for_channels,
     sample_generator,
 )
 from atrous.errors import AtrousError
+from atrous.images.bands import Bands
 
 EVERYTHING = Augmentation(crop_size=(48, 40), photometric=1.0)
 
@@ -292,3 +294,31 @@ def test_sixteen_bit_targets_keep_type_and_ignore_value() -> None:
 def test_impossible_augmentation_is_refused(options: dict[str, object]) -> None:
     with pytest.raises(AtrousError, match="E-AUGMENTATION"):
         Augmentation(**options)  # type: ignore[arg-type]
+
+
+def test_changes_of_colour_act_on_red_green_and_blue_alone() -> None:
+    rng = np.random.default_rng(0)
+    for kind, bands in (
+        (np.uint8, Bands(("nir", "blue", "green", "red"), mean=(90.0,) * 4)),
+        (np.uint16, Bands(("nir", "blue", "green", "red"), "uint16", mean=(900.0,) * 4)),
+    ):
+        image = rng.integers(0, np.iinfo(kind).max, (40, 48, 4), kind)
+        sample = Sample(image, rng.integers(0, 3, (40, 48), np.uint8))
+        whole = Augmentation((40, 48), (1.0, 1.0), flip=0.0, photometric=1.0)
+        varied = augment(sample, for_channels(whole, bands), sample_generator(0, 0, 0)).image
+        assert np.array_equal(varied[..., 0], image[..., 0])
+        assert all(
+            (varied[..., channel] != image[..., channel]).mean() > 0.5 for channel in (1, 2, 3)
+        )
+        without = for_channels(whole, replace(bands, names=("a", "b", "c", "d")))
+        assert np.array_equal(augment(sample, without, sample_generator(0, 0, 0)).image, image)
+
+
+def test_padding_is_the_mean_of_each_channel() -> None:
+    bands = Bands(("red", "nir"), "uint16", mean=(700.4, 3000.6))
+    sample = Sample(np.ones((5, 6, 2), np.uint16), np.zeros((5, 6), np.uint8))
+    padded = for_channels(Augmentation((8, 8), (1.0, 1.0), flip=0.0), bands)
+    image, target = augment(sample, padded, sample_generator(0, 0, 0))
+    assert image[-1, -1].tolist() == [700, 3001]
+    assert (image[:5, :6] == 1).all()
+    assert target[-1, -1] == 255

@@ -116,3 +116,13 @@ def test_only_georeferenced_pictures_have_a_place(tmp_path):
     Image.fromarray(IMAGE[..., 0]).save(tmp_path / "b.tif")
     Image.fromarray(np.zeros((5, 5), np.uint8)).save(tmp_path / "c.png")
     assert place_of(tmp_path / "b.tif") is place_of(tmp_path / "c.png") is None
+
+
+def test_only_tiffs_reach_gdal(tmp_path):
+    """A VRT, which may name other files and addresses, is no picture, whatever it is called."""
+    pytest.importorskip("rasterio")
+    path = tmp_path / "a.tif"
+    path.write_text('<VRTDataset rasterXSize="1" rasterYSize="1"></VRTDataset>')
+    with pytest.raises(AtrousError) as caught:
+        Raster(path)
+    assert caught.value.code == "E-IMAGE-FORMAT"

@@ -205,3 +205,31 @@ def test_scripts_and_keys_of_other_tasks_are_passed_over(tmp_path: Path) -> None
     masks(tmp_path)
     text = f"download: |\n  raise SystemExit\nkpt_shape: [17, 3]\nval: ../images/val\n{NAMES}"
     assert len(described(tmp_path, text)) == 1
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "bands: [1, 2]",
+        "normalize: {mean: [1], std: [1]}",
+        "channels: [a, a]",
+        "channels: a",
+        "channels: [a, b]\nbands: [1]",
+        "channels: [a, b]\nbands: [0, 1]",
+        "channels: [a, b]\nbands: [1, '{stem}_b.tif']",
+        "channels: [a, b]\nbands: [a.tif, b.tif]",
+        "channels: [a, b, c]\npreview: [a, b]",
+        "channels: [a, b, c]\npreview: [a, b, d]",
+        "channels: [a, b]\nnormalize: {mean: [1, 2], std: [1, 0]}",
+        "channels: [a, b]\nnormalize: {mean: [1], std: [1, 1]}",
+        "channels: [a, b]\nnormalize: {low: [1, 2], high: [2, 2]}",
+        "channels: [a, b]\nnormalize: {mean: [1, 2]}",
+        "channels: [a, b]\nnormalize: {mean: [x, 2], std: [1, 1]}",
+        "chanels: [a, b]",
+    ],
+)
+def test_impossible_channels_are_refused(tmp_path: Path, lines: str) -> None:
+    text = f"path: .\ntrain: images\nnames: [x, y]\n{lines}\n"
+    with pytest.raises(AtrousError) as caught:
+        read_dataset_yaml(write(tmp_path / "c.yaml", text))
+    assert caught.value.code == "E-DATA-YAML"
