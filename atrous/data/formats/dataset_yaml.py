@@ -6,6 +6,7 @@ channels, bands, normalize and preview of pictures that are not RGB, are extensi
 """
 
 import logging
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -287,7 +288,8 @@ def _normalisation(
                 limits = list(zip(first, second, strict=False))
                 first = tuple((low + high) / 2 for low, high in limits)
                 second = tuple((high - low) / 2 for low, high in limits)
-            if len(first) == len(second) == count and min(second) > 0:
+            finite = all(map(math.isfinite, (*first, *second)))
+            if len(first) == len(second) == count and finite and min(second) > 0:
                 return first, second
     raise _invalid(
         f"normalize must hold {count} numbers each of mean and std above 0, or of low and high",

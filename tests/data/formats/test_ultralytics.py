@@ -225,6 +225,7 @@ def test_scripts_and_keys_of_other_tasks_are_passed_over(tmp_path: Path) -> None
         "channels: [a, b]\nnormalize: {low: [1, 2], high: [2, 2]}",
         "channels: [a, b]\nnormalize: {mean: [1, 2]}",
         "channels: [a, b]\nnormalize: {mean: [x, 2], std: [1, 1]}",
+        "channels: [a, b]\nnormalize: {mean: [nan, 2], std: [1, 1]}",
         "chanels: [a, b]",
     ],
 )
