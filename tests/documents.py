@@ -149,7 +149,7 @@ class Interpreter:
 SERVER = """
 import json, os, signal, socket, sys
 import torch, atrous.cli
-signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+signal.signal(signal.SIGCHLD, lambda *_: os.waitpid(-1, os.WNOHANG))
 with socket.socket(socket.AF_UNIX) as listener:
     listener.bind(sys.argv[1])
     listener.listen()
