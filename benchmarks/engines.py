@@ -26,7 +26,7 @@ import argparse
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -38,9 +38,13 @@ from safetensors.torch import load_file, save_file
 
 from atrous.build import create_model
 from atrous.data.scenes.procedural import scenes
-from atrous.engines.exported_file import read_header
 from atrous.engines.machine import usable_processors
-from atrous.engines.openvino import Compiler, ExportedEngine, openvino_core
+from atrous.engines.openvino import (
+    Compiler,
+    ExportedEngine,
+    has_bf16_units,
+    openvino_core,
+)
 from atrous.export.export import export, torch_logits
 from atrous.export.int8 import Pictures, quantize, quantize_file
 from atrous.loading import load
@@ -170,7 +174,9 @@ def contender(name: str, network: str, folder: Path) -> Callable[[], Any]:
         "peer, int8, OpenVINO": lambda: in_openvino(files["peer8"], picture, {}),
         "peer, int8, ONNX Runtime": lambda: in_onnxruntime(files["peer8"], picture),
         "peer, eager, interpolate, argmax": lambda: eagerly(network, folder, picture),
-        "ours, OpenVINO's default precision": lambda: ours16(files["ours"], picture, usual),
+        "ours, OpenVINO's default precision": lambda: ours(
+            files["ours"], picture, usual, precision="bf16" if has_bf16_units() else "fp32"
+        ),
         "peer, OpenVINO's default precision": lambda: in_openvino(files["peer"], picture, {}),
         "graph alone, fp32": lambda: graph_alone(files["ours"], picture, rewrites=True),
         "graph alone, fp32, as exported": lambda: graph_alone(
@@ -179,14 +185,14 @@ def contender(name: str, network: str, folder: Path) -> Callable[[], Any]:
     }[name]()
 
 
-def ours(path: Path, picture: np.ndarray, usual: np.ndarray | None) -> Callable[[], Any]:
-    engine = ExportedEngine(path, keep_compiled=False)
+def ours(
+    path: Path,
+    picture: np.ndarray,
+    usual: np.ndarray | None,
+    precision: Literal["fp32", "bf16"] | None = None,
+) -> Callable[[], Any]:
+    engine = ExportedEngine(path, keep_compiled=False, precision=precision)
     return labelling(lambda: engine.coarse_logits(picture), engine.logits_stride, usual)
-
-
-def ours16(path: Path, picture: np.ndarray, usual: np.ndarray | None) -> Callable[[], Any]:
-    infer = in_openvino(path, picture, {})
-    return labelling(lambda: infer()[0], read_header(path).logits_stride, usual)
 
 
 def labelling(

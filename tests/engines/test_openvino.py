@@ -188,6 +188,32 @@ def test_signals_are_handled_after_engines_are_gone(tmp_path: Path) -> None:
     assert (result.returncode, result.stdout) == (0, "handled\n")
 
 
+FIRST_INFERENCES_MEET = """
+import sys, threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+import numpy as np
+from atrous.engines.openvino import ExportedEngine
+
+sys.setswitchinterval(1e-6)
+engine = ExportedEngine(Path(sys.argv[1]), threads=2, keep_compiled=False, streams=2)
+engine._several.requests((8, 8))
+barrier = threading.Barrier(2)
+def first(_):
+    barrier.wait()
+    return engine.coarse_logits(np.zeros((8, 8, 3), np.uint8))
+with ThreadPoolExecutor(2) as pool:
+    print(len(list(pool.map(first, range(2)))))
+"""
+
+
+def test_first_inferences_of_two_threads_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FIRST_INFERENCES_MEET, str(tiny(tmp_path / "tiny.onnx"))]
+    for _ in range(3):  # about one of ten was stuck before one thread filled OpenVINO's tables
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+        assert done.stdout == "2\n", done.stderr
+
+
 def test_threads_follow_option_and_affinity(tmp_path: Path) -> None:
     def threads_of(engine: ExportedEngine) -> int:
         engine.coarse_logits(pictures()[0])
