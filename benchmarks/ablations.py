@@ -143,6 +143,8 @@ def measure(base: str, name: str, seed: int, runs: Path) -> None:
 def settle(model: atrous.DeepLabV3Plus, data: Dataset) -> None:
     """Measures the statistics of batch norm anew, on 160 training pictures in batches of four.
 
+    The batches take pictures from all over the data: neighbours may be of one drive.
+
     A short run from random weights ends with statistics of weights it no longer has.
     """
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
@@ -151,8 +153,8 @@ def settle(model: atrous.DeepLabV3Plus, data: Dataset) -> None:
         norm.momentum = None  # the mean over all batches
         norm.train()
     with torch.no_grad():
-        for first in range(0, 160, 4):
-            images = np.stack([data[index].image for index in range(first, first + 4)])
+        for batch in np.linspace(0, len(data) - 1, 160, dtype=int).reshape(4, 40).T:
+            images = np.stack([data[int(index)].image for index in batch])
             model(torch.from_numpy(images).permute(0, 3, 1, 2))
     model.eval()
 
