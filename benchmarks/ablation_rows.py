@@ -41,11 +41,13 @@ class Row:
         changes: To the base's config.
         of: The row whose trained network is evaluated in another way; "": one of its own.
         evaluation: How (`atrous.evaluate`).
+        settled: Whether statistics of batch norm are measured anew before (`ablations.settle`).
     """
 
     changes: Mapping[str, Any] = field(default_factory=dict)
     of: str = ""
     evaluation: Mapping[str, Any] = field(default_factory=dict)
+    settled: bool = False
 
 
 _QUIET = {"evaluate_every": 0, "save_every": 100, "samples": 0}
@@ -140,15 +142,18 @@ _DETAILS = {
     "reduced_8": Row({"reduced_channels": 8}),
     "reduced_64": Row({"reduced_channels": 64}),
 }
+_SETTLED = {f"{row}_settled": Row(of=row, settled=True) for row in ("decoder", "bilinear")}
 _BACKBONES = {
-    "xception41": Row(),
-    "resnet50": Row({"backbone": "resnet50"}),  # without its last unit (`ablations.measure`)
+    "xception41": Row(settled=True),
+    "resnet50": Row(
+        {"backbone": "resnet50"}, settled=True
+    ),  # without its last unit (`ablations.measure`)
     # As many seconds of the processor: an update took .78 times Xception's.
-    "resnet50_time": Row({"backbone": "resnet50", "steps": 257}),
+    "resnet50_time": Row({"backbone": "resnet50", "steps": 257}, settled=True),
 }
 ROWS: dict[str, dict[str, Row]] = {
-    "street": {**_DECODERS, **_LONG, **_DETAILS, **_STRIDES},
-    "cityscapes": {**_DECODERS, **_STRIDES},
+    "street": {**_DECODERS, **_LONG, **_DETAILS, **_STRIDES, **_SETTLED},
+    "cityscapes": {**_DECODERS, **_SETTLED, **_STRIDES},
     "scenes": {**_DECODERS, **_STRIDES},
     "random": _DECODERS,
     "short": {

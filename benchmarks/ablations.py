@@ -122,7 +122,7 @@ def measure(base: str, name: str, seed: int, runs: Path) -> None:
     row, config = ROWS[base][name], config_of(base, ROWS[base][name].of or name, seed)
     run = trained(base, row.of or name, seed, runs)
     model = last_of(run)
-    if "backbones" in base:
+    if row.settled:
         settle(model, data_of(base, seed)[0])
     scores, bands = scores_of(model, base, seed, row.evaluation)
     np.save(runs / f"{base}-{name}-{seed}.bands.npy", bands)
