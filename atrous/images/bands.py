@@ -13,6 +13,7 @@ Pixels = NDArray[Any]  # (H, W, C) of one of the three types
 DType = Literal["uint8", "uint16", "float32"]
 
 RGB = ("red", "green", "blue")
+_ROWS = 64
 SHOWN_DEVIATIONS = 2.0  # a preview shows mean -2 to +2 deviations as black to white
 
 
@@ -83,15 +84,18 @@ class Bands:
         values = image[..., places]
         if self.dtype == "uint8":
             return np.ascontiguousarray(values)
-        values = values.astype(np.float32)
         if self.mean:
             mean, std = (np.broadcast_to(v, len(self.names))[places] for v in (self.mean, self.std))
             low, high = mean - SHOWN_DEVIATIONS * std, mean + SHOWN_DEVIATIONS * std
         else:
             known = values[np.isfinite(values).all(-1)]
             low, high = np.percentile(known if len(known) else [[0.0] * 3], (2, 98), axis=0)
-        scaled = (values - low) * (255 / np.maximum(high - low, 1e-12))
-        return np.nan_to_num(np.clip(np.rint(scaled), 0, 255)).astype(np.uint8)
+        first, scale = np.float32(low), np.float32(255 / np.maximum(high - low, 1e-12))
+        shown = np.empty(values.shape, np.uint8)
+        for top in range(0, len(values), _ROWS):  # a few rows at a time: a tile may be large
+            scaled = (values[top : top + _ROWS].astype(np.float32) - first) * scale
+            shown[top : top + _ROWS] = np.nan_to_num(np.clip(np.rint(scaled), 0, 255))
+        return shown
 
     def made_up(self, values: NDArray[np.floating[Any]]) -> Pixels:
         """Returns made-up pixels (H, W, C): 8-bit values, scaled to this type's usual range."""

@@ -55,6 +55,7 @@ class Raster:
         no_data: Of each channel. In float32, `read` gives NaN for it.
         place: Where it lies on the ground; None if the file does not say.
         bytes_held: The most memory that reading takes.
+        bytes_per_pixel: Memory for each pixel of a window, its copies and preview included.
         notes: Empty: no value is converted.
 
     Raises:
@@ -87,6 +88,7 @@ class Raster:
         self.no_data: NoData = tuple(f.no_data[n - 1] for f in self._files for n in numbers)
         self.channels = len(self.no_data)
         self.place = first.place if isinstance(source, Path) else None
+        self.bytes_per_pixel = 4 * self.channels * np.dtype(self.dtype).itemsize + 8
         self.bytes_held = (CACHE_MEGABYTES << 20) + sum(file.bytes_held for file in self._files)
 
     def read(self, top: int, left: int, height: int, width: int) -> Pixels:

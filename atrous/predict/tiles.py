@@ -121,7 +121,8 @@ def plan(engine: Engine, picture: Windows, memory: int) -> Grid:
     size = picture.size
     rows_in_progress = 4 * RAMP * len(engine.classes) // engine.logits_stride**2 + _BAND_BYTES
     fixed = engine.bytes_fixed + picture.bytes_held + size[1] * rows_in_progress
-    pixels = (memory - fixed) // max(1, engine.bytes_per_pixel)
+    copies = getattr(picture, "bytes_per_pixel", 0)  # of channels that are no 8-bit RGB
+    pixels = (memory - fixed) // max(1, engine.bytes_per_pixel + copies)
     grid = None
     for margin in range(_aligned(max(1, engine.reach)), 0, -ALIGNMENT):
         grid = cheapest_grid(size, margin, pixels) or grid
