@@ -34,7 +34,6 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 ANY_PATH = click.Path(path_type=Path)
 ANY_PLACE = Place(path_type=Path)
 PICTURES = Pictures(path_type=Path)
-OUT = Place(file_okay=False, path_type=Path)
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _PLAIN_EVERY = 30.0  # seconds between lines of progress without a terminal

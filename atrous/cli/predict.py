@@ -16,14 +16,13 @@ from atrous.cli.collected import Collected, annotations_of, own_file
 from atrous.cli.options import (
     ANY_PATH,
     ANY_PLACE,
-    OUT,
     PICTURES,
     Progress,
     amount,
     device_option,
     precision_option,
 )
-from atrous.errors import ExitCode, printable
+from atrous.errors import AtrousError, ExitCode, printable
 
 if TYPE_CHECKING:
     from atrous.engines.protocol import Device, Precision
@@ -46,10 +45,10 @@ def _shard(context: click.Context, option: click.Parameter, text: str) -> tuple[
 @click.option("--model", metavar="MODEL", help="A model file or built-in name [default: voc].")
 @click.option(
     "--out",
-    type=OUT,
+    type=ANY_PLACE,
     default=Path("masks"),
     show_default=True,
-    help="Folder of the output, or an address in a store.",
+    help="Folder of the output, an address in a store, or a tar file NAME.tar.",
 )
 @click.option(
     "--threads", type=click.IntRange(1), help="Number of threads [default: all processors]."
@@ -202,6 +201,7 @@ def predict(
     from atrous.predict.video import VideoOptions
 
     only_pictures = bool(coco or polygons or annotate or probabilities or cutouts)
+    out = _out(out, shard, needs_files=bool(coco or polygons or annotate))
     found = _found(paths, out, only_pictures=only_pictures)
     coco, index, polygons = (
         own_file(file, shard, found.paths) for file in (coco, index, check_file(polygons))
@@ -237,6 +237,20 @@ def predict(
     report.end(predictor.precision, out, found.left_out)
     if report.failed:
         raise SystemExit(ExitCode.SOME_FAILED)
+
+
+def _out(out: Path, shard: tuple[int, int], *, needs_files: bool) -> Path:
+    """Returns the folder of the output, or the share's own tar file."""
+    from atrous.predict.tar_out import is_tar
+
+    if not is_tar(out):
+        return out
+    if needs_files:
+        raise AtrousError(
+            "E-OUT", "--coco, --polygons and --annotate read label files, and a tar file hides "
+            "them", where=out, fix="name a folder with --out",
+        )  # fmt: skip
+    return own_file(out, shard, ()) or out
 
 
 def _found(paths: Sequence[Path | str], out: Path, *, only_pictures: bool) -> "Found":

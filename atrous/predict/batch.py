@@ -244,7 +244,7 @@ class Job:
         try:
             record, result, kept = self._done(picture)
         except Exception as error:  # one bad picture never ends a batch
-            problem = _as_ours(error, picture.shown)
+            problem = as_ours(error, picture.shown)
             refused = problem.code == "E-STORE-ACCESS" and problem.where.startswith(str(self.out))
             if refused or problem.code == "E-DISK-FULL":
                 raise problem from error
@@ -266,14 +266,8 @@ class Job:
         if options := self._options(picture):
             made_from["options"] = options
         files = self.extras.files(self.out, picture)
-        kept, made = None, picture.made
-        if not self.overwrite and (made is None or files.summary.name in made):
-            kept = finished(files.summary, made_from, made)
-        if kept is not None:
+        if (kept := self._kept(picture, files.summary, made_from)) is not None:
             return {**kept, "input": picture.shown}, None, True
-        # Checked again, because another process may have written into the folder meanwhile.
-        if made is None or made:
-            check_output(picture, self.out, self.extras)
         facts = {
             "input": picture.shown,
             "made_from": made_from,
@@ -304,9 +298,24 @@ class Job:
             exif=exif_of(stream) if self.extras.keep_exif else b"",
             facts=facts,
             mark=at,
-            replaces=made,
+            replaces=picture.made,
         )
         return record, result, False
+
+    def _kept(self, picture: Picture, summary: Path, of: dict[str, Any]) -> dict[str, Any] | None:
+        """Returns the record of finished output; None: the output can be written."""
+        kept, made = None, picture.made
+        if not self.overwrite and (made is None or summary.name in made):
+            kept = finished(summary, of, made, picture.packed)
+        if kept is None and picture.packed:
+            raise AtrousError(
+                "E-OUT-TAKEN", "the tar file has other output of this name: of another model, "
+                "options or picture", where=picture.shown, fix="name another tar file with --out",
+            )  # fmt: skip
+        # Checked again, because another process may have written into the folder meanwhile.
+        if kept is None and (made is None or made):
+            check_output(picture, self.out, self.extras)
+        return kept
 
     def _options(self, picture: Picture) -> dict[str, Any]:
         """Returns the options that change the output and differ from the default."""
@@ -360,7 +369,7 @@ def _content_or_digest(picture: Picture) -> bytes | str:
         return digest_of(path) if head in TIFF_MAGIC else head + file.read()
 
 
-def _as_ours(error: Exception, path: str) -> AtrousError:
+def as_ours(error: Exception, path: str) -> AtrousError:
     """Returns any exception as an `AtrousError` about a picture."""
     if isinstance(error, AtrousError):
         return error

@@ -50,6 +50,7 @@ class Picture:
         made: Names of the picture's output that a store holds; None: look.
         address: Where the picture is fetched from; empty for files.
         member: Where the picture lies in a tar file; None for others.
+        packed: Where its record lies in the tar file of the output; None: not there.
     """
 
     path: Path
@@ -59,6 +60,7 @@ class Picture:
     made: frozenset[str] | None = None
     address: str = ""
     member: Member | None = None
+    packed: Member | None = None
 
     @property
     def name(self) -> str:
@@ -190,7 +192,9 @@ class _Search:
                 self._add_named(file)
 
     def _add_named(self, file: Path) -> None:
-        if file.suffix == ".tar" and file.is_file():
+        if self._out and file.suffix == ".tar" and absolute(file) == absolute(self._out):
+            self.left_out[_EARLIER] += 1
+        elif file.suffix == ".tar" and file.is_file():
             self._add_tar(file)
         elif file.is_file() and is_output(file):
             self.left_out[_EARLIER] += 1

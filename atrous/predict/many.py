@@ -1,6 +1,7 @@
 """Does from Python what ``atrous predict`` does, in one process, several, or on a cluster."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +14,7 @@ from atrous.predict.index import indexed
 from atrous.predict.jobs import segment_in_jobs
 from atrous.predict.on_ray import segment_on_ray
 from atrous.predict.predictor import Predictor
+from atrous.predict.tar_out import is_tar, segment_into_tar
 from atrous.predict.video import OnFrame
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ def segment_many(
     Args:
         paths: Pictures, folders of pictures, patterns; addresses in stores.
         model: As in `Predictor`, or a Predictor.
-        out: The folder of the output, or an address in a store.
+        out: The folder of the output, an address in a store, or a tar file ``NAME.tar``.
         extras: Files beside labels and JSON.
         overwrite: Whether to do finished pictures anew.
         jobs: Number of worker processes, or of Ray's actors. None: this process; with Ray, one for
@@ -108,14 +110,14 @@ def segmented(
     address: str | None = None,
     shard: tuple[int, int] = (1, 1),
     on_frame: OnFrame | None = None,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Segments found pictures where the options say; see `segment_many`.
 
     Args:
         predictor: The model for one process; its precision is that of all workers.
         options: The arguments of the Predictor, from which each worker makes its own.
         pictures: From `find_pictures`.
-        out: The folder of the output.
+        out: The folder of the output, or a tar file.
         jobs: As in `segment_many`.
         overwrite: Whether to do finished pictures anew.
         extras: Files beside labels and JSON.
@@ -138,6 +140,13 @@ def segmented(
         if name not in predictor.classes:
             raise unknown_name("class", name, predictor.classes)
         refuse_videos(pictures, "--probability and --cutout")
+    if is_tar(out):
+        again = partial(
+            segmented, predictor, options,
+            jobs=jobs, overwrite=overwrite, extras=extras, shard=shard, engine=engine,
+        )  # fmt: skip
+        yield from segment_into_tar(again, pictures, out, engine=engine)
+        return
     if jobs in (None, 1) and engine is None:
         yield from segment_files(
             predictor, pictures, out,

@@ -19,6 +19,7 @@ from PIL import Image
 from atrous.errors import AtrousError
 from atrous.images.pages import split_page
 from atrous.images.stores import absolute, fetch, is_address, place
+from atrous.images.tars import Member
 from atrous.images.video import SUFFIXES, ends_of
 
 _GDAL_METADATA = 42112  # GDAL's TIFF tag: its metadata, as XML
@@ -40,14 +41,18 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_record(path: Path) -> dict[str, Any] | None:
-    """Returns the record in a JSON file; None if the file is missing or not a record.
+def read_record(path: Path | Member) -> dict[str, Any] | None:
+    """Returns the record in a JSON file or member; None if the file is missing or not a record.
 
     Raises:
         AtrousError: A store cannot be reached, or refuses.
     """
     try:
-        record = json.loads(fetch(path).read() if is_address(path) else path.read_bytes())
+        if isinstance(path, Member):
+            content = path.read().getvalue()
+        else:
+            content = fetch(path).read() if is_address(path) else path.read_bytes()
+        record = json.loads(content)
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, AtrousError) and error.code != "E-FILE-MISSING":
             raise
@@ -65,7 +70,10 @@ def files_of(record: Mapping[str, Any]) -> set[str]:
 
 
 def finished(
-    summary: Path, made_from: Mapping[str, Any], there: Set[str] | None = None
+    summary: Path,
+    made_from: Mapping[str, Any],
+    there: Set[str] | None = None,
+    packed: Member | None = None,
 ) -> dict[str, Any] | None:
     """Returns the record if all its files are there and were made from the same; else None.
 
@@ -75,24 +83,31 @@ def finished(
         summary: The JSON.
         made_from: The picture, the model and the options.
         there: Names of the files that are there; None: look.
+        packed: The JSON in a tar file, which holds all files before it.
     """
-    record = read_record(summary)
+    record = read_record(packed or summary)
     if record is None:
         return None
     recorded = {k: v for k, v in record["made_from"].items() if k != "at"}
     if recorded != {k: v for k, v in made_from.items() if k != "at"}:
         return None
-    files = files_of(record)
+    files = set() if packed else files_of(record)
     if not (all((summary.parent / n).exists() for n in files) if there is None else files <= there):
         return None
+    return moved(record, summary.parent)
+
+
+def moved(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Returns a record with the paths that its files have in another folder."""
+    changed = dict(record)
     for key in ("labels", "overlay", "frames"):
         if record.get(key):
-            record[key] = str(summary.parent / Path(record[key]).name)
+            changed[key] = str(folder / Path(record[key]).name)
     for several in ("probabilities", "cutouts"):
         if several in record:
             names = record[several].items()
-            record[several] = {k: str(summary.parent / Path(v).name) for k, v in names}
-    return record
+            changed[several] = {k: str(folder / Path(v).name) for k, v in names}
+    return changed
 
 
 def check_free(path: Path, at: str, files: Collection[Path], summary: Path) -> None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from atrous.engines.machine import processor
 from atrous.errors import AtrousError, ExitCode
 from atrous.images.bands import Bands
 from atrous.images.decode import atomic
+from atrous.images.lock import locked
 from atrous.training import config
 from atrous.training.config import TrainConfig
 
@@ -153,7 +154,7 @@ def opened(path: Path, *, leads: bool, resume: bool) -> Iterator[RunFolder]:
     except OSError as error:
         raise _unwritable(path, error) from error
     with lock:
-        if not _locked(lock):
+        if not locked(lock):
             raise AtrousError(
                 "E-RUN-LOCKED",
                 "another run is writing to this folder",
@@ -161,25 +162,6 @@ def opened(path: Path, *, leads: bool, resume: bool) -> Iterator[RunFolder]:
                 fix="wait for it, stop it, or choose another --out",
             )
         yield RunFolder(path)
-
-
-def _locked(lock: IO[str]) -> bool:
-    """Takes a lock that the operating system gives back when the process ends; False: it is taken.
-
-    The modules exist on one kind of system each, so neither is imported with this file.
-    """
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def _unwritable(path: Path, error: OSError) -> AtrousError:
