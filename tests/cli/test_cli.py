@@ -100,7 +100,7 @@ def test_P02_an_interrupted_run_exits_130_without_a_traceback(run, photo, tmp_pa
 def test_threads_reach_the_engine(run, photo, tmp_path, monkeypatch):
     asked = []
 
-    def open_engine(_model, *, threads, precision, streams):
+    def open_engine(_model, *, threads, precision, streams, device):
         asked.append(threads)
         return BrightestChannel()
 
