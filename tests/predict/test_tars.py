@@ -226,6 +226,7 @@ def test_a_full_disk_leaves_whole_pictures(tmp_path, monkeypatch):
         segment([pictures], out)
     assert caught.value.code == "E-DISK-FULL"
     monkeypatch.undo()
+    assert whole.startswith(out.read_bytes()[:-1024])  # no part of the second picture
     assert keyed(out) == {"000": ALL}
     segment([pictures], out)
     assert out.read_bytes() == whole
