@@ -198,9 +198,9 @@ evaluate: classes compare data flip jobs json output-stride pad-to report scales
 export: budget calibration fp16 int8 json labels out size
 models: classes json size
 page: json model out
-predict: address annotate coco cutout engine every index jobs json keep-exif label-frames memory
-    model no-legend no-overlay on-error out overwrite polygons precision probability shard stabilise
-    threads tolerance unknown
+predict: address annotate coco cutout device engine every index jobs json keep-exif label-frames
+    memory model no-legend no-overlay on-error out overwrite polygons precision probability shard
+    stabilise threads tolerance unknown
 submit: flip json names out output-stride pad-to scales to window
 serve: allow-host deadline downloadable host insecure max-bytes max-pixels memory model port
     precision queue threads token-file workers
