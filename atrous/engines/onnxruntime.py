@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from atrous.engines.exported_file import read_header
@@ -46,6 +45,8 @@ class CudaEngine:
         precision: Precision | None = None,
         providers: Sequence[Any] = (_CUDA,),
     ) -> None:
+        import onnxruntime  # only who asks for cuda needs it
+
         self.header = read_header(path)
         self.precision = chosen_precision(self.header, precision, where=path, device="cuda")
         self.classes = self.header.classes

@@ -10,7 +10,6 @@ from urllib.parse import quote
 from atrous.engines import built_in
 from atrous.engines.exported_file import Header, read_header
 from atrous.errors import AtrousError
-from atrous.images.decode import atomic
 
 PAGE = Path(__file__).with_name("page")
 
@@ -59,6 +58,8 @@ def write_site(out: Path, models: Sequence[str | Path]) -> dict[str, Any]:
     Raises:
         AtrousError: No such model, two of one name, or one that is fixed to one size.
     """
+    from atrous.images.decode import atomic  # loads what decodes; the service's front must not
+
     found = [_exported(model) for model in models]
     names = [name for name, _, _ in found]
     for name in names:

@@ -110,7 +110,7 @@ def _asked_for(error: Exception) -> str | None:
 def peak_memory() -> int:
     """Returns the peak of this process's memory in bytes, of the GPU where it uses one.
 
-    Windows has no `resource`; there the answer is 0.
+    Windows has neither ``/proc`` nor `resource`; there the answer is 0.
     """
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated()

@@ -134,12 +134,13 @@ def test_examples_run(name: str, tmp_path: Path) -> None:
 
 
 def test_training_imports_without_what_windows_lacks() -> None:
-    """Neither fcntl nor resource nor SIGUSR1 exists there."""
+    """Neither fcntl nor resource nor SIGUSR1 nor /proc exists there."""
     script = (
         "import sys, signal; sys.modules['fcntl'] = sys.modules['resource'] = None\n"
         "del signal.SIGUSR1\n"
         "import atrous, atrous.cli.train; atrous.train; atrous.recipes\n"
         "from atrous.training.signals import SIGNALS, peak_memory\n"
+        "import pathlib; pathlib.Path.read_text = lambda path: ''\n"
         "print(len(SIGNALS), peak_memory())"
     )
     result = subprocess.run(
