@@ -85,8 +85,8 @@ def _shard(context: click.Context, option: click.Parameter, text: str) -> tuple[
     help="Write a table of all records and errors, for pandas, DuckDB and others.",
 )  # fmt: skip
 @click.option(
-    "--polygons", type=ANY_PATH, metavar="FILE.geojson",
-    help="Write the regions of georeferenced pictures as polygons in map units.",
+    "--polygons", type=ANY_PATH, metavar="FILE",
+    help="Write the regions of georeferenced pictures as polygons in map units: .geojson or .gpkg.",
 )  # fmt: skip
 @click.option(
     "--annotate", type=click.Choice(_TOOLS),

@@ -1,32 +1,38 @@
-"""Regions of georeferenced pictures as polygons in map units, in one GeoJSON file."""
+"""Regions of georeferenced pictures as polygons in map units, in one file."""
 
 import json
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, missing_extra
 from atrous.images.decode import atomic
 from atrous.predict.batch import Outcome
 
-SUFFIXES = (".geojson", ".json")
+SUFFIXES = (".geojson", ".json", ".gpkg")
 
 
 def check_file(path: Path | None) -> Path | None:
     """Returns the file, if there is one, to which polygons can be written under this name.
 
     Raises:
-        AtrousError: Another format than GeoJSON.
+        AtrousError: Another format than GeoJSON and GeoPackage, or the extra ``geo`` is missing.
     """
     if path is not None and path.suffix.lower() not in SUFFIXES:
         raise AtrousError(
             "E-OUT",
-            f"polygons are written as GeoJSON, not {path.suffix or 'without a suffix'}",
+            f"polygons are written as .geojson or .gpkg, not {path.suffix or 'without a suffix'}",
             where=path,
             fix=f"name it {path.with_suffix('.geojson').name}; "
             f"'ogr2ogr {path.name} {path.with_suffix('.geojson').name}' turns it into others",
         )
+    if path is not None and path.suffix.lower() == ".gpkg":
+        try:
+            import pyogrio  # noqa: F401  # said before the first picture, not after the last
+        except ModuleNotFoundError as error:
+            raise missing_extra("a GeoPackage", error, "geo") from error
     return path
 
 
@@ -65,9 +71,19 @@ class GroundPolygons:
         if self._files:
             with rasterio.open(self._files[0][1]) as first:
                 crs = first.crs
+        if path.suffix.lower() == ".gpkg":
+            with TemporaryDirectory(dir=path.parent, prefix=".tmp-") as folder:
+                count = self._write_geojson(Path(folder) / "labels.geojson", crs)
+                _as_geopackage(Path(folder) / "labels.geojson", Path(folder) / "labels.gpkg")
+                (Path(folder) / "labels.gpkg").replace(path)
+            return count
+        with atomic(path) as temporary:
+            return self._write_geojson(temporary, crs)
+
+    def _write_geojson(self, path: Path, crs: Any) -> int:
         name = {"type": "name", "properties": {"name": crs.to_string()}} if crs else None
         count = 0
-        with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        with path.open("w", encoding="utf-8") as file:
             file.write(f'{{"type": "FeatureCollection", "crs": {json.dumps(name)}, "features": [')
             for input_, labels in self._files:
                 for feature in self._features(input_, labels, crs):
@@ -91,3 +107,13 @@ class GroundPolygons:
                     geometry = transform_geom(file.crs, crs, geometry)
                 properties = {"class": self._classes[value], "value": value, "input": input_}
                 yield {"type": "Feature", "properties": properties, "geometry": geometry}
+
+
+def _as_geopackage(source: Path, out: Path) -> None:
+    from pyogrio import raw
+
+    meta, _, geometry, fields = raw.read(source)
+    raw.write(
+        out, geometry, fields, meta["fields"], crs=meta["crs"], geometry_type="Polygon",
+        layer="labels", driver="GPKG",
+    )  # fmt: skip
