@@ -132,7 +132,7 @@ def test_several_jobs_need_a_model_that_workers_can_open(tmp_path):
 
 
 def test_P02_an_interrupt_leaves_whole_files_only_and_no_process(model, tmp_path):
-    pictures, out = draw(tmp_path / "in", 1500), tmp_path / "out"
+    pictures, out = draw(tmp_path / "in", 400), tmp_path / "out"
     command = [sys.executable, "-m", "atrous.cli", "predict", str(pictures), "--jobs", "2"]
     process = subprocess.Popen(
         [*command, "--model", str(model), "--out", str(out)],
@@ -140,6 +140,8 @@ def test_P02_an_interrupt_leaves_whole_files_only_and_no_process(model, tmp_path
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        # Shells make commands behind & ignore this signal, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not list(out.glob("*.json")) and time.monotonic() < deadline:

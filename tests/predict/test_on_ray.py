@@ -121,14 +121,14 @@ def test_P02_kills_of_actors_and_driver_lose_nothing(model, tmp_path):
             assert driver.stdout is not None
             for line in driver.stdout:
                 seen.append(json.loads(line))
-                if len(seen) % 250 == 0:
+                if len(seen) % 100 == 0:
                     for actor in actors_of(driver.pid)[:1] if random.random() < 0.9 else ():
                         os.kill(actor, signal.SIGKILL)
                         kills += 1
                 if len(seen) == most and most < 2000:
                     driver.kill()
                     break
-    assert kills >= 5
+    assert kills >= 20
     assert driver.returncode == 3
     assert len({line["input"] for line in seen}) == len(seen) == 2000
     assert {Path(str(line["input"])).stem for line in seen if "error" in line} == bad
