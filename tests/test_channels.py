@@ -178,17 +178,17 @@ def test_polygons_are_in_map_units_and_cover_what_the_labels_cover(tmp_path):
         shapes = [(f["geometry"], f["properties"]["value"]) for f in collection["features"]]
         drawn = rasterize(shapes, labels.shape, fill=255, transform=file.transform)
     assert np.array_equal(drawn, labels)
-    done = CliRunner().invoke(predict, [*words[:-1], str(tmp_path / "out.gpkg")])
+    done = CliRunner().invoke(predict, [*words[:-1], str(tmp_path / "new/out.gpkg")])
     assert done.exit_code == 0, done.output
-    info = pyogrio.read_info(tmp_path / "out.gpkg")
+    info = pyogrio.read_info(tmp_path / "new/out.gpkg")
     assert (info["crs"], info["features"]) == ("EPSG:32633", len(shapes))
-    _, _, outlines, (names, values, inputs) = pyogrio.raw.read(tmp_path / "out.gpkg")
-    table = sqlite3.connect(tmp_path / "out.gpkg").execute("select class, value from labels")
+    _, _, outlines, (names, values, inputs) = pyogrio.raw.read(tmp_path / "new/out.gpkg")
+    table = sqlite3.connect(tmp_path / "new/out.gpkg").execute("select class, value from labels")
     assert table.fetchall() == list(zip(names, values, strict=True))
     assert sorted(values) == sorted(value for _, value in shapes)
     assert set(inputs) == {str(tmp_path / "in/a.tif")}
     assert len(outlines) == len(shapes)
-    assert not list(tmp_path.glob(".tmp-*"))
+    assert not list(tmp_path.rglob(".tmp-*"))
     done = CliRunner().invoke(predict, [*words[:-1], str(tmp_path / "out.shp")])
     assert isinstance(done.exception, AtrousError)
     assert done.exception.code == "E-OUT"

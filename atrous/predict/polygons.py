@@ -71,14 +71,14 @@ class GroundPolygons:
         if self._files:
             with rasterio.open(self._files[0][1]) as first:
                 crs = first.crs
-        if path.suffix.lower() == ".gpkg":
-            with TemporaryDirectory(dir=path.parent, prefix=".tmp-") as folder:
-                count = self._write_geojson(Path(folder) / "labels.geojson", crs)
-                _as_geopackage(Path(folder) / "labels.geojson", Path(folder) / "labels.gpkg")
-                (Path(folder) / "labels.gpkg").replace(path)
-            return count
         with atomic(path) as temporary:
-            return self._write_geojson(temporary, crs)
+            if path.suffix.lower() != ".gpkg":
+                return self._write_geojson(temporary, crs)
+            with TemporaryDirectory() as folder:
+                source = Path(folder, "labels.geojson")
+                count = self._write_geojson(source, crs)
+                _as_geopackage(source, temporary)
+            return count
 
     def _write_geojson(self, path: Path, crs: Any) -> int:
         name = {"type": "name", "properties": {"name": crs.to_string()}} if crs else None
