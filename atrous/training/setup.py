@@ -9,6 +9,7 @@ from atrous.architecture import Architecture, Provenance, Training
 from atrous.build import build, create_classifier, create_model, with_bands
 from atrous.classes import ClassTable, plain_name
 from atrous.data.dataset import Dataset
+from atrous.engines import built_in
 from atrous.errors import AtrousError
 from atrous.loading import load
 from atrous.model import DeepLabV3Plus, Model
@@ -54,10 +55,11 @@ def create_network(config: TrainConfig, data: Dataset) -> Model:
 
 def _check_weights_exist(config: TrainConfig) -> None:
     """Asks for the run a recipe starts from: its weights then are the name of a recipe."""
-    if config.weights in RECIPES and not Path(config.weights).exists():
+    name = config.weights
+    if name in RECIPES and built_in.find(name) is None and not Path(name).exists():
         raise AtrousError(
             "E-WEIGHTS-RUN",
-            f"{config.recipe or 'the run'} starts from a run of the recipe {config.weights}",
+            f"{config.recipe or 'the run'} starts from a run of the recipe {name}",
             fix="--weights RUN, the folder of that run (or --weights imagenet, or none)",
         )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from atrous.classes import CITYSCAPES, VOC
+from atrous.engines import built_in
 from atrous.errors import AtrousError
 from atrous.training import planning
 from atrous.training.inputs import open_data
@@ -178,6 +179,18 @@ def test_weights_of_an_earlier_run_are_asked_for(tmp_path: Path) -> None:
     assert caught.value.code == "E-WEIGHTS-RUN"
     assert "voc_xception65" in caught.value.what
     assert "--weights RUN" in caught.value.fix
+
+
+@pytest.mark.parametrize("name", built_in.names())
+def test_the_name_of_a_built_in_model_is_its_weights_also_if_a_recipe_has_it(
+    tmp_path: Path, name: str
+) -> None:
+    trees.voc(tmp_path, {"train": 2, "val": 1})
+    config = replace(RECIPES["camvid"](), data=str(tmp_path), weights=name, graft=False)
+    network = create_network(config, open_data(config)[0])
+    training = network.provenance.training
+    assert training is not None
+    assert training.initial_weights.startswith(name)
 
 
 @pytest.mark.slow
