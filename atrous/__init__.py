@@ -7,22 +7,28 @@ need ``pip install 'atrous[train]'``.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from atrous import data, export, recipes
-    from atrous.build import create_model
-    from atrous.cost import multiply_adds, parameters
-    from atrous.errors import AtrousError
-    from atrous.evaluation.evaluator import evaluate
-    from atrous.export.int8 import quantize
-    from atrous.loading import from_tensorflow, from_tflite, load, load_weights
-    from atrous.model import DeepLabV3Plus
-    from atrous.predict.many import segment_many
-    from atrous.predict.predictor import Predictor
-    from atrous.predict.segmentation import Segmentation
-    from atrous.training.loop import train
-    from atrous.weights.edit_classes import change_classes
-    from atrous.weights.hub import push_to_hub
-    from atrous.weights.store import save
+if TYPE_CHECKING:  # "as" exports a name, for type checkers
+    from atrous import data as data
+    from atrous import export as export
+    from atrous import recipes as recipes
+    from atrous.build import create_model as create_model
+    from atrous.cost import multiply_adds as multiply_adds
+    from atrous.cost import parameters as parameters
+    from atrous.errors import AtrousError as AtrousError
+    from atrous.evaluation.evaluator import evaluate as evaluate
+    from atrous.export.int8 import quantize as quantize
+    from atrous.loading import from_tensorflow as from_tensorflow
+    from atrous.loading import from_tflite as from_tflite
+    from atrous.loading import load as load
+    from atrous.loading import load_weights as load_weights
+    from atrous.model import DeepLabV3Plus as DeepLabV3Plus
+    from atrous.predict.many import segment_many as segment_many
+    from atrous.predict.predictor import Predictor as Predictor
+    from atrous.predict.segmentation import Segmentation as Segmentation
+    from atrous.training.loop import train as train
+    from atrous.weights.edit_classes import change_classes as change_classes
+    from atrous.weights.hub import push_to_hub as push_to_hub
+    from atrous.weights.store import save as save
 
 __version__ = "0.1.0"
 
@@ -51,29 +57,7 @@ _PUBLIC = {
     "train": "atrous.training.loop",
 }
 
-__all__ = [
-    "AtrousError",
-    "DeepLabV3Plus",
-    "Predictor",
-    "Segmentation",
-    "change_classes",
-    "create_model",
-    "data",
-    "evaluate",
-    "export",
-    "from_tensorflow",
-    "from_tflite",
-    "load",
-    "load_weights",
-    "multiply_adds",
-    "parameters",
-    "push_to_hub",
-    "quantize",
-    "recipes",
-    "save",
-    "segment_many",
-    "train",
-]
+__all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:

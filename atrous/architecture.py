@@ -229,6 +229,5 @@ class Provenance:
 
 
 def tuples(value: Any) -> Any:
-    """Returns a value in which every list has become a tuple."""
     """Returns a value with its lists, nested ones too, as tuples."""
     return tuple(map(tuples, value)) if isinstance(value, (list, tuple)) else value

@@ -19,7 +19,7 @@ from atrous.architecture import (
 from atrous.architecture import BACKBONES as BACKBONES  # part of this module's interface
 from atrous.classes import ClassTable
 from atrous.classifier import Classifier
-from atrous.decoder import BilinearDecoder, Decoder, classifier
+from atrous.decoder import Decoder, classifier
 from atrous.encoder import mobilenet_v3
 from atrous.encoder.aspp import ASPP
 from atrous.encoder.backbone import Backbone
@@ -203,26 +203,17 @@ def build(
     backbone = _build_backbone(a, timm_weights)
     _check_decoder_strides(a, backbone)
     aspp = _build_head(a, backbone.channels)
-    decoder: Decoder | BilinearDecoder
-    if a.decoder:
-        decoder = Decoder(
-            aspp.channels,
-            backbone.low_level_channels,
-            a.num_classes,
-            output_stride=a.output_stride,
-            strides=a.decoder_strides,
-            reduced_channels=a.reduced_channels,
-            refine=a.refine,
-            separable=a.separable if a.decoder_separable is None else a.decoder_separable,
-            extra_rows=a.extra_rows,
-        )
-    else:
-        decoder = BilinearDecoder(
-            aspp.channels,
-            a.num_classes,
-            output_stride=a.output_stride,
-            extra_rows=a.extra_rows,
-        )
+    decoder = Decoder(
+        aspp.channels,
+        backbone.low_level_channels,
+        a.num_classes,
+        output_stride=a.output_stride,
+        strides=a.decoder_strides if a.decoder else (),
+        reduced_channels=a.reduced_channels,
+        refine=a.refine,
+        separable=a.separable if a.decoder_separable is None else a.decoder_separable,
+        extra_rows=a.extra_rows,
+    )
     return DeepLabV3Plus(_build_normalize(a, backbone), Encoder(backbone, aspp), decoder, a)
 
 

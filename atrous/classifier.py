@@ -20,7 +20,6 @@ class Classifier(Model):
         encoder: Backbone and global average pooling.
         classifier: The last 1x1 convolution.
         architecture: The options that the three were built with.
-        dropout: Share of the features set to zero in training.
     """
 
     def __init__(
@@ -29,11 +28,9 @@ class Classifier(Model):
         encoder: Encoder,
         classifier: nn.Conv2d,
         architecture: Architecture,
-        *,
-        dropout: float = 0.5,
     ) -> None:
         super().__init__(normalize, encoder, architecture)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(0.5)
         self.classifier = classifier
 
     def forward(self, images: Tensor) -> Tensor:

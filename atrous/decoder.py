@@ -58,7 +58,8 @@ class DecoderStage(nn.Module):
         self.reduce: nn.Module = nn.Identity()
         if reduced_channels is not None:
             self.reduce = ConvBN(low_level_channels, reduced_channels, 1, HEAD)
-        channels = in_channels + (reduced_channels or low_level_channels)
+        self.reduced_channels = reduced_channels or low_level_channels
+        channels = in_channels + self.reduced_channels
         refinements: list[nn.Module] = []
         for kernel_size, filters in refine:
             if separable and kernel_size == 3:
@@ -103,7 +104,8 @@ class Decoder(nn.Module):
         low_level_channels: Channels of the low-level features by stride.
         num_classes: Number of classes K.
         output_stride: Stride of the encoder's output.
-        strides: Strides to decode at, descending: (4,) is Conv2, (8, 4) is Conv3 and Conv2.
+        strides: Strides to decode at, descending: (4,) is Conv2, (8, 4) is Conv3 and Conv2; ():
+            no decoder, as in DeepLabv3: the encoder's output is classified, and then upsampled.
         reduced_channels: Channels of the low-level features after the 1x1 reduction; None: no
             reduction.
         refine: Kernel size and filters of each convolution after the concatenation.
@@ -145,10 +147,10 @@ class Decoder(nn.Module):
     def set_output_stride(self, output_stride: int) -> None:
         """Sets the stride at which the encoder's output arrives."""
         self.output_stride = output_stride
-        self.logits_stride = self.strides[-1]
+        self.logits_stride = (output_stride, *self.strides)[-1]
 
     def forward(self, encoded: Tensor, low_level: Mapping[int, Tensor]) -> Tensor:
-        """Returns logits (N, K, H/s, W/s) at the last of the decoder's strides s."""
+        """Returns logits (N, K, H/s, W/s) at the last of the decoder's strides s, or at OS."""
         decoded, decoded_stride = encoded, self.output_stride
         for stage, stride in zip(self.stages, self.strides, strict=True):
             low = low_level[stride]
@@ -159,29 +161,3 @@ class Decoder(nn.Module):
             decoded = stage(decoded, low, (decoded_stride, low_stride, stride), size)
             decoded_stride = stride
         return classified(self.classifier(decoded), self.extra_rows)
-
-
-class BilinearDecoder(nn.Module):
-    """No decoder, as in DeepLabv3: classifies the encoder's output, which is then upsampled."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        num_classes: int,
-        *,
-        output_stride: int = 16,
-        extra_rows: Sequence[int] = (),
-    ) -> None:
-        super().__init__()
-        self.extra_rows = tuple(extra_rows)
-        self.classifier = classifier(in_channels, num_classes + len(self.extra_rows))
-        self.set_output_stride(output_stride)
-
-    def set_output_stride(self, output_stride: int) -> None:
-        """Sets the stride at which the encoder's output arrives."""
-        self.output_stride = output_stride
-        self.logits_stride = output_stride
-
-    def forward(self, encoded: Tensor, low_level: Mapping[int, Tensor]) -> Tensor:
-        """Returns logits (N, K, H/OS, W/OS)."""
-        return classified(self.classifier(encoded), self.extra_rows)

@@ -25,8 +25,10 @@ class AtrousError(ValueError):
         what: The problem in one sentence, with the offending value.
         where: The file, option or tensor with the problem; empty if there is none.
         fix: The remedy; empty if only the user can know it.
-        exit_code: Exit code of the command line if no code catches the error.
+        exit_code: Exit code of the command line if no code catches the error; None: of the kind.
     """
+
+    exit_code = ExitCode.USAGE
 
     def __init__(
         self,
@@ -35,13 +37,13 @@ class AtrousError(ValueError):
         *,
         where: object = "",
         fix: str = "",
-        exit_code: ExitCode = ExitCode.USAGE,
+        exit_code: ExitCode | None = None,
     ) -> None:
         self.code = code
         self.what = what
         self.where = str(where)
         self.fix = fix
-        self.exit_code = exit_code
+        self.exit_code = type(self).exit_code if exit_code is None else exit_code
         super().__init__(self.what)
 
     def __str__(self) -> str:
@@ -58,8 +60,13 @@ class AtrousError(ValueError):
 class DataError(AtrousError):
     """A file or data set that is damaged, or is not what it claims to be: exit code 4."""
 
-    def __init__(self, code: str, what: str, *, where: object = "", fix: str = "") -> None:
-        super().__init__(code, what, where=where, fix=fix, exit_code=ExitCode.DATA)
+    exit_code = ExitCode.DATA
+
+
+class ResourceError(AtrousError):
+    """Memory, disk, network or another process fails: exit code 5."""
+
+    exit_code = ExitCode.RESOURCES
 
 
 def _rebuild(code: str, what: str, where: str, fix: str, exit_code: ExitCode) -> AtrousError:

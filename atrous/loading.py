@@ -116,14 +116,13 @@ def _load_store(path: Path) -> DeepLabV3Plus:
         )
     try:
         model = build_blank(description.architecture)
-        model.name_classes(description.class_table)
+        stored = description.preprocessing
+        if store.preprocessing_of(model) != stored:  # timm changed its backbone's since
+            model = build_blank(replace(description.architecture, mean=stored.mean, std=stored.std))
+        model.name_classes(ClassTable("stored", description.classes, description.palette))
     except AtrousError as error:
         error.where = str(path)
         raise
-    stored = description.preprocessing
-    if store.preprocessing_of(model) != stored:  # timm changed its backbone's since
-        model = build_blank(replace(description.architecture, mean=stored.mean, std=stored.std))
-        model.name_classes(description.class_table)
     store.copy_tensors(model, tensors, path)
     model.provenance = description.provenance
     return model.eval()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from atrous.architecture import Architecture, Provenance
 from atrous.classes import ClassTable, Color, numbered
-from atrous.decoder import BilinearDecoder, Decoder
+from atrous.decoder import Decoder
 from atrous.encoder.encoder import Encoder
 from atrous.errors import AtrousError
 from atrous.images.bands import Bands
@@ -128,7 +128,7 @@ class DeepLabV3Plus(Model):
     Args:
         normalize: Normalises the pixels for the backbone.
         encoder: Backbone and ASPP.
-        decoder: The paper's decoder or the bilinear one.
+        decoder: The paper's decoder, or one without stages.
         architecture: The options that the three were built with.
 
     Attributes:
@@ -141,7 +141,7 @@ class DeepLabV3Plus(Model):
         self,
         normalize: Normalize,
         encoder: Encoder,
-        decoder: Decoder | BilinearDecoder,
+        decoder: Decoder,
         architecture: Architecture,
     ) -> None:
         super().__init__(normalize, encoder, architecture)

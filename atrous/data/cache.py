@@ -9,7 +9,7 @@ import numpy as np
 
 from atrous.classes import Color
 from atrous.data.dataset import Dataset, Sample, target_dtype
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import ResourceError
 from atrous.images.bands import bands_of
 
 # Workers share memory with this process only if they are forked from it.
@@ -44,11 +44,10 @@ class CachedDataset:
             self._memory = mmap.mmap(-1, max(budget, 1))
             self._table = mmap.mmap(-1, 24 * len(dataset) + 8)
         except (OSError, OverflowError, ValueError) as error:
-            raise AtrousError(
+            raise ResourceError(
                 "E-CACHE-MEMORY",
                 f"no memory for a cache of {budget / 1e9:.1f} GB: {error}",
                 fix="give a smaller budget",
-                exit_code=ExitCode.RESOURCES,
             ) from None
         self._lock = CONTEXT.Lock()
         table = np.frombuffer(self._table, np.int64)

@@ -19,7 +19,7 @@ from atrous.data.dataset import Dataset, Sample
 from atrous.data.order import START, Draw, Position, evaluation_order, training_order
 from atrous.data.resize import as_tensor
 from atrous.data.transforms import sample_generator
-from atrous.errors import AtrousError, DataError, ExitCode
+from atrous.errors import AtrousError, DataError, ResourceError
 
 logger = logging.getLogger(__name__)
 
@@ -233,9 +233,8 @@ def _watched(loader: DataLoader[Any]) -> Iterator[Any]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise AtrousError(
+        raise ResourceError(
             "E-DATA-WORKER",
             f"a data worker died: {str(error).splitlines()[0]}",
             fix="memory or /dev/shm may have run out: use fewer workers, or 0 to see the error",
-            exit_code=ExitCode.RESOURCES,
         ) from error

@@ -22,7 +22,7 @@ from atrous.classes import Color, unlabelled
 from atrous.engines.machine import usable_processors
 from atrous.engines.open import open_engine
 from atrous.engines.protocol import Engine
-from atrous.errors import AtrousError, DataError, ExitCode
+from atrous.errors import AtrousError, DataError, ResourceError
 from atrous.evaluation import metrics, uncertainty
 from atrous.evaluation.boundary import BOUNDARY_RULE, TRIMAP_RULES, Boundaries, Trimap
 from atrous.evaluation.class_matching import LACKING_RULE, ClassMatch, match_classes
@@ -203,10 +203,9 @@ def _added_in_jobs(jobs: int, held: tuple[Any, ...], run: _Run) -> Iterator[Outc
             run.merge(part)
             yield outcome
     except BrokenProcessPool:
-        raise AtrousError(
+        raise ResourceError(
             "E-WORKER", "a process that evaluated pictures was killed",
             fix="it may need more memory than there is: fewer --jobs",
-            exit_code=ExitCode.RESOURCES,
         ) from None  # fmt: skip
     finally:
         pool.shutdown(cancel_futures=True)

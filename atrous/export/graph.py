@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from torch import fx, nn
 
-from atrous.decoder import Decoder, DecoderStage
+from atrous.decoder import DecoderStage
 from atrous.encoder.aspp import ASPP
 from atrous.encoder.dense_prediction_cell import BRANCHES, DensePredictionCell
 from atrous.engines.exported_file import HIGH_LEVEL, POOLED
@@ -325,40 +325,29 @@ def _decoder(
 ) -> str:
     """Adds decoder and classifier."""
     decoder = model.decoder
-    if isinstance(decoder, Decoder):
-        decoded_stride = decoder.output_stride
-        for index, stride in enumerate(decoder.strides):
-            stage = decoder.stages[index]
-            assert isinstance(stage, DecoderStage)
-            name = f"decoder.stages.{index}"
-            low_stride = min(stride, decoder.output_stride)
-            reduced = low_level[stride]
-            if isinstance(stage.reduce, ConvBN):
-                reduced = writer.conv_bn(reduced, stage.reduce, f"{name}.reduce")
-            reduced = writer.every(reduced, stride // low_stride, f"{name}.low_level")
-            if decoded_stride > stride:
-                decoded = writer.resize(
-                    decoded, decoded_stride // stride, reduced, f"{name}.upsampled"
-                )
-            else:
-                decoded = writer.every(decoded, stride // decoded_stride, f"{name}.subsampled")
-            channels = _reduced_channels(stage, model.encoder.backbone.low_level_channels[stride])
-            parts = {"decoded": (decoded, slice(None, -channels))}
-            parts["reduced"] = reduced, slice(-channels, None)
-            decoded = writer.layer(name, _refine(writer, stage, parts, name))
-            decoded_stride = stride
+    decoded_stride = decoder.output_stride
+    for index, stride in enumerate(decoder.strides):
+        stage = decoder.stages[index]
+        assert isinstance(stage, DecoderStage)
+        name = f"decoder.stages.{index}"
+        low_stride = min(stride, decoder.output_stride)
+        reduced = low_level[stride]
+        if isinstance(stage.reduce, ConvBN):
+            reduced = writer.conv_bn(reduced, stage.reduce, f"{name}.reduce")
+        reduced = writer.every(reduced, stride // low_stride, f"{name}.low_level")
+        if decoded_stride > stride:
+            decoded = writer.resize(decoded, decoded_stride // stride, reduced, f"{name}.upsampled")
+        else:
+            decoded = writer.every(decoded, stride // decoded_stride, f"{name}.subsampled")
+        parts = {"decoded": (decoded, slice(None, -stage.reduced_channels))}
+        parts["reduced"] = reduced, slice(-stage.reduced_channels, None)
+        decoded = writer.layer(name, _refine(writer, stage, parts, name))
+        decoded_stride = stride
     classifier = decoder.classifier
     assert classifier.bias is not None
     weight, bias = array(classifier.weight), array(classifier.bias)
     rows = writer.conv(decoded, weight, bias, classifier, "decoder.classifier")
     return writer.largest(writer.layer("decoder.classifier", rows), decoder.extra_rows, len(bias))
-
-
-def _reduced_channels(stage: DecoderStage, low_level_channels: int) -> int:
-    """Returns the number of low-level channels among the channels to refine."""
-    return (
-        stage.reduce.conv.out_channels if isinstance(stage.reduce, ConvBN) else low_level_channels
-    )
 
 
 def _refine(

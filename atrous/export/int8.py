@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from atrous.engines.exported_file import POOLED, Header
 from atrous.engines.machine import usable_processors
 from atrous.engines.openvino import ExportedEngine
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, DataError
 from atrous.evaluation import metrics
 from atrous.export.export import as_file, describe, torch_logits
 from atrous.export.graph import write_graph
@@ -181,13 +181,12 @@ def _over_budget(report: QuantizationReport, budget: float, out: str | Path) -> 
         if report.labelled
         else f"change the labels of {100 * report.loss:.2f} % of the pixels"
     )
-    return AtrousError(
+    return DataError(
         "E-INT8-BUDGET",
         f"8 bits {loss}, more than the {100 * budget:.2f} allowed, with "
         f"{len(report.kept_float)} of {report.layers} layers in float\n{report.table()}",
         where=out,
         fix="keep the float export, give more pictures, or allow more with --budget",
-        exit_code=ExitCode.DATA,
     )
 
 

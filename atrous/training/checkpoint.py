@@ -20,7 +20,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from atrous.errors import AtrousError, DataError, ExitCode
+from atrous.errors import AtrousError, DataError, ResourceError
 
 logger = logging.getLogger(__name__)
 
@@ -81,12 +81,11 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int = 2) -> Path:
         _point(folder, final.name)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise AtrousError(
+        raise ResourceError(
             "E-CHECKPOINT-WRITE",
             f"the checkpoint of step {checkpoint.step} could not be written: {error}",
             where=folder,
             fix="free some space; earlier checkpoints are untouched",
-            exit_code=ExitCode.RESOURCES,
         ) from error
     for old in [path for path in _newest_first(folder) if path != final][max(0, keep - 1) :]:
         _remove(old)

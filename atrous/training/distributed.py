@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, ResourceError
 
 logger = logging.getLogger(__name__)
 
@@ -102,14 +102,13 @@ def joined(device: str, timeout: float, heartbeats: Path) -> Iterator[Processes]
     except (dist.DistError, RuntimeError) as error:
         if isinstance(error, AtrousError) or not _is_communication(error):
             raise
-        raise AtrousError(
+        raise ResourceError(
             "E-PROCESS-LOST",
             f"process {rank} lost contact with another: {_first_line(error)}; "
             f"last signs of life: {_last_beats(heartbeats)}",
             fix="see the log of the process that stopped; the last checkpoint is valid, "
             "and torchrun --max-restarts=3 goes on from it by itself. If one hangs again, "
             "TORCH_FR_BUFFER_SIZE=20000 lets torch record what it waits for",
-            exit_code=ExitCode.RESOURCES,
         ) from error
     finally:
         if dist.is_initialized():

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from atrous import __version__
 from atrous.classes import Color
 from atrous.engines.machine import processor
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, ResourceError
 from atrous.images.bands import Bands
 from atrous.images.decode import atomic
 from atrous.images.lock import locked
@@ -165,12 +165,11 @@ def opened(path: Path, *, leads: bool, resume: bool) -> Iterator[RunFolder]:
 
 
 def _unwritable(path: Path, error: OSError) -> AtrousError:
-    return AtrousError(
+    return ResourceError(
         "E-RUN-WRITE",
         f"the run folder cannot be written: {error.strerror}",
         where=path,
         fix="choose another --out",
-        exit_code=ExitCode.RESOURCES,
     )
 
 

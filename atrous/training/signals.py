@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 
 from atrous.engines.machine import peak_megabytes
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import ResourceError
 from atrous.training.config import TrainConfig
 from atrous.training.distributed import Processes
 
@@ -72,7 +72,7 @@ def memory_errors(config: TrainConfig, *, first: bool) -> Iterator[None]:
         smaller = _next_accumulation(config)
         advice = f"--accumulation {smaller} computes the same batch in parts of "
         advice += f"{config.batch_size // smaller}; --batch auto does so by itself"
-        raise AtrousError(
+        raise ResourceError(
             "E-MEMORY",
             f"out of memory{needed} with {pictures} pictures of "
             f"{config.crop_size[0]}x{config.crop_size[1]} at a time, "
@@ -81,7 +81,6 @@ def memory_errors(config: TrainConfig, *, first: bool) -> Iterator[None]:
             fix=advice
             if smaller > config.accumulation
             else "use smaller crops, or --gradient-checkpointing",
-            exit_code=ExitCode.RESOURCES,
         ) from error
 
 

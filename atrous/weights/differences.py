@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,15 @@ def check_finite(arrays: Iterable[tuple[str, Tensor | NDArray[Any]]], where: obj
                 where=where,
                 fix="the training that wrote it diverged; take an earlier checkpoint",
             )
+
+
+def broken(
+    path: Path,
+    what: str,
+    fix: str = "the file is damaged or of another kind; get it again from its source",
+) -> AtrousError:
+    """Returns the error for a file that cannot be read."""
+    return DataError("E-WEIGHTS-FORMAT", what, where=path, fix=fix)
 
 
 def unknown_network(names: Collection[str], where: object) -> AtrousError:

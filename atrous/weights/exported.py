@@ -83,16 +83,10 @@ def read(path: Path) -> DeepLabV3Plus:
     return model
 
 
-class _Geometry:
-    """Strides, rates and padding of an ONNX convolution."""
-
-    def __init__(self, node: Any) -> None:
-        attributes = {a.name: tuple(a.ints) for a in node.attribute}
-        self.rate: int = attributes["dilations"][0]
-        self.pads: tuple[int, ...] = attributes["pads"]
+Geometry = dict[str, tuple[int, ...]]  # dilations, pads and strides of an ONNX convolution
 
 
-def _contents(path: Path) -> tuple[dict[str, Array], dict[str, _Geometry], set[str]]:
+def _contents(path: Path) -> tuple[dict[str, Array], dict[str, Geometry], set[str]]:
     """Returns weights by name, convolutions by module, and the names of all nodes."""
     import onnx
 
@@ -109,7 +103,8 @@ def _contents(path: Path) -> tuple[dict[str, Array], dict[str, _Geometry], set[s
         for name, array in arrays.items()
         if name == "mean" or name.startswith(("encoder.", "decoder."))
     }
-    geometry = {n.name: _Geometry(n) for n in graph.node if n.op_type == "Conv"}
+    convolutions = (node for node in graph.node if node.op_type == "Conv")
+    geometry = {n.name: {a.name: tuple(a.ints) for a in n.attribute} for n in convolutions}
     if "mean" not in weights:
         raise _unreadable(path, "it has no normalisation")
     return _whole(weights), geometry, {node.name for node in graph.node}
@@ -144,7 +139,7 @@ def _pop_parts(weights: dict[str, Array], scope: str, leaf: str) -> list[Array]:
 def _architecture(
     header: Header,
     weights: dict[str, Array],
-    geometry: dict[str, _Geometry],
+    geometry: dict[str, Geometry],
     nodes: set[str],
     mean: Array,
     path: Path,
@@ -192,19 +187,20 @@ def _in_tensorflow_layout(array: Array) -> Array:
     return array.transpose((2, 3, 0, 1) if depthwise else (2, 3, 1, 0))
 
 
-def _rates(geometry: dict[str, _Geometry], pattern: str) -> tuple[int, ...]:
+def _rates(geometry: dict[str, Geometry], pattern: str) -> tuple[int, ...]:
     """Returns the rates of the convolutions with a matching name, in order."""
-    return tuple(found.rate for name, found in geometry.items() if re.fullmatch(pattern, name))
+    matching = (found for name, found in geometry.items() if re.fullmatch(pattern, name))
+    return tuple(found["dilations"][0] for found in matching)
 
 
-def _one_sided_padding(geometry: dict[str, _Geometry]) -> int:
+def _one_sided_padding(geometry: dict[str, Geometry]) -> int:
     """Returns up to which stride convolutions of a MobileNetV2 pad one side alone."""
     striding = {"conv": 2, "units.1.depthwise": 4, "units.3.depthwise": 8, "units.6.depthwise": 16}
     striding["units.13.depthwise"] = 32
     one_sided = [0]
     for module, stride in striding.items():
         found = geometry.get(f"encoder.backbone.{module}.conv")
-        if found is not None and found.pads[0] == 0 < found.pads[2]:
+        if found is not None and found["pads"][0] == 0 < found["pads"][2]:
             one_sided.append(stride)
     return max(one_sided)
 

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, ResourceError
 from atrous.images.web import offline
 from atrous.model import DeepLabV3Plus
 from atrous.weights.store import save
@@ -78,21 +78,19 @@ def _check_hash(path: Path, where: str) -> None:
     """Compares a file with its SHA-256, which is the name of its blob in the client's cache."""
     blob = path.resolve()
     if not re.fullmatch("[0-9a-f]{64}", blob.name):
-        raise AtrousError(
+        raise ResourceError(
             "E-HUB-HASH",
             f"the hub states no SHA-256 of {path.name}: it is not stored as a large file",
             where=where,
-            exit_code=ExitCode.RESOURCES,
         )
     found = file_digest(blob)
     if found != blob.name:
         blob.unlink()
-        raise AtrousError(
+        raise ResourceError(
             "E-HUB-HASH",
             f"{path.name} has sha256 {found}, the hub says {blob.name}; the copy was deleted",
             where=where,
             fix="run this again; if it happens twice, tell the repository's owner",
-            exit_code=ExitCode.RESOURCES,
         )
 
 
@@ -133,12 +131,11 @@ def push_to_hub(model: DeepLabV3Plus, repository: str, *, private: bool = False)
 
 
 def _unreachable(where: str, file: str, error: object) -> AtrousError:
-    return AtrousError(
+    return ResourceError(
         "E-HUB-FAILED",
         f"{file} cannot be reached: {' '.join(str(error).split())[:300]}",
         where=where,
         fix="check name, revision, network and token (hf auth login)"
         if not offline()
         else "unset ATROUS_OFFLINE, or fetch it once while online",
-        exit_code=ExitCode.RESOURCES,
     )

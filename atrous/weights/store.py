@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from atrous import __version__
 from atrous.architecture import Architecture, Provenance
-from atrous.classes import ClassTable, Color
+from atrous.classes import Color
 from atrous.errors import AtrousError, DataError
 from atrous.images.decode import atomic
 from atrous.model import Model
@@ -59,11 +59,6 @@ class Description:
     preprocessing: Preprocessing
     provenance: Provenance
     tensors_sha256: str
-
-    @property
-    def class_table(self) -> ClassTable:
-        """The classes with their colours."""
-        return ClassTable("stored", self.classes, self.palette)
 
 
 def save(model: Model, path: str | Path, *, half: bool = False) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, ResourceError
 from atrous.images.web import opener
 
 _LOG = logging.getLogger(__name__)
@@ -56,12 +56,11 @@ class Wanted:
         self, code: str, what: str, url: str, fix: str = "check the address"
     ) -> AtrousError:
         """Returns the error of a failed download. It says how to get the file by hand."""
-        return AtrousError(
+        return ResourceError(
             f"E-DOWNLOAD-{code}",
             what,
             where=url,
             fix=f"{fix}, or get the file another way, put it at {self.target} and run this again",
-            exit_code=ExitCode.RESOURCES,
         )
 
 
@@ -176,10 +175,9 @@ def _free_space(wanted: Wanted) -> int:
 
 def _disk_full(wanted: Wanted, needed: str) -> AtrousError:
     wanted.part.unlink(missing_ok=True)
-    return AtrousError(
+    return ResourceError(
         "E-DISK-FULL",
         f"{wanted.target.name} needs {needed}, {_free_space(wanted)} are free",
         where=wanted.target.parent,
         fix="free some space, or set ATROUS_CACHE to a folder on a larger disk",
-        exit_code=ExitCode.RESOURCES,
     )

@@ -17,7 +17,7 @@ from atrous.data.formats.pairing import Problem
 from atrous.data.formats.shards import Pair, ShardLayout
 from atrous.data.masks.targets import MaskReader
 from atrous.engines.machine import usable_processors
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, ResourceError
 from atrous.images.bands import PLAIN, Bands, bands_of
 
 _CHUNK = 16  # samples a worker takes at a time
@@ -145,11 +145,10 @@ def _chunks(
             for future in as_completed(futures):
                 yield future.result()
         except BrokenProcessPool:
-            raise AtrousError(
+            raise ResourceError(
                 "E-DATA-WORKER",
                 "a process that read pictures was killed, probably because memory ran out",
                 fix="try --workers 1, and look for a picture of extreme size",
-                exit_code=ExitCode.RESOURCES,
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

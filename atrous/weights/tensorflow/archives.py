@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any, BinaryIO, cast
 
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, ResourceError
 
 _CHUNK = 1 << 20  # bytes read at once, and the longest header that a tar member may have
 _COMPRESSION: dict[bytes, Callable[..., Any]] = {
@@ -247,11 +247,10 @@ def _broken(archive: Path, why: object) -> AtrousError:
 
 def _system_error(archive: Path, error: OSError) -> AtrousError:
     if not isinstance(error, gzip.BadGzipFile) and error.errno is not None:
-        return AtrousError(
+        return ResourceError(
             "E-DISK-FULL" if error.errno == 28 else "E-FILE-ACCESS",
             f"the archive cannot be unpacked in {tempfile.gettempdir()}: {error.strerror}",
             where=archive,
             fix="free some space or set TMPDIR to a larger disk",
-            exit_code=ExitCode.RESOURCES,
         )
     return _broken(archive, error)

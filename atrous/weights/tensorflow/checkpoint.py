@@ -8,6 +8,7 @@ The one published reader in pure Python needs protobuf below 3.19, so it is not 
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +17,12 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from atrous.errors import AtrousError
+from atrous.weights.differences import broken
 from atrous.weights.tensorflow.protos import DTYPES, message
+
+_broken = partial(
+    broken, fix="get the checkpoint again from its source; it needs its .index and all .data files"
+)
 
 _MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 _FOOTER = 48  # two block handles, padding, magic
@@ -189,12 +194,3 @@ def _masked_crc(content: bytes) -> int:
     """Returns the CRC-32C in LevelDB's form, rotated and offset."""
     crc = google_crc32c.value(content)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def _broken(path: Path, what: str) -> AtrousError:
-    return AtrousError(
-        "E-WEIGHTS-FORMAT",
-        what,
-        where=path,
-        fix="get the checkpoint again from its source; it needs its .index and all .data files",
-    )

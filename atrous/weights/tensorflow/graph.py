@@ -5,6 +5,7 @@ Freezing turns every variable into a Const node of the same name, and an Identit
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,12 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from atrous.errors import AtrousError
+from atrous.weights.differences import broken
 from atrous.weights.tensorflow.protos import DTYPES, message
+
+_broken = partial(
+    broken, fix="get the file again; a frozen graph is called frozen_inference_graph.pb in the zoo"
+)
 
 _MAX_GRAPH = (1 << 31) - 1  # bytes; the limit of protocol buffers
 _LEAVES = frozenset(
@@ -85,12 +91,3 @@ def _array(
         raise _broken(path, f"node {name!r} of shape {shape} has {values.size} values")
     # The last stored value is repeated for the rest of the tensor (tensor.proto).
     return np.pad(values, (0, count - values.size), mode="edge").reshape(shape)
-
-
-def _broken(path: Path, what: str) -> AtrousError:
-    return AtrousError(
-        "E-WEIGHTS-FORMAT",
-        what,
-        where=path,
-        fix="get the file again; a frozen graph is called frozen_inference_graph.pb in the zoo",
-    )

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from atrous.errors import AtrousError, DataError
-from atrous.weights.differences import check_finite
+from atrous.weights.differences import broken, check_finite
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
 _MAX_HEADER = 16 << 20  # bytes; a model of a thousand tensors needs 0.1 MB
@@ -79,7 +79,7 @@ def read_tensors(path: Path) -> TorchFile:
     stripped = {_PREFIX.sub("", name): tensor for name, tensor in file.tensors.items()}
     if stripped.keys() != file.tensors.keys():
         if len(stripped) != len(file.tensors):
-            raise _broken(path, "names that differ only in their prefixes")
+            raise broken(path, "names that differ only in their prefixes")
         prefixes = {match[0] for name in file.tensors if (match := _PREFIX.match(name))}
         file.notes.append(f"prefix stripped from the names: {', '.join(sorted(prefixes))}")
         file.tensors = stripped
@@ -95,7 +95,7 @@ def read_safetensors(path: Path) -> TorchFile:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return TorchFile(tensors, dict(file.metadata() or {}))
     except (SafetensorError, OSError, ValueError) as error:
-        raise _broken(path, f"not a sound safetensors file: {error}") from None
+        raise broken(path, f"not a sound safetensors file: {error}") from None
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -109,13 +109,13 @@ def _header(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(_MAX_HEADER, size - 8):
-            raise _broken(path, f"a header of {length} bytes in a file of {size}")
+            raise broken(path, f"a header of {length} bytes in a file of {size}")
         try:
             header = json.loads(file.read(length), object_pairs_hook=_unique)
         except (ValueError, RecursionError) as error:
-            raise _broken(path, f"the header is damaged: {error}") from None
+            raise broken(path, f"the header is damaged: {error}") from None
     if not isinstance(header, dict):
-        raise _broken(path, "the header is damaged: it is not an object")
+        raise broken(path, "the header is damaged: it is not an object")
     return header
 
 
@@ -134,7 +134,7 @@ def _read_pickle(path: Path) -> TorchFile:
     notes: list[str] = []
     tensors = _state_dict(content, notes)
     if not tensors:
-        raise _broken(path, "there are no tensors in it")
+        raise broken(path, "there are no tensors in it")
     return TorchFile(tensors, notes=notes)
 
 
@@ -147,7 +147,7 @@ def _unpickled(path: Path, device: str) -> Any:
     except UnpicklingError as error:
         blocked = _blocked_globals(path, str(error))
         if not blocked:
-            raise _broken(path, "not a file of torch.save") from None
+            raise broken(path, "not a file of torch.save") from None
         raise DataError(
             "E-WEIGHTS-PICKLE",
             f"the pickle asks for {', '.join(blocked)}; only tensors, plain containers and NumPy "
@@ -158,7 +158,7 @@ def _unpickled(path: Path, device: str) -> Any:
     except MemoryError:
         raise _too_large(path, "more memory than there is") from None
     except Exception as error:  # a damaged file can raise any error in the unpickler
-        raise _broken(path, f"not a sound file of torch.save: {str(error)[:200]}") from None
+        raise broken(path, f"not a sound file of torch.save: {str(error)[:200]}") from None
 
 
 def _blocked_globals(path: Path, message: str) -> list[str]:
@@ -190,7 +190,7 @@ def _check_zip(path: Path) -> None:
     try:
         members = zipfile.ZipFile(path).infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise _broken(path, f"not a sound file of torch.save: {error}") from None
+        raise broken(path, f"not a sound file of torch.save: {error}") from None
     claimed = sum(member.file_size for member in members)
     if claimed > path.stat().st_size or any(member.compress_type for member in members):
         raise _too_large(path, f"{claimed} bytes")
@@ -241,15 +241,6 @@ def _state_dict(content: Any, notes: list[str]) -> dict[str, Tensor]:
         others = sorted(str(k) for k, v in content.items() if not isinstance(v, Tensor))
         notes.append(f"left out: {', '.join(others)}")
     return tensors
-
-
-def _broken(path: Path, what: str) -> AtrousError:
-    return DataError(
-        "E-WEIGHTS-FORMAT",
-        what,
-        where=path,
-        fix="the file is damaged or of another kind; get it again from its source",
-    )
 
 
 def _too_large(path: Path, what: str) -> AtrousError:
