@@ -132,21 +132,96 @@ def subset() -> str:
     )
 
 
-TABLES = {"performance.md": claims, "train.md": updates, "results.md": subset}
+def voc() -> str:
+    """Returns the scores of scripts/voc_scores.py as Markdown."""
+    lines = [
+        "| set | pictures | mean IoU | difference | boundary F | difference |",
+        "|---|---|---|---|---|---|",
+    ]
+    rows = json.loads((RESULTS / "voc_scores.json").read_text())["rows"]
+    for model, bits in (("voc.onnx", "16"), ("voc.int8.onnx", "8")):
+        for row in rows:
+            if row["model"] != model or (bits == "8" and row["half"] != "all"):
+                continue
+            cells = [
+                f"{row['set']}, {row['classes']} classes, {row['half']}, {bits} bits",
+                str(row["pictures"]),
+            ]
+            for name in ("mean_iou", "boundary_f"):
+                gain, low, high = row[f"{name}_difference"]
+                cells += [f"{row[name]:.4f}", f"{gain:+.4f} ({low:+.4f} to {high:+.4f})"]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def street() -> str:
+    """Returns the scores of scripts/street_scores.py as Markdown: a column for each model."""
+    models = json.loads((RESULTS / "street_scores.json").read_text())
+    last = list(models.values())[-1]
+    sets = {
+        "cityscapes, 19 classes": "Cityscapes {}, 19 classes",
+        "cityscapes, 11 classes": "Cityscapes {}, 11 merged classes",
+        "camvid, 11 classes": "CamVid {}, 11 merged classes",
+    }
+    lines = [
+        f"| mean IoU | pictures | {' | '.join(models)} | interval of the last |",
+        f"|---|---|{'---|' * (len(models) + 1)}",
+    ]
+    for split in ("val", "test"):
+        for key, title in sets.items():
+            found = [model[split].get(key) for model in models.values()]
+            cells = [f"{scores['mean_iou']:.4f}" if scores else "n/a" for scores in found]
+            low, high = last[split][key]["interval"]
+            cells = [title.format(split), str(last[split][key]["pictures"]), *cells]
+            lines.append(f"| {' | '.join(cells)} | {low:.3f} to {high:.3f} |")
+    lines += ["", "The weakest classes of the last model on test:", ""]
+    for key in ("cityscapes, 19 classes", "camvid, 11 classes"):
+        scores = sorted(last["test"][key]["class_iou"].items(), key=lambda item: item[1])[:6]
+        listed = ", ".join(f"{name} {score:.3f}" for name, score in scores)
+        lines.append(f"- {sets[key].format('test')}: {listed}")
+    return "\n".join(lines)
+
+
+def metrics() -> str:
+    """Returns the times of benchmarks/metrics.py as Markdown."""
+    results = json.loads((RESULTS / "metrics.amd-epyc.json").read_text())["results"]
+    heads = [f"{kind}, ms | atrous faster by" for kind in results]
+    lines = [f"| | {' | '.join(heads)} |", f"|---|{'---|' * (2 * len(heads))}"]
+    for name in next(iter(results.values())):
+        cells = [
+            f"{result[name]['median_ms']} | {result[name]['atrous_is_faster_by']}"
+            for result in results.values()
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+TABLES: dict[str, tuple[Callable[[], str], ...]] = {  # in the order of the document
+    "performance.md": (claims,),
+    "train.md": (updates,),
+    "results.md": (voc, street, subset, metrics),
+}
+
+
+def write(document: str, tables: tuple[Callable[[], str], ...]) -> str:
+    """Returns a document with its tables made anew."""
+    text, *rest = document.split(BEGIN)
+    for table, part in zip(tables, rest, strict=True):
+        text += f"{BEGIN}\n{table()}\n{END}{part.partition(END)[2]}"
+    return text
 
 
 def main() -> None:
     """Prints the tables, or writes them into the documents."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="update the documents")
-    write = parser.parse_args().write
-    for name, table in TABLES.items():
-        if write:
-            before, rest = (DOCUMENTS / name).read_text().split(BEGIN)
-            _, after = rest.split(END)
-            (DOCUMENTS / name).write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}")
+    asked = parser.parse_args()
+    for name, tables in TABLES.items():
+        if asked.write:
+            path = DOCUMENTS / name
+            path.write_text(write(path.read_text(), tables))
         else:
-            print(f"{name}\n\n{table()}\n")
+            print(f"{name}\n\n" + "\n\n".join(table() for table in tables) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,20 @@
 #!/usr/bin/env python3
 """Compares models of VOC's classes with what they started from, on two sets of pictures in halves.
 
-python scripts/voc_scores.py START MODEL... --coco coco_voc21 --voc VOC2012
+python scripts/voc_scores.py START MODEL... --coco coco_voc21 --voc VOC2012 [--write]
 
 Whole pictures at native size, single scale: mean IoU, mean boundary F-score and mean IoU within
 one pixel of the borders, over 21 classes of the first set and seven of the second (`ANIMALS`).
 Models are chosen by one half of each set; the other is there to report (`voc_data.choosing`).
 Differences have paired 95 % bootstrap intervals over pictures.
+
+With --write, the scores go into benchmarks/results/voc_scores.json, of which
+`python benchmarks/tables.py --write` makes a table of docs/results.md.
 """
 
 import argparse
 import hashlib
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +28,7 @@ from atrous.evaluation.evaluator import evaluate
 from atrous.evaluation.metrics import Counts, iou
 from atrous.evaluation.uncertainty import RESAMPLES, interval
 
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "voc_scores.json"
 ANIMALS = ("background", "cat", "cow", "dog", "horse", "person", "sheep")
 
 
@@ -42,31 +47,34 @@ def choosing(name: str) -> bool:
 
 
 def main() -> None:
-    """Prints a table for each set."""
+    """Prints the scores on each set."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("start", help="what the differences are to")
     parser.add_argument("models", nargs="*")
     parser.add_argument("--coco", type=Path, required=True)
     parser.add_argument("--voc", type=Path, required=True)
+    parser.add_argument("--write", action="store_true", help="keep the scores")
     asked = parser.parse_args()
-    for path, classes in ((asked.coco, VOC.classes), (asked.voc, ANIMALS)):
+    rows = []
+    sets = (("COCO", asked.coco, VOC.classes), ("VOC animals", asked.voc, ANIMALS))
+    for title, path, classes in sets:
         chosen = [VOC.classes.index(name) for name in classes]
         start = measure(asked.start, path)
         choose = np.array([choosing(name) for name in start.names])
         halves = {"all": choose | ~choose, "to choose by": choose, "to report": ~choose}
-        for half, which in halves.items():
-            print(f"{path.name}, {half}: {which.sum()} pictures, {len(classes)} classes")
-            show(asked.start, start, start, which, chosen)
-        for model in asked.models:
-            found = measure(model, path)
+        for model in (asked.start, *asked.models):
+            found = start if model == asked.start else measure(model, path)
             for half, which in halves.items():
-                print(f"{path.name}, {half}")
-                show(model, found, start, which, chosen)
+                head = {"set": title, "half": half, "model": Path(model).name}
+                rows.append(head | compare(found, start, which, chosen))
+                show(rows[-1])
             scores = iou(*found.pixels.sum(0))
             before = iou(*start.pixels.sum(0))
             weakest = sorted(chosen, key=lambda index: scores[index])
             listed = (f"{VOC.classes[i]} {scores[i]:.3f} ({before[i]:.3f})" for i in weakest)
             print("  IoU (of the start): " + ", ".join(listed))
+    if asked.write:
+        RESULTS.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
 
 
 def measure(model: str, path: Path) -> Measured:
@@ -78,26 +86,38 @@ def measure(model: str, path: Path) -> Measured:
     return Measured(names, scores.per_picture, borders.contours, borders.narrowest)
 
 
-def show(
-    name: str, found: Measured, start: Measured, which: NDArray[np.bool_], chosen: list[int]
-) -> None:
-    """Prints the three means over some pictures and classes, and how much they are above others."""
+def compare(
+    found: Measured, start: Measured, which: NDArray[np.bool_], chosen: list[int]
+) -> dict[str, Any]:
+    """Returns three means over some pictures and classes, and their differences to the start's."""
     number = int(which.sum())
     draws = np.random.default_rng(0).multinomial(number, np.full(number, 1 / number), RESAMPLES)
-    cells = []
-    for counts, others, score in (
-        (found.pixels, start.pixels, of_pixels),
-        (found.contours, start.contours, contour_f),
-        (found.narrowest, start.narrowest, of_pixels),
+    row: dict[str, Any] = {"pictures": number, "classes": len(chosen)}
+    for name, counts, others, score in (
+        ("mean_iou", found.pixels, start.pixels, of_pixels),
+        ("boundary_f", found.contours, start.contours, contour_f),
+        ("one_pixel", found.narrowest, start.narrowest, of_pixels),
     ):
         mine, theirs = (c[which][:, :, chosen].astype(np.float64) for c in (counts, others))
-        cell = f"{np.nanmean(score(mine.sum(0))):.4f}"
+        mean = float(np.nanmean(score(mine.sum(0))))
+        row[name] = round(mean, 5)
         if found is not start:
-            gain = np.nanmean(score(mine.sum(0))) - np.nanmean(score(theirs.sum(0)))
+            gain = mean - float(np.nanmean(score(theirs.sum(0))))
             low, high = interval(resampled(draws, mine, score) - resampled(draws, theirs, score))
-            cell += f" ({gain:+.4f}, {low:+.4f} to {high:+.4f})"
+            row[f"{name}_difference"] = [round(value, 5) for value in (gain, low, high)]
+    return row
+
+
+def show(row: dict[str, Any]) -> None:
+    """Prints a row."""
+    cells = []
+    for name in ("mean_iou", "boundary_f", "one_pixel"):
+        cell = f"{name} {row[name]:.4f}"
+        if found := row.get(f"{name}_difference"):
+            cell += " ({:+.4f}, {:+.4f} to {:+.4f})".format(*found)
         cells.append(cell)
-    print(f"  {name}: mean IoU {cells[0]}, boundary F {cells[1]}, one pixel {cells[2]}", flush=True)
+    facts = f"{row['set']}, {row['half']}: {row['pictures']} pictures, {row['classes']} classes"
+    print(f"{facts}\n  {row['model']}: {', '.join(cells)}", flush=True)
 
 
 def of_pixels(counts: NDArray[Any]) -> NDArray[np.float64]:
