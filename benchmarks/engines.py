@@ -39,12 +39,8 @@ from safetensors.torch import load_file, save_file
 from atrous.build import create_model
 from atrous.data.scenes.procedural import scenes
 from atrous.engines.machine import usable_processors
-from atrous.engines.openvino import (
-    Compiler,
-    ExportedEngine,
-    has_bf16_units,
-    openvino_core,
-)
+from atrous.engines.openvino import Compiler, ExportedEngine, has_bf16_units
+from atrous.engines.openvino_package import openvino_core
 from atrous.export.export import export, torch_logits
 from atrous.export.int8 import Pictures, quantize, quantize_file
 from atrous.loading import load

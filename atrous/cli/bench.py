@@ -41,7 +41,8 @@ def bench(
     runs in PyTorch, and in both engines after an export. Times are from picture to coarse logits;
     the engines take turns. "of peak" compares with a large convolution, timed in the same turns.
     Start-up (until the first labels) and memory are measured in separate processes; the second
-    start uses the compiled model that the first start cached.
+    start uses the compiled model that the first start cached. For fp32, a line compares two
+    forms of the graph in OpenVINO, the second of which runs where it is faster.
 
     \b
     Examples:
@@ -87,6 +88,12 @@ def _show(report: Any) -> None:
     if report.rewrite_error:
         click.echo(f"\nOpenVINO runs the graph as exported; to rewrite it failed: "
                    f"{printable(report.rewrite_error)}")  # fmt: skip
+    if choice := report.choice:
+        click.echo(
+            f"\nOpenVINO's graph in row strips {choice.strips_ms:.1f} ms, as exported "
+            f"{choice.as_exported_ms:.1f} ms, logits {'equal' if choice.equal else 'not equal'}: "
+            f"{'strips' if choice.strips else 'as exported'}"
+        )
     click.echo(
         f"\nlabels from coarse logits: {report.labels_ms:.2f} ms, "
         f"{100 * report.undecided_cells:.1f} % of the cells undecided"

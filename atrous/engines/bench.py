@@ -27,8 +27,10 @@ from numpy.typing import NDArray
 from atrous.engines.exported_file import read_header
 from atrous.engines.machine import peak_megabytes, processor, usable_processors
 from atrous.engines.open import exported_file, load_model, open_engine
-from atrous.engines.openvino import ExportedEngine, import_openvino, openvino_core
+from atrous.engines.openvino import ExportedEngine
+from atrous.engines.openvino_package import import_openvino, openvino_core
 from atrous.engines.protocol import Engine, Precision
+from atrous.engines.strips_choice import Choice
 from atrous.errors import AtrousError, ExitCode
 from atrous.images.bands import PLAIN, Bands, Pixels, bands_of
 from atrous.predict import upsample
@@ -85,6 +87,8 @@ class BenchReport:
         processor: The name of the processor.
         rewrite_error: Why OpenVINO runs the graph as exported although this package would rewrite
             it for speed; empty if nothing failed.
+        choice: The graph in row strips against the graph as exported, with ``strips``: whether
+            strips run; None if the graph is not cut at this size and precision.
         engines: The costs in each engine, in the order of `PACKAGES`.
     """
 
@@ -99,11 +103,15 @@ class BenchReport:
     undecided_cells: float
     processor: str
     rewrite_error: str
+    choice: Choice | None
     engines: tuple[EngineCost, ...]
 
     def as_json(self) -> dict[str, Any]:
         """Returns the report in types that JSON has."""
-        return asdict(self)
+        report = asdict(self)
+        if self.choice is not None:
+            report["choice"]["strips"] = self.choice.strips
+        return report
 
 
 def bench(
@@ -137,6 +145,8 @@ def bench(
         size = size or (header.size if header.size != (0, 0) else (513, 513))
         picture = made_up_picture(size, header.bands)
         engines = {n: _open(n, source, threads, precision) for n, source in sources.items()}
+        ours = engines.get("OpenVINO")
+        choice = ours.chosen_rewrite(size) if isinstance(ours, ExportedEngine) else None
         peak_runner, peak_work = _peak_runner(threads, header.precision)
         runs: dict[str, Callable[[], Any]] = {"peak": peak_runner}
         runs |= {name: partial(engine.coarse_logits, picture) for name, engine in engines.items()}
@@ -151,7 +161,7 @@ def bench(
             starts = _start_up(name, sources[name], size, threads, engines[name].precision)
             cost = _engine_cost(engines[name].precision, name, seconds, work / peak, starts)
             costs.append(cost)
-        rewrite_error = getattr(engines.get("OpenVINO"), "rewrite_error", "")
+        rewrite_error = getattr(ours, "rewrite_error", "")
     return BenchReport(
         model=str(model),
         precision=header.precision,
@@ -164,6 +174,7 @@ def bench(
         undecided_cells=round(upsample.undecided_share(coarse), 4),
         processor=processor(),
         rewrite_error=rewrite_error,
+        choice=choice,
         engines=tuple(costs),
     )
 

@@ -1,11 +1,10 @@
 """The engine for exported files on processors: OpenVINO (docs/performance.md says why)."""
 
 import logging
-import sys
-import threading
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache, cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,15 @@ from atrous.engines.openvino_graph import (
     only_logits,
     up_to_high_level,
 )
+from atrous.engines.openvino_package import import_openvino, openvino_core
 from atrous.engines.openvino_row_strips import in_strips
 from atrous.engines.protocol import Device, Precision
 from atrous.engines.requests import BySize, Gate, Requests
+from atrous.engines.strips_choice import Choice, Choices
 from atrous.errors import AtrousError
 from atrous.images.bands import Pixels
 
 logger = logging.getLogger(__name__)
-
-_CORE_LOCK = threading.Lock()
 
 LEAST_AGREEMENT = 0.995  # of labels in bf16 with those in fp32, for `auto` to take bf16
 
@@ -96,6 +95,7 @@ class ExportedEngine:
                 precision=self.precision,
                 streams=number,
                 device=device,
+                fingerprint=self.fingerprint,
             )
             for number in (1, streams)
         )
@@ -136,6 +136,12 @@ class ExportedEngine:
     def rewrite_error(self) -> str:
         """Why the graph runs as exported although it was to be rewritten; empty otherwise."""
         return self._compiler.rewrite_error or self._for_streams.rewrite_error
+
+    def chosen_rewrite(self, size: tuple[int, int]) -> Choice | None:
+        """Chooses strips or the graph as exported for a size; None if nothing is to be cut."""
+        with self.alone():
+            self._one.forget()
+            return self._compiler.choose((1, *size, self._channels))
 
     @cached_property
     def bytes_per_pixel(self) -> int:
@@ -250,6 +256,7 @@ class Compiler:
             the values of the others are half as large or less, and stay in the cache.
         streams: Pictures that are seen at a time; they share the threads.
         device: ``cpu`` or ``gpu``, for which nothing is rewritten.
+        fingerprint: Of the file; what was measured for it is kept under this name.
 
     Attributes:
         rewrite_error: Why the graph runs as exported although it was to be rewritten; empty if
@@ -266,6 +273,7 @@ class Compiler:
         rewrites: bool = True,
         streams: int = 1,
         device: Device = "cpu",
+        fingerprint: str = "",
     ) -> None:
         self._path = path
         self._device = device.upper()
@@ -285,21 +293,43 @@ class Compiler:
             # Processes that share a machine would pin the same cores.
             self._settings["ENABLE_CPU_PINNING"] = False
         # A folder for each precision: a model compiled for another one must never be found.
-        if keep_compiled and (folder := writable(cache_folder() / f"openvino-{precision}")):
+        folder = writable(cache_folder() / f"openvino-{precision}") if keep_compiled else None
+        if folder is not None:
             self._settings["CACHE_DIR"] = str(folder)
+        self._cut: set[tuple[int, ...]] = set()  # shapes whose graph is cut into strips
+        self._choices = Choices(folder, fingerprint, threads // streams)
 
-    def compile(self, shape: tuple[int, ...]) -> Requests:
+    def compile(self, shape: tuple[int, ...], used: Requests | None = None) -> Requests:
         """Returns the requests for an input shape, whose logits are (1, K, h, w).
 
         Args:
             shape: Of the picture, (1, H, W, C); -1 is any length.
+            used: What this returned before and ran for many pictures of the shape. If it is in
+                strips, and this machine has not measured whether they pay, that is done now.
 
         Raises:
             AtrousError: The engine refuses the file.
         """
-        requests = self._compiled(classes_first, shape)
-        assert requests is not None
-        return requests
+        choice = self._choices.read(shape) if self._rewrites else None
+        if used is None:
+            requests = self._compiled(classes_first, shape, strips=choice is None or choice.strips)
+            assert requests is not None
+            return requests
+        return self._faster(shape, used) if choice is None and math.prod(shape) <= _LARGE else used
+
+    def choose(self, shape: tuple[int, ...]) -> Choice | None:
+        """Measures and keeps whether strips pay; None if they cut nothing."""
+        strips = self._compiled(classes_first, shape)
+        if strips is not None:
+            self._faster(shape, strips)
+        return self._choices.read(shape) if shape in self._cut else None
+
+    def _faster(self, shape: tuple[int, ...], used: Requests) -> Requests:
+        """Measures the graph in strips, `used`, against that as exported, if strips cut it."""
+        if shape not in self._cut:
+            return used
+        as_exported = partial(self._compiled, classes_first, shape, strips=False)
+        return self._choices.faster(shape, used, as_exported)
 
     def compile_for_tiles(self, shape: tuple[int, ...], what: str) -> Requests | None:
         """Returns the requests for tiles; None for features of a network without image pooling.
@@ -321,14 +351,17 @@ class Compiler:
         except RuntimeError as error:
             raise self._refused(error) from error
 
-    def _compiled(self, prepared: Callable[[Any], Any], shape: tuple[int, ...]) -> Requests | None:
+    def _compiled(
+        self, prepared: Callable[[Any], Any], shape: tuple[int, ...], *, strips: bool = True
+    ) -> Requests | None:
         """Compiles the graph after `prepared` changed it; None if `prepared` returns None."""
-        if self._rewrites and min(shape) > 0:
+        if self._rewrites and min(shape) > 0 and strips:
             try:
                 model = prepared(self.read())
                 if model is not None:
                     model.reshape({model.input(0): list(shape)})
-                    in_strips(import_openvino(), model)
+                    if in_strips(import_openvino(), model):
+                        self._cut.add(shape)
                     return self._requests(model)
             # A rewrite saves time and nothing else. Whatever goes wrong in it, in our code or in
             # the engine, the graph as exported still gives the same labels.
@@ -362,38 +395,3 @@ class Compiler:
     def _refused(self, error: RuntimeError) -> AtrousError:
         reason = str(error).strip().splitlines()[-1]
         return AtrousError("E-MODEL-ENGINE", f"OpenVINO refuses it: {reason}", where=self._path)
-
-
-def import_openvino() -> Any:
-    """Imports OpenVINO without its model converter, which sends telemetry when imported."""
-    if "openvino" not in sys.modules:
-        blocked = "openvino.tools.ovc"
-        sys.modules[blocked] = None  # type: ignore[assignment]
-        try:
-            import openvino
-        finally:
-            del sys.modules[blocked]
-    import openvino
-
-    return openvino
-
-
-def openvino_core() -> Any:
-    """Returns the one `openvino.Core` of the process, which is never freed.
-
-    A Core that compiles installs a stack for signal handlers, remembers the stack before it, and
-    restores that one when the Core is freed. If two Cores are freed in the order of their making,
-    the second restores the stack that the first one freed, and the next signal that Python handles
-    ends the process (OpenVINO 2026.4).
-    """
-    with _CORE_LOCK:  # functools.cache alone may call the function once per thread
-        return _core()
-
-
-@cache
-def _core() -> Any:
-    openvino = import_openvino()
-    # The first of these calls fills a table: it holds a lock of C++ and waits for Python's. Two
-    # threads whose first calls meet would wait for each other for ever (OpenVINO 2026.4).
-    openvino.Tensor(np.zeros(1, np.uint8)).element_type.to_dtype()
-    return openvino.Core()

@@ -29,12 +29,11 @@ _UPSAMPLING = ("Interpolate", "Pad")  # of the decoder; the second repeats the l
 Rows = tuple[int, int]  # the first, and the one after the last
 
 
-def in_strips(openvino: Any, model: Any) -> None:
-    """Cuts the wide parts of an OpenVINO graph of fixed size into strips."""
+def in_strips(openvino: Any, model: Any) -> bool:
+    """Cuts the wide parts of an OpenVINO graph of fixed size into strips; False: it has none."""
     flow = _Flow(model)
-    for nodes in (*flow.parts_of_backbone(), flow.decoder()):
-        if nodes:
-            _Part(openvino, flow, nodes).in_strips()
+    parts = [nodes for nodes in (*flow.parts_of_backbone(), flow.decoder()) if nodes]
+    return sum(_Part(openvino, flow, nodes).in_strips() for nodes in parts) > 0
 
 
 class _Flow:
@@ -189,14 +188,14 @@ class _Part:
         values = [node.output(0) for node in nodes]
         self.outputs = [value for value in values if flow.outside(value, self._names)]
 
-    def in_strips(self) -> None:
+    def in_strips(self) -> bool:
         """Replaces the nodes by strips, if their values are wide enough to gain."""
         widest = max(_bytes(node) for node in self.nodes)
         heights = [self.flow.height(value) for value in self.outputs]
         least = min(heights)
         strips = min(MOST_STRIPS, least // LEAST_ROWS, round(widest / STRIP_BYTES))
         if strips < 2 or widest < LARGE_BYTES:
-            return
+            return False
         steps = [round(height / least) for height in heights]
         bounds = [self._bound(least * index // strips, steps) for index in range(1, strips)]
         made = []
@@ -208,6 +207,7 @@ class _Part:
             whole = self.create("Concat", pieces, {"axis": 2})
             for reader in self.flow.outside(value, self._names):
                 reader.replace_source_output(whole)
+        return True
 
     def _bound(self, row: int, steps: Sequence[int]) -> int:
         """Moves the start of a strip up to a row where its upsampling starts a step."""

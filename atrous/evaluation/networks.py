@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from atrous.engines.open import open_engine
-from atrous.engines.openvino import ExportedEngine, import_openvino
+from atrous.engines.openvino import ExportedEngine
+from atrous.engines.openvino_package import import_openvino
 from atrous.engines.protocol import Engine
 from atrous.engines.torch import TorchEngine, fingerprint
 from atrous.errors import AtrousError

@@ -215,7 +215,7 @@ def _first_difference(
     tolerance: float,
 ) -> tuple[str, float]:
     """Finds the first layer that differs, by making every layer an output of the graph."""
-    from atrous.engines.openvino import openvino_core
+    from atrous.engines.openvino_package import openvino_core
 
     expected: dict[str, NDArray[np.float32]] = {}
 

@@ -9,6 +9,7 @@ from atrous.cli import main
 from atrous.engines import bench as benching
 from atrous.engines.bench import bench, multiply_adds
 from atrous.engines.machine import peak_megabytes
+from atrous.engines.strips_choice import Choice
 from atrous.errors import AtrousError
 from tests.engines.test_openvino import tiny
 
@@ -54,6 +55,23 @@ def test_engines_of_packages_that_are_missing_are_left_out(
     table = capsys.readouterr().out
     assert "9 x 13" in table
     assert "10 MB" in table
+    assert "row strips" not in table  # so small a graph is not cut
+
+
+def test_both_forms_of_the_graph_are_shown(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(benching, "PACKAGES", {"OpenVINO": "openvino"})
+    monkeypatch.setattr(benching, "_start_up", lambda *_: [(0.25, 20.0), (0.125, 10.0)])
+    choice = Choice(strips_ms=31.2, as_exported_ms=29.9, equal=True)
+    monkeypatch.setattr(benching.ExportedEngine, "chosen_rewrite", lambda *_: choice)
+    main(["bench", str(model), "--size", "9", "13", "--samples", "1"])
+    assert "in row strips 31.2 ms, as exported 29.9 ms, logits equal: as exported" in (
+        capsys.readouterr().out
+    )
+    main(["bench", str(model), "--size", "9", "13", "--samples", "1", "--json"])
+    shown = json.loads(capsys.readouterr().out)["choice"]
+    assert shown == {"strips_ms": 31.2, "as_exported_ms": 29.9, "equal": True, "strips": False}
 
 
 def test_int8_files_are_compared_with_the_int8_peak(monkeypatch: pytest.MonkeyPatch) -> None:

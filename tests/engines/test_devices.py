@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from atrous.engines.onnxruntime import CudaEngine
-from atrous.engines.openvino import ExportedEngine, openvino_core
+from atrous.engines.openvino import ExportedEngine
+from atrous.engines.openvino_package import openvino_core
 from atrous.errors import AtrousError
 from atrous.predict.batch import Extras, Job
 from atrous.predict.find import Picture

@@ -234,7 +234,7 @@ def test_threads_follow_option_and_affinity(tmp_path: Path) -> None:
 
 def test_no_telemetry_is_loaded(tmp_path: Path) -> None:
     code = (
-        "import sys; from atrous.engines.openvino import import_openvino; import_openvino();"
+        "import sys; from atrous.engines.openvino_package import import_openvino as run; run();"
         "assert not [m for m in sys.modules if 'telemetry' in m or m == 'openvino.tools.ovc']"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

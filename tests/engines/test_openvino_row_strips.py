@@ -7,7 +7,8 @@ import onnx
 import pytest
 
 from atrous.engines import openvino_row_strips
-from atrous.engines.openvino import Compiler, import_openvino
+from atrous.engines.openvino import Compiler
+from atrous.engines.openvino_package import import_openvino
 from atrous.export.export import as_file, describe
 from atrous.export.graph import write_graph
 from tests.export.test_export import lively, picture

@@ -12,7 +12,8 @@ from onnxruntime import InferenceSession
 from atrous import Predictor, create_model
 from atrous.engines import built_in
 from atrous.engines.exported_file import read_header
-from atrous.engines.openvino import ExportedEngine, openvino_core
+from atrous.engines.openvino import ExportedEngine
+from atrous.engines.openvino_package import openvino_core
 from atrous.errors import AtrousError
 from atrous.export import labels as in_file
 from atrous.export.export import export
