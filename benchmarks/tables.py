@@ -144,7 +144,7 @@ def voc() -> str:
             if row["model"] != model or (bits == "8" and row["half"] != "all"):
                 continue
             cells = [
-                f"{row['set']}, {row['classes']} classes, {row['half']}, {bits} bits",
+                f"{row['set']}, {row['half']}" + (", 8 bits" if bits == "8" else ""),
                 str(row["pictures"]),
             ]
             for name in ("mean_iou", "boundary_f"):
