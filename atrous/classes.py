@@ -1,8 +1,9 @@
 """Class tables and palettes of the data sets this project knows."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,14 @@ IGNORE_INDEX = 255  # of unlabelled pixels, up to 255 classes; see `unlabelled`
 
 Color = tuple[int, int, int]
 Labels = NDArray[np.uint8] | NDArray[np.uint16]  # (H, W) class indices
+
+
+def color_of(channels: Iterable[Any]) -> Color:
+    """Returns red, green and blue as a colour; raises ValueError unless all are of 0..255."""
+    red, green, blue = (int(channel) for channel in channels)
+    if not all(0 <= channel <= 255 for channel in (red, green, blue)):
+        raise ValueError(f"colour {(red, green, blue)} is not of 0..255")
+    return red, green, blue
 
 
 def unlabelled(num_classes: int) -> int:

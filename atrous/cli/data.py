@@ -23,7 +23,6 @@ from atrous.data.doctor.findings import Finding
 from atrous.data.doctor.report import write_csv, write_html
 from atrous.data.doctor.survey import survey
 from atrous.data.formats.layout import Layout
-from atrous.data.formats.shards import ShardLayout
 from atrous.data.opening import open_dataset, recognise
 from atrous.errors import AtrousError, ExitCode, missing_extra, printable
 from atrous.images.bands import bands_of
@@ -114,7 +113,7 @@ def _check_outside(out: Path | None, root: Path) -> None:
         )
 
 
-def _samples(layout: Layout | ShardLayout, diagnosis: Diagnosis) -> dict[str, list[Tile]]:
+def _samples(layout: Layout, diagnosis: Diagnosis) -> dict[str, list[Tile]]:
     tiles = {}
     for split in diagnosis.survey.splits:
         dataset, _ = layout.open(split)

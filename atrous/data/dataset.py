@@ -11,16 +11,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from atrous.classes import IGNORE_INDEX, Color, unlabelled
-from atrous.errors import DataError, listed
+from atrous.errors import AtrousError, DataError, listed
 from atrous.images.bands import PLAIN, Bands, Pixels
 from atrous.images.decode import SUFFIXES, read_image
 from atrous.images.raster import files_of, missing, open_raster
+from atrous.images.tars import Member, opened
 
 Target = NDArray[np.uint8 | np.uint16]
 
@@ -70,10 +71,16 @@ class Item(NamedTuple):
     """One sample of a `FileDataset`, not yet read."""
 
     name: str  # the picture's path relative to the data set, with suffix: unique
-    image: Path
-    annotation: Path | None  # the file the target is read from; None: the picture is unlabelled
+    image: Path | Member
+    annotation: Path | Member | None  # holds the target; None: the picture is unlabelled
     key: str = ""  # the picture's name in an annotation file or a list
     window: Rectangle | None = None  # the part of the picture that is the sample; None: all
+
+    @property
+    def file(self) -> Path:
+        """The annotation of an item that has one, outside of tar files."""
+        assert isinstance(self.annotation, Path)
+        return self.annotation
 
 
 ReadTarget = Callable[[Item, tuple[int, int]], Target]
@@ -134,7 +141,14 @@ class FileDataset:
         if not self.bands.plain:
             parts.append(str(self.bands).encode())
         digest_once = cache(file_digest)  # an annotation may serve many pictures
+        shards = set()
         for item in self.items:
+            if isinstance(item.image, Member):
+                shards.add(item.image.shard)
+                pair = f"Pair(name={item.key!r}, image={item.image!r}, mask={item.annotation!r})"
+                parts.append(pair.encode("utf-8", "surrogateescape"))
+                continue
+            assert not isinstance(item.annotation, Member)
             # Version 0.1 named pictures without suffix: its runs must still recognise their data.
             name = stem(item.key) if item.key else item.name
             parts += [os.fsencode(name), digest_once(item.image)]
@@ -144,7 +158,7 @@ class FileDataset:
             if item.window:
                 parts.append(str(item.window).encode())
             parts.append(digest_once(item.annotation) if item.annotation else b"")
-        return combined_digest(parts)
+        return combined_digest([*parts, *map(file_digest, sorted(shards))])
 
 
 def read_pixels(item: Item, bands: Bands) -> tuple[Pixels, NDArray[np.bool_] | None]:
@@ -154,7 +168,8 @@ def read_pixels(item: Item, bands: Bands) -> tuple[Pixels, NDArray[np.bool_] | N
         AtrousError: The picture cannot be read, or has other channels.
     """
     if bands.plain and item.window is None:
-        return np.array(read_image(item.image)), None  # (H, W, 3), writable
+        return np.array(read_image(opened(item.image))), None  # (H, W, 3), writable
+    assert isinstance(item.image, Path)
     raster = open_raster(item.image, bands)
     pixels = bands.checked(raster.read(*(item.window or (0, 0, *raster.size))), item.image)
     return pixels, missing(pixels, raster.no_data)
@@ -175,27 +190,33 @@ def target_dtype(num_classes: int) -> type[np.uint8] | type[np.uint16]:
     return np.uint8 if num_classes <= IGNORE_INDEX else np.uint16
 
 
-def check_sample(sample: Sample, num_classes: int, *, picture: Path, annotation: Path) -> None:
+def check_sample(sample: Sample, num_classes: int, *, picture: object, annotation: object) -> None:
     """Raises `AtrousError` unless target and picture have one size and all values are legal."""
     image, target = sample
     if target.shape != image.shape[:2]:
-        raise DataError(
-            "E-DATA-SIZE",
-            f"the picture is {_size(image)} and its target {_size(target)} (height x width)",
-            where=f"{picture}, {annotation}",
-            fix="if height and width are swapped, EXIF turns the picture and not the mask. "
-            "Otherwise resize the mask to the picture's size with nearest neighbour",
-        )
+        raise other_size(image.shape[:2], target.shape, f"{picture}, {annotation}")
     invalid = (target >= num_classes) & (target != np.iinfo(target.dtype).max)
     if invalid.any():
-        values, counts = np.unique(target[invalid], return_counts=True)
-        found = listed(f"{v} ({n} px)" for v, n in zip(values, counts, strict=True))
-        raise DataError(
-            "E-DATA-LABEL",
-            f"values that are none of the {num_classes} classes: {found}",
-            where=annotation,
-            fix="map them with label_mapping, or list the missing classes",
-        )
+        raise no_classes(target[invalid], num_classes, annotation)
+
+
+def other_size(picture: tuple[int, ...], target: tuple[int, ...], where: object) -> AtrousError:
+    """Returns the error for a target that has not the (height, width) of its picture."""
+    fix = "resize the mask to the picture's size with nearest neighbour"
+    if target == picture[::-1]:
+        fix = "EXIF turns the picture and not the mask: save the picture upright, or turn the mask"
+    (height, width), (rows, columns) = picture, target
+    what = f"the picture is {height}x{width}, its target {rows}x{columns} (height x width)"
+    return DataError("E-DATA-SIZE", what, where=where, fix=fix)
+
+
+def no_classes(values: NDArray[Any], num_classes: int, where: object) -> AtrousError:
+    """Returns the error for pixels of a target whose values are no classes."""
+    found = np.unique(values, return_counts=True)
+    shown = listed(f"{value} ({count} px)" for value, count in zip(*found, strict=True))
+    what = f"values that are none of the {num_classes} classes: {shown}"
+    fix = "map these values with label_mapping, or add the missing classes"
+    return DataError("E-DATA-LABEL", what, where=where, fix=fix)
 
 
 def file_digest(path: Path) -> bytes:
@@ -222,7 +243,3 @@ def combined_digest(parts: Iterable[bytes]) -> str:
     for part in parts:
         digest.update(len(part).to_bytes(8, "little") + part)
     return digest.hexdigest()
-
-
-def _size(array: NDArray[np.generic]) -> str:
-    return "x".join(map(str, array.shape[:2]))

@@ -1,5 +1,6 @@
 """The normalisation of a data set: mean and deviation of each channel over its pixels with data."""
 
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -40,8 +41,7 @@ class Sums(NamedTuple):
                 f"channel {channel + 1} has one value in all pictures, or no data",
                 fix="correct `bands` in the dataset YAML, or leave the channel out",
             )
-        rounded = (tuple(float(f"{v:.5g}") for v in values) for values in (mean, std))
-        first, second = rounded
+        first, second = (tuple(float(f"{v:.5g}") for v in values) for values in (mean, std))
         return first, second
 
 
@@ -61,13 +61,9 @@ def measured(dataset: object) -> tuple[tuple[float, ...], tuple[float, ...]]:
     Raises:
         AtrousError: A picture cannot be read, or a channel has no values.
     """
-    found: Sums | None = None
     count = len(dataset)  # type: ignore[arg-type]
-    for index in range(0, count, -(-count // PICTURES)):
-        sums = sums_of(*_pixels(dataset, index))
-        found = sums if found is None else found.plus(sums)
-    assert found is not None
-    return found.normalisation()
+    places = range(0, count, -(-count // PICTURES))
+    return reduce(Sums.plus, (sums_of(*_pixels(dataset, i)) for i in places)).normalisation()
 
 
 def _pixels(dataset: object, index: int) -> tuple[Pixels, NDArray[np.bool_] | None]:

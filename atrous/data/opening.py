@@ -22,12 +22,11 @@ from atrous.data.formats import (
 from atrous.data.formats.layout import BACKGROUND, Layout, class_table
 from atrous.data.formats.mask_classes import UNNAMED
 from atrous.data.formats.pairing import Problem
-from atrous.data.formats.shards import ShardLayout
 from atrous.data.masks.targets import MaskReader
 from atrous.data.scenes.procedural import scenes_split
 from atrous.errors import AtrousError, DataError, listed, printable
 
-_FORMATS: tuple[tuple[str, Callable[[Path], Layout | ShardLayout | None]], ...] = (
+_FORMATS: tuple[tuple[str, Callable[[Path], Layout | None]], ...] = (
     (ultralytics.LOOKS_FOR, ultralytics.recognise),
     (voc.LOOKS_FOR, voc.recognise),
     (cityscapes.LOOKS_FOR, cityscapes.recognise),
@@ -49,7 +48,7 @@ _SHOWN = 10  # names in a message
 
 def recognise(
     path: str | Path, *, num_classes: int | None = None, names: Sequence[str] = ()
-) -> Layout | ShardLayout:
+) -> Layout:
     """Recognises the layout of a folder or file of labelled pictures.
 
     Args:
@@ -66,10 +65,10 @@ def recognise(
     root = Path(path)
     if not root.exists():
         raise AtrousError("E-FILE-MISSING", "no such file or folder", where=root)
-    layout = _first(root)
+    layout = next(filter(None, (find(root) for _, find in _FORMATS)), None)
     if layout is None:
         raise _unrecognised(root)
-    if isinstance(layout, Layout) and layout.kind == "ADE20K" and num_classes is not None:
+    if layout.kind == "ADE20K" and num_classes is not None:
         layout = ade20k.with_classes(layout, num_classes) or layout
     if num_classes not in (None, len(layout.table.classes)):
         raise DataError(
@@ -81,7 +80,7 @@ def recognise(
     return named(layout, names) if names else layout
 
 
-def named(layout: Layout | ShardLayout, names: Sequence[str]) -> Layout | ShardLayout:
+def named(layout: Layout, names: Sequence[str]) -> Layout:
     """Returns a data set with other names of its classes.
 
     Args:
@@ -107,18 +106,9 @@ def named(layout: Layout | ShardLayout, names: Sequence[str]) -> Layout | ShardL
         )
     palette = table.palette if len(names) == known else ()
     renamed = class_table("names", names, palette, where=layout.root)
-    if isinstance(layout, ShardLayout):
-        return replace(layout, table=renamed)
     if isinstance(reader, MaskReader):
         reader = replace(reader, num_classes=len(names))
     return replace(layout, table=renamed, read_target=reader)
-
-
-def _first(root: Path) -> Layout | ShardLayout | None:
-    for _, find in _FORMATS:
-        if layout := find(root):
-            return layout
-    return None
 
 
 def open_dataset(

@@ -27,12 +27,16 @@ class Member(NamedTuple):
 
     def read(self) -> BytesIO:
         """Returns its bytes as a stream that knows its name."""
-        return Named(read_range(self.shard, self.offset, self.size), self.where)
+        return Named(read_range(self.shard, self.offset, self.size), str(self))
 
-    @property
-    def where(self) -> str:
-        """Shard and name, for messages."""
+    def __str__(self) -> str:
+        """Returns shard and name, for messages."""
         return f"{self.shard}: {self.name}"
+
+
+def opened(source: Path | Member) -> Path | BytesIO:
+    """Returns what `read_image` takes: a path, or the bytes of a file within a tar file."""
+    return source.read() if isinstance(source, Member) else source
 
 
 def samples_in(shard: Path) -> dict[str, list[Member]]:

@@ -1,6 +1,7 @@
 """Checks of pictures with their own channels: normalisation, and their places on the ground."""
 
 from collections.abc import Iterator
+from functools import reduce
 
 import numpy as np
 
@@ -8,6 +9,7 @@ from atrous.data.doctor.duplicates import split_pairs
 from atrous.data.doctor.findings import Finding
 from atrous.data.doctor.measure import Ground
 from atrous.data.doctor.survey import Survey
+from atrous.data.normalisation import Sums
 from atrous.errors import AtrousError
 
 
@@ -20,11 +22,8 @@ def check_normalisation(survey: Survey) -> Iterator[Finding]:
     sums = [m.sums for m in survey.of(split) if m.sums]
     if not sums:
         return
-    total = sums[0]
-    for other in sums[1:]:
-        total = total.plus(other)
     try:
-        mean, std = total.normalisation()
+        mean, std = reduce(Sums.plus, sums).normalisation()
     except AtrousError as error:
         yield Finding("error", error.code, error.what, error.fix)
         return

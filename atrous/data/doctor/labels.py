@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from atrous.classes import Color, unlabelled
 from atrous.data.doctor.findings import Finding
-from atrous.data.doctor.proposals import known_palette, mapping_yaml, readings
+from atrous.data.doctor.proposals import Reading, known_palette, mapping_yaml, readings
 from atrous.data.doctor.survey import Survey
 from atrous.errors import listed
 
@@ -17,10 +17,7 @@ _RAW_LAYOUTS = ("Cityscapes", "ADE20K")  # their masks never hold 255
 
 def class_counts(survey: Survey, split: str) -> Counter[int]:
     """Returns the number of pixels of each value in the targets of a split, with unlabelled."""
-    counts: Counter[int] = Counter()
-    for measurement in survey.of(split):
-        counts.update(measurement.counts)
-    return counts
+    return sum((Counter(m.counts) for m in survey.of(split)), Counter())
 
 
 def check_colors(survey: Survey) -> Iterator[Finding]:
@@ -29,7 +26,7 @@ def check_colors(survey: Survey) -> Iterator[Finding]:
     if not masks:
         return
     pixels: Counter[Color] = Counter()
-    for measurement in masks:
+    for measurement in masks:  # a sum of counters would copy the many colours each time
         pixels.update(measurement.unknown_colors)
     main = {color for color, count in pixels.items() if count >= _RARE_COLOR * pixels.total()}
     lacking = "that the colour table lacks" if survey.colors else "without a colour table"
@@ -66,34 +63,27 @@ def check_values(survey: Survey) -> Iterator[Finding]:
     if where:
         files = f"annotations with values that are none of the {num_classes} classes: {len(where)}"
         what = f"{files}; values {_counted(pixels)}"
-        yield _with_reading(survey, "E-DATA-LABEL", what, tuple(where))
+        found, proposal = _readings(survey)
+        fix = "map these values in label_mapping of a dataset YAML, or add the missing classes"
+        fix = "; or ".join(reading.because for reading in found) or fix
+        yield Finding("error", "E-DATA-LABEL", what, fix, tuple(where), proposal)
 
 
 def _counted(values: Mapping[int, int]) -> str:
     return listed(f"{value} ({pixels} px)" for value, pixels in Counter(values).most_common())
 
 
-def _with_reading(survey: Survey, code: str, what: str, where: tuple[str, ...] = ()) -> Finding:
-    found = [] if survey.mapping else readings(_values(survey), len(survey.table.classes))
-    if not found:
-        fix = "map these values in label_mapping of a dataset YAML, or add the missing classes"
-        return Finding("error", code, what, fix, where)
-    fix = "; or ".join(reading.because for reading in found)
-    proposal = "\n# or\n".join(mapping_yaml(reading.mapping) for reading in found)
-    return Finding("error", code, what, fix, where, proposal)
-
-
-def _values(survey: Survey) -> Counter[int]:
-    values: Counter[int] = Counter()
-    for measurement in survey.measurements:
-        values.update(measurement.values)
-    return values
+def _readings(survey: Survey) -> tuple[list[Reading], str]:
+    """Returns what the values of the masks may mean, and lines of YAML that say so."""
+    values = sum((Counter(m.values) for m in survey.measurements), Counter[int]())
+    found = [] if survey.mapping else readings(values, len(survey.table.classes))
+    return found, "\n# or\n".join(mapping_yaml(reading.mapping) for reading in found)
 
 
 def check_meaning(survey: Survey) -> Iterator[Finding]:
     """Finds legal values that probably mean something else, and splits of a single class."""
-    values = _values(survey)
-    if survey.kind in _RAW_LAYOUTS and survey.mapping and 255 in values:
+    raw = survey.kind in _RAW_LAYOUTS and survey.mapping
+    if raw and any(255 in m.values for m in survey.measurements):
         what = (
             f"the masks hold 255, which {survey.kind} never uses: they seem to be mapped already, "
             "and would be mapped a second time"
@@ -109,9 +99,7 @@ def check_meaning(survey: Survey) -> Iterator[Finding]:
             fix = (
                 "check how the masks were exported: a network that can only be right learns nothing"
             )
-            found = [] if survey.mapping else readings(values, len(classes))
-            proposal = "\n# or\n".join(mapping_yaml(reading.mapping) for reading in found)
-            what = f"{split} holds {named}"
+            what, proposal = f"{split} holds {named}", _readings(survey)[1]
             yield Finding("error", "E-DATA-ONE-CLASS", what, fix, proposal=proposal)
 
 

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from atrous.classes import Color
-from atrous.data.dataset import Item, ReadTarget, Target, file_digest, read_pixels
+from atrous.data.dataset import Item, ReadTarget, Target, file_digest, other_size, read_pixels
 from atrous.data.doctor.jpeg import without_refinements
-from atrous.data.formats.shards import Pair
 from atrous.data.masks.colors import count_colors
 from atrous.data.masks.files import Mask
 from atrous.data.masks.shapes import crosses_itself
@@ -30,6 +29,7 @@ from atrous.images.bands import PLAIN, Bands
 from atrous.images.decode import open_image, upright
 from atrous.images.raster import place_of
 from atrous.images.rgb import to_rgb
+from atrous.images.tars import Member, opened
 
 THUMBNAIL = 16  # pixels a side, of the grey copy near duplicates are found by
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -72,27 +72,25 @@ class Measurement:
     troubles: tuple[AtrousError, ...] = ()  # why the sample cannot be trained on
 
 
-def measure(sample: Item | Pair, read_target: ReadTarget, bands: Bands = PLAIN) -> Measurement:
+def measure(sample: Item, read_target: ReadTarget, bands: Bands = PLAIN) -> Measurement:
     """Reads a sample as training would, and returns its measurements. Errors are among them."""
-    annotation = sample.annotation if isinstance(sample, Item) else sample.mask.where
-    picture = sample.image if isinstance(sample, Item) else sample.image.where
-    result = Measurement(sample.name, str(picture), str(annotation))
+    result = Measurement(sample.name, str(sample.image), str(sample.annotation))
     troubles: list[AtrousError] = []
-    of_bands = isinstance(sample, Item) and not (bands.plain and sample.window is None)
-    picture_of = partial(_look_at_channels, bands=bands) if of_bands else _look_at_picture
+    as_plain = bands.plain and sample.window is None
+    picture_of = _look_at_picture if as_plain else partial(_look_at_channels, bands=bands)
     for look in (picture_of, _look_at_annotation):
         try:
             look(sample, read_target, result)
         except AtrousError as error:
             troubles.append(error)
         except MemoryError:
-            troubles.append(AtrousError("E-DATA-MEMORY", "not enough memory", where=picture))
+            troubles.append(AtrousError("E-DATA-MEMORY", "not enough memory", where=sample.image))
     result.troubles = tuple(troubles)
     return result
 
 
-def _look_at_picture(sample: Item | Pair, read_target: ReadTarget, result: Measurement) -> None:
-    stream = _stream(sample.image) if isinstance(sample, Item) else sample.image.read()
+def _look_at_picture(sample: Item, read_target: ReadTarget, result: Measurement) -> None:
+    stream = _stream(sample.image)
     data = stream.getvalue()
     result.digest = hashlib.sha256(data).digest()
     if coarse := without_refinements(data):
@@ -115,10 +113,10 @@ def _look_at_picture(sample: Item | Pair, read_target: ReadTarget, result: Measu
 
 
 def _look_at_channels(
-    sample: Item | Pair, read_target: ReadTarget, result: Measurement, *, bands: Bands
+    sample: Item, read_target: ReadTarget, result: Measurement, *, bands: Bands
 ) -> None:
     """Looks at a picture of any channels, or at a part of a scene."""
-    assert isinstance(sample, Item)
+    assert isinstance(sample.image, Path)
     pixels, absent = read_pixels(sample, bands)
     height, width = result.size = pixels.shape[0], pixels.shape[1]
     result.format = sample.image.suffix[1:].upper()
@@ -149,8 +147,10 @@ def _thumbnail(image: Image.Image, size: tuple[int, int]) -> bytes:
     return image.convert("L").resize(side, Image.Resampling.BILINEAR, box=box).tobytes()
 
 
-def _stream(path: Path) -> BytesIO:
+def _stream(path: Path | Member) -> BytesIO:
     """Returns a file's bytes as a stream that knows its name."""
+    if isinstance(path, Member):
+        return path.read()
     try:
         stream = BytesIO(path.read_bytes())
     except OSError as error:
@@ -171,32 +171,27 @@ def _orientation(image: Image.Image) -> int:
     return value if value in range(1, 9) else 1
 
 
-def _look_at_annotation(sample: Item | Pair, read_target: ReadTarget, result: Measurement) -> None:
-    if isinstance(read_target, MaskReader) and not _is_matlab(sample):
+def _look_at_annotation(sample: Item, read_target: ReadTarget, result: Measurement) -> None:
+    if isinstance(read_target, MaskReader) and not str(sample.annotation).endswith(".mat"):
         size = _of_mask(sample, read_target, result)
     elif result.size is None:
         return  # shapes are drawn at the picture's size
     else:
-        assert isinstance(sample, Item)
         target = read_target(sample, result.size)
         size = target.shape
         result.counts = _totals(*runs(target))
         result.annotation_digest = hashlib.sha256(target.tobytes()).digest()
-    if isinstance(read_target, ShapeReader) and isinstance(sample, Item) and result.size:
+    if isinstance(read_target, ShapeReader) and result.size:
         result.crossings = tuple(
             f"{sample.annotation}: {shape.where}"
             for shape in read_target.shapes(sample, result.size)
             if any(map(crosses_itself, shape.outlines))
         )
     if result.size is not None and size != result.size:
-        raise _other_size(size, result)
+        raise other_size(result.size, size, f"{result.picture}, {result.annotation}")
 
 
-def _is_matlab(sample: Item | Pair) -> bool:
-    return isinstance(sample, Item) and str(sample.annotation).endswith(".mat")
-
-
-def _of_mask(sample: Item | Pair, reader: MaskReader, result: Measurement) -> tuple[int, ...]:
+def _of_mask(sample: Item, reader: MaskReader, result: Measurement) -> tuple[int, ...]:
     mask = _read_mask(sample, reader, result)
     _note_mask(mask, result)
     values = np.array(
@@ -208,16 +203,13 @@ def _of_mask(sample: Item | Pair, reader: MaskReader, result: Measurement) -> tu
     return mask.labels.shape
 
 
-def _read_mask(sample: Item | Pair, reader: MaskReader, result: Measurement) -> Mask:
-    if isinstance(sample, Item) and sample.window and sample.annotation:
-        mask = reader.read(sample.annotation, sample.window)
+def _read_mask(sample: Item, reader: MaskReader, result: Measurement) -> Mask:
+    assert sample.annotation is not None
+    if sample.window:
+        mask = reader.read(opened(sample.annotation), sample.window)
         result.annotation_digest = hashlib.sha256(mask.labels.tobytes()).digest()
         return mask
-    if isinstance(sample, Pair):
-        stream = sample.mask.read()
-    else:
-        assert sample.annotation is not None
-        stream = _stream(sample.annotation)
+    stream = _stream(sample.annotation)
     result.annotation_digest = hashlib.sha256(stream.getbuffer()).digest()
     try:
         return reader.read(stream)
@@ -256,16 +248,3 @@ def runs(labels: Target) -> tuple[Target, NDArray[np.int64]]:
 def _totals(values: Target, lengths: NDArray[np.int64]) -> dict[int, int]:
     totals = np.bincount(values, weights=lengths)  # exact: far below 2**53 pixels
     return {int(value): int(totals[value]) for value in np.flatnonzero(totals)}
-
-
-def _other_size(target: tuple[int, ...], result: Measurement) -> AtrousError:
-    (height, width), (rows, columns) = result.size or (0, 0), target
-    hint = "resize the mask to the picture's size with nearest neighbour"
-    if (rows, columns) == (width, height):
-        hint = "EXIF turns the picture and not the mask: save the picture upright, or turn the mask"
-    return AtrousError(
-        "E-DATA-SIZE",
-        f"the picture is {height}x{width}, its target {rows}x{columns} (height x width)",
-        where=f"{result.picture}, {result.annotation}",
-        fix=hint,
-    )

@@ -10,21 +10,19 @@ from functools import partial
 from pathlib import Path
 
 from atrous.classes import ClassTable, Color
-from atrous.data.dataset import FileDataset, Item
+from atrous.data.dataset import Item
 from atrous.data.doctor.measure import Measurement, measure
 from atrous.data.formats.layout import Layout
 from atrous.data.formats.pairing import Problem
-from atrous.data.formats.shards import Pair, ShardLayout
 from atrous.data.masks.targets import MaskReader
 from atrous.engines.machine import usable_processors
 from atrous.errors import AtrousError, ResourceError
-from atrous.images.bands import PLAIN, Bands, bands_of
+from atrous.images.bands import PLAIN, Bands
 
 _CHUNK = 16  # samples a worker takes at a time
 _UNIONS = ("trainval", "all")  # unions of other splits; surveyed only if named
 
-Sample = Item | Pair
-Look = Callable[[Sample], Measurement]
+Look = Callable[[Item], Measurement]
 
 
 @dataclass
@@ -61,7 +59,7 @@ class Survey:
 
 
 def survey(
-    layout: Layout | ShardLayout,
+    layout: Layout,
     splits: Sequence[str] = (),
     *,
     workers: int | None = None,
@@ -84,7 +82,7 @@ def survey(
         result.mapping = dict(layout.read_target.mapping)
         result.colors = frozenset(color for color, _ in layout.read_target.colors)
     chosen = splits or [name for name in layout.splits if name not in _UNIONS] or ["all"]
-    samples: dict[tuple[str, str], tuple[int, Sample]] = {}
+    samples: dict[tuple[str, str], tuple[int, Item]] = {}
     for split in chosen:
         try:
             dataset, result.problems[split] = layout.open(split)
@@ -93,24 +91,22 @@ def survey(
                 raise
             result.failures[split] = error
             continue
-        entries = dataset.items if isinstance(dataset, FileDataset) else dataset.pairs
-        result.bands = bands_of(dataset)
-        result.splits[split] = [_number(entry, samples) for entry in entries]
+        result.bands = dataset.bands
+        result.splits[split] = [_number(item, samples) for item in dataset.items]
     unique = [sample for _, sample in samples.values()]
     look = partial(measure, read_target=layout.read_target, bands=result.bands)
     result.measurements = _measure_all(unique, look, workers, on_progress)
     return result
 
 
-def _number(sample: Sample, known: dict[tuple[str, str], tuple[int, Sample]]) -> int:
+def _number(sample: Item, known: dict[tuple[str, str], tuple[int, Item]]) -> int:
     """Returns the number of a sample; a sample seen before keeps its number."""
-    paths = (sample.image, sample.annotation) if isinstance(sample, Item) else sample[1:]
-    key = (str(paths[0]), str(paths[1]) + sample.name)
+    key = (str(sample.image), str(sample.annotation) + sample.name)
     return known.setdefault(key, (len(known), sample))[0]
 
 
 def _measure_all(
-    samples: Sequence[Sample],
+    samples: Sequence[Item],
     look: Look,
     workers: int | None,
     on_progress: Callable[[int, int], None],
@@ -125,7 +121,7 @@ def _measure_all(
 
 
 def _chunks(
-    samples: Sequence[Sample], look: Look, workers: int
+    samples: Sequence[Item], look: Look, workers: int
 ) -> Iterator[tuple[int, list[Measurement]]]:
     starts = range(0, len(samples), _CHUNK)
     _hold(samples, look)
@@ -154,10 +150,10 @@ def _chunks(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-_held: tuple[Sequence[Sample], Look] | None = None
+_held: tuple[Sequence[Item], Look] | None = None
 
 
-def _hold(samples: Sequence[Sample], look: Look) -> None:
+def _hold(samples: Sequence[Item], look: Look) -> None:
     """Stores the samples in this process, so that a task needs only a number."""
     global _held
     _held = samples, look

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from atrous.classes import ADE20K, ADE20K_31, ADE20K_151
 from atrous.data.formats.layout import Layout
-from atrous.data.formats.pairing import Listing, find_files, pair
-from atrous.data.masks.files import SUFFIXES
+from atrous.data.formats.pairing import pair_folders
 from atrous.data.masks.targets import MaskReader
 
 LOOKS_FOR = "ADE20K: images/training/, images/validation/ and annotations/ likewise"
@@ -25,7 +24,7 @@ def recognise(path: Path) -> Layout | None:
     """Returns the layout of the benchmark, with its 150 classes."""
     for root in (path, path / "ADEChallengeData2016"):
         splits = {
-            split: partial(_listed, root / "images" / folder, root / "annotations" / folder)
+            split: partial(pair_folders, root / "images" / folder, root / "annotations" / folder)
             for split, folder in _SPLITS.items()
             if (root / "images" / folder).is_dir() and (root / "annotations" / folder).is_dir()
         }
@@ -33,10 +32,6 @@ def recognise(path: Path) -> Layout | None:
             mapping: dict[int, int | None] = {0: None} | {i: i - 1 for i in range(1, _K + 1)}
             return Layout("ADE20K", root, ADE20K, MaskReader(_K, mapping), splits)
     return None
-
-
-def _listed(pictures: Path, masks: Path) -> Listing:
-    return pair(find_files(pictures), find_files(masks, SUFFIXES))
 
 
 def with_classes(layout: Layout, num_classes: int) -> Layout | None:

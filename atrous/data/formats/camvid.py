@@ -11,7 +11,6 @@ from atrous.data.formats.pairing import Listing, find_files, pair, pick_masks
 from atrous.data.formats.splits import columns
 from atrous.data.masks.colors import color_table
 from atrous.data.masks.files import SUFFIXES
-from atrous.data.masks.targets import MaskReader
 
 LOOKS_FOR = "CamVid: train/ and trainannot/, val/ and valannot/"
 
@@ -32,8 +31,7 @@ def recognise(path: Path) -> Layout | None:
         if named
         else ClassFile(CAMVID, {void: None}, color_table((*CAMVID.palette, (0, 0, 0))))
     )
-    reader = MaskReader(len(found.table.classes), found.mapping, found.colors)
-    return Layout("CamVid (SegNet)", path, found.table, reader, splits)
+    return Layout("CamVid (SegNet)", path, found.table, found.reader(), splits)
 
 
 def _listed(names: Path, pictures: Path, masks: Path) -> Listing:

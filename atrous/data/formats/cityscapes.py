@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from atrous.classes import CITYSCAPES, CITYSCAPES_LABELS
 from atrous.data.formats.layout import Layout
-from atrous.data.formats.pairing import Listing, find_files, pair
-from atrous.data.masks.files import SUFFIXES
+from atrous.data.formats.pairing import Listing, pair_folders
 from atrous.data.masks.targets import MaskReader
 
 LOOKS_FOR = "Cityscapes: leftImg8bit/SPLIT/CITY/ and gtFine/ or gtCoarse/ with *_labelIds.png"
@@ -36,28 +35,19 @@ def recognise(path: Path) -> Layout | None:
         quality, split = folder.parent.name, folder.name
         if quality not in ("gtFine", "gtCoarse") or not (pictures / split).is_dir():
             continue
-        kind = "labelIds" if _has(folder, f"_{quality}_labelIds.png") else "labelTrainIds"
+        raw = any(folder.rglob(f"*_{quality}_labelIds.png"))
+        kind = "labelIds" if raw else "labelTrainIds"
         kinds.add(kind)
         name = split if quality == "gtFine" or split == "train_extra" else f"{split}_coarse"
-        splits[name] = partial(_listed, pictures / split, folder, f"_{quality}_{kind}")
+        splits[name] = partial(
+            pair_folders, pictures / split, folder,
+            picture_ending="_leftImg8bit", mask_ending=f"_{quality}_{kind}",
+        )  # fmt: skip
     if not splits:
         return None
     mapping = MAPPING if "labelIds" in kinds else {}
     return Layout(
         "Cityscapes", path, CITYSCAPES, MaskReader(len(CITYSCAPES_LABELS), mapping), splits
-    )
-
-
-def _has(folder: Path, ending: str) -> bool:
-    return next(folder.rglob(f"*{ending}"), None) is not None
-
-
-def _listed(pictures: Path, masks: Path, ending: str) -> Listing:
-    return pair(
-        find_files(pictures),
-        find_files(masks, SUFFIXES),
-        picture_ending="_leftImg8bit",
-        mask_ending=ending,
     )
 
 

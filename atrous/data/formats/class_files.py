@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from atrous.classes import ClassTable, Color
+from atrous.classes import ClassTable, Color, color_of
 from atrous.data.formats.layout import BACKGROUND, class_table, is_void
 from atrous.data.formats.pairing import read_list
 from atrous.data.masks.colors import ColorTable, color_table
+from atrous.data.masks.targets import MaskReader
 from atrous.errors import AtrousError, DataError
 
 NAMES = (
@@ -32,6 +33,10 @@ class ClassFile:
     table: ClassTable
     mapping: Mapping[int, int | None] = field(default_factory=dict)  # value in masks -> index
     colors: ColorTable = ()  # colour in masks -> value
+
+    def reader(self) -> MaskReader:
+        """Returns the reader of such masks."""
+        return MaskReader(len(self.table.classes), self.mapping, self.colors)
 
 
 def find_class_file(*folders: Path) -> ClassFile | None:
@@ -71,7 +76,7 @@ def read_class_file(path: Path) -> ClassFile:
 def _json(path: Path) -> ClassFile:
     content = json.loads(path.read_text(encoding="utf-8-sig"))
     names = [_plain(str(name)) for name in content["classes"]]
-    palette = [_color(entry) for entry in content.get("palette", ())]
+    palette = [color_of(entry) for entry in content.get("palette", ())]
     void = content.get("void", [])
     mapping = dict.fromkeys([_value(v) for v in (void if isinstance(void, list) else [void])])
     table = class_table("classes.json", names, palette[: len(names)], where=path)
@@ -80,14 +85,14 @@ def _json(path: Path) -> ClassFile:
 
 def _label_map(path: Path) -> ClassFile:
     rows = [line.split(":") for line in read_list(path) if not line.startswith("#")]
-    colored = [(row[0], _color(row[1].split(","))) for row in rows]
+    colored = [(row[0], color_of(row[1].split(","))) for row in rows]
     return _of_colors(colored, path)
 
 
 def _class_dict(path: Path) -> ClassFile:
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.reader(file))[1:]
-    return _of_colors([(row[0].strip(), _color(row[1:4])) for row in rows if row], path)
+    return _of_colors([(row[0].strip(), color_of(row[1:4])) for row in rows if row], path)
 
 
 def _plain(name: str) -> str:
@@ -130,13 +135,6 @@ def _value(entry: object) -> int:
     if not 0 <= value <= 65535:
         raise ValueError(f"value {value} is not of 0..65535")
     return value
-
-
-def _color(entry: Sequence[object]) -> Color:
-    red, green, blue = (int(str(channel)) for channel in entry)
-    if not all(0 <= channel <= 255 for channel in (red, green, blue)):
-        raise ValueError(f"colour {(red, green, blue)} is not of 0..255")
-    return red, green, blue
 
 
 _READERS = {

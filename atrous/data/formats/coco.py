@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from atrous.classes import COCO_STUFF, COCO_STUFF_VALUES
-from atrous.data.formats.coco_files import CocoShapes, PanopticReader, classes_of, read_coco
+from atrous.data.formats.coco_files import PanopticReader, classes_of, coco_shapes, read_coco
 from atrous.data.formats.documents import holds_keys, invalid
 from atrous.data.formats.layout import Layout, is_background
 from atrous.data.formats.pairing import (
@@ -22,12 +22,11 @@ from atrous.data.formats.pairing import (
     find_files,
     find_pictures,
     match,
-    pair,
+    pair_folders,
     pick_described,
     split_name,
 )
 from atrous.data.formats.splits import Splits, divide
-from atrous.data.masks.files import SUFFIXES
 from atrous.data.masks.targets import MaskReader, ShapeReader
 
 LOOKS_FOR = (
@@ -86,7 +85,7 @@ def _of_shapes(root: Path, documents: Sequence[Path]) -> Layout:
     stuff = documents[0].name.startswith("stuff")
     table, index = classes_of(documents, background=not stuff)
     background = next((k for k, name in enumerate(table.classes) if is_background(name)), None)
-    reader = ShapeReader(CocoShapes(index), len(table.classes), background, "area")
+    reader = ShapeReader(partial(coco_shapes, index=index), len(table.classes), background, "area")
     splits: Splits = {
         split: partial(_listed, root, document, split, tuple(documents))
         for split, document in _splits(root, documents).items()
@@ -213,7 +212,7 @@ def _long_name(document: Path, root: Path) -> str:
 def _of_pixel_maps(path: Path) -> Layout | None:
     for masks in (path / "stuffthingmaps", path / "annotations"):
         splits: dict[str, Callable[[], Listing]] = {
-            split_name(match[1]): partial(_paired, pictures, folder)
+            split_name(match[1]): partial(pair_folders, pictures, folder)
             for folder in sorted(masks.glob("*/"))
             for pictures in (path / folder.name, path / "images" / folder.name)
             if (match := _SPLIT.match(folder.name))
@@ -225,7 +224,3 @@ def _of_pixel_maps(path: Path) -> Layout | None:
             reader = MaskReader(len(COCO_STUFF.classes), mapping)
             return Layout("COCO-Stuff pixel maps", path, COCO_STUFF, reader, splits)
     return None
-
-
-def _paired(pictures: Path, masks: Path) -> Listing:
-    return pair(find_files(pictures), find_files(masks, SUFFIXES))

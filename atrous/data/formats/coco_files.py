@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from atrous.classes import ClassTable, Color, pascal_palette, unlabelled
+from atrous.classes import ClassTable, Color, color_of, pascal_palette, unlabelled
 from atrous.data.dataset import Item, Target, target_dtype
 from atrous.data.formats.documents import check_size, invalid, once_per_file, read_field, read_json
 from atrous.data.formats.layout import class_table, shape_classes
@@ -143,7 +143,7 @@ def classes_of(
                 continue
             names[document][category["id"]] = name
             if category.get("color"):
-                colors[name] = read_field(category, "color", _color, document, "a category")
+                colors[name] = read_field(category, "color", color_of, document, "a category")
         class_table("coco", list(names[document].values()), where=document)  # no name twice
     labels = list(dict.fromkeys(name for of_one in names.values() for name in of_one.values()))
     classes, values = shape_classes(labels, background=background)
@@ -167,49 +167,39 @@ def _is_root(category: Mapping[str, Any], categories: Sequence[Mapping[str, Any]
     )
 
 
-def _color(value: Any) -> Color:
-    red, green, blue = (int(channel) for channel in value)
-    if not all(0 <= channel <= 255 for channel in (red, green, blue)):
-        raise ValueError("not of 0..255")
-    return red, green, blue
-
-
-@dataclass(frozen=True)
-class CocoShapes:
-    """Reads a picture's outlines and run lengths.
+def coco_shapes(
+    item: Item, size: tuple[int, int], *, index: Mapping[Path, Mapping[int, int]]
+) -> list[Shape]:
+    """Returns the outlines and run lengths of an item whose picture has (height, width).
 
     Args:
+        item: The item.
+        size: Height and width.
         index: For each file, category id -> class index.
     """
+    annotations, stated = read_coco(item.file).of_picture(item.key, item.file)
+    check_size(stated, size, item.key, item.file)
+    return [_shape(entry, size, item.file, index[item.file]) for entry in annotations]
 
-    index: Mapping[Path, Mapping[int, int]]
 
-    def __call__(self, item: Item, size: tuple[int, int]) -> list[Shape]:
-        """Returns the shapes of an item whose picture has (height, width)."""
-        where = item.annotation
-        assert where is not None
-        annotations, stated = read_coco(where).of_picture(item.key, where)
-        check_size(stated, size, item.key, where)
-        return [self._shape(entry, size, where) for entry in annotations]
-
-    def _shape(self, entry: Any, size: tuple[int, int], where: Path) -> Shape:
-        name = f"annotation {entry.get('id') if isinstance(entry, dict) else entry!r}"
-        category = read_field(entry, "category_id", int, where, name)
-        value = read_field(self.index[where], category, int, where, f"{name}, categories")
-        segmentation = read_field(entry, "segmentation", lambda s: s, where, name)
-        if segmentation == []:
-            fix = "draw its outline, or remove such annotations from the file"
-            raise invalid(f"{name} is a box or a point without an outline", where, fix)
-        if isinstance(segmentation, dict):
-            try:
-                return Shape(value, (), Region(0, 0, decode_coco(segmentation, size)), name)
-            except AtrousError as error:
-                raise invalid(f"{name}: {error.what}", where) from None
+def _shape(entry: Any, size: tuple[int, int], where: Path, index: Mapping[int, int]) -> Shape:
+    name = f"annotation {entry.get('id') if isinstance(entry, dict) else entry!r}"
+    category = read_field(entry, "category_id", int, where, name)
+    value = read_field(index, category, int, where, f"{name}, categories")
+    segmentation = read_field(entry, "segmentation", lambda s: s, where, name)
+    if segmentation == []:
+        fix = "draw its outline, or remove such annotations from the file"
+        raise invalid(f"{name} is a box or a point without an outline", where, fix)
+    if isinstance(segmentation, dict):
         try:
-            outlines = [np.array(flat, dtype=np.float64).reshape(-1, 2) for flat in segmentation]
-        except (ValueError, TypeError):
-            raise invalid(f"{name}: its segmentation is no list of x, y", where) from None
-        return Shape(value, tuple(outlines), where=name)
+            return Shape(value, (), Region(0, 0, decode_coco(segmentation, size)), name)
+        except AtrousError as error:
+            raise invalid(f"{name}: {error.what}", where) from None
+    try:
+        outlines = [np.array(flat, dtype=np.float64).reshape(-1, 2) for flat in segmentation]
+    except (ValueError, TypeError):
+        raise invalid(f"{name}: its segmentation is no list of x, y", where) from None
+    return Shape(value, tuple(outlines), where=name)
 
 
 @dataclass(frozen=True)
@@ -228,8 +218,7 @@ class PanopticReader:
 
     def __call__(self, item: Item, size: tuple[int, int]) -> Target:
         """Returns the target (H, W) of an item."""
-        where = item.annotation
-        assert where is not None
+        where = item.file
         with open_image(where, checksums=True) as image:
             if image.mode != "RGB":
                 raise invalid(f"a panoptic PNG of mode {image.mode}, not RGB", where)

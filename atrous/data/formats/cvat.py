@@ -56,7 +56,7 @@ def recognise(path: Path) -> Layout | None:
     table = class_table(
         "cvat", names, palette if len(palette) == len(names) else (), where=document
     )
-    reader = ShapeReader(CvatShapes(index), len(names), 0, "given")
+    reader = ShapeReader(partial(_shapes, index=index), len(names), 0, "given")
     subsets = sorted({picture.subset for picture in content.pictures.values()})
     if len(subsets) < 2 and split_name("".join(subsets)) in ("", "default"):
         splits = divide(partial(_listed, document, "".join(subsets)), document.parent)
@@ -85,7 +85,8 @@ def _read(path: Path) -> _CvatFile:
     )
     pictures: dict[str, _Picture] = {}
     for image in root.iterfind("image"):
-        name, subset = _text(image, "name", path), image.get("subset", "")
+        name = read_field(image.attrib, "name", str, path, "<image>")
+        subset = image.get("subset", "")
         size = (_integer(image, "height", path), _integer(image, "width", path))
         ordered = sorted(image, key=lambda e: int(e.get("z_order", "0") or 0))
         key = f"{subset}/{name}" if subset else name
@@ -123,44 +124,39 @@ def _listed(document: Path, subset: str) -> Listing:
     return Listing(tuple(items), listing.problems)
 
 
-@dataclass(frozen=True)
-class CvatShapes:
-    """Reads a picture's shapes.
+def _shapes(item: Item, size: tuple[int, int], *, index: Mapping[str, int]) -> list[Shape]:
+    """Returns the shapes of an item whose picture has (height, width).
 
     Tags, points, lines and skeletons cover no pixels and are skipped. A cuboid covers
     pixels, but its corners do not tell which, so it is refused.
 
     Args:
+        item: The item.
+        size: Height and width.
         index: Label -> value in the target.
     """
+    picture = _read(item.file).pictures[item.key]
+    check_size(picture.size, size, item.key, item.file)
+    return [
+        _shape(element, f"image {item.key}, shape {i} ({element.tag})", item.file, index)
+        for i, element in enumerate(picture.elements)
+        if element.tag not in _COVERS_NOTHING
+    ]
 
-    index: Mapping[str, int]
 
-    def __call__(self, item: Item, size: tuple[int, int]) -> list[Shape]:
-        """Returns the shapes of an item whose picture has (height, width)."""
-        where = item.annotation
-        assert where is not None
-        picture = _read(where).pictures[item.key]
-        check_size(picture.size, size, item.key, where)
-        return [
-            self._shape(element, f"image {item.key}, shape {i} ({element.tag})", where)
-            for i, element in enumerate(picture.elements)
-            if element.tag not in _COVERS_NOTHING
-        ]
-
-    def _shape(self, element: "Element", name: str, where: Path) -> Shape:
-        value = read_field(self.index, element.get("label"), int, where, name)
-        if element.tag == "mask":
-            return Shape(value, (), _mask(element, name, where), name)
-        if element.tag not in _OUTLINES:
-            fix = "draw a polygon or a mask instead"
-            raise invalid(f"{name} has no outline of the pixels it covers", where, fix)
-        try:
-            outline = _OUTLINES[element.tag](element.attrib)
-            # CVAT keeps polygons within the picture; turned boxes and ellipses may leave it.
-            return Shape(value, (outline,), where=name, clip=element.tag != "polygon")
-        except (KeyError, ValueError):
-            raise invalid(f"{name}: its numbers cannot be read", where) from None
+def _shape(element: "Element", name: str, where: Path, index: Mapping[str, int]) -> Shape:
+    value = read_field(index, element.get("label"), int, where, name)
+    if element.tag == "mask":
+        return Shape(value, (), _mask(element, name, where), name)
+    if element.tag not in _OUTLINES:
+        fix = "draw a polygon or a mask instead"
+        raise invalid(f"{name} has no outline of the pixels it covers", where, fix)
+    try:
+        outline = _OUTLINES[element.tag](element.attrib)
+        # CVAT keeps polygons within the picture; turned boxes and ellipses may leave it.
+        return Shape(value, (outline,), where=name, clip=element.tag != "polygon")
+    except (KeyError, ValueError):
+        raise invalid(f"{name}: its numbers cannot be read", where) from None
 
 
 def _polygon(attributes: Mapping[str, str]) -> Points:
@@ -208,7 +204,3 @@ def _mask(element: "Element", name: str, where: Path) -> Region:
 
 def _integer(element: "Element", key: str, where: Path) -> int:
     return read_field(element.attrib, key, int, where, f"<{element.tag}>")
-
-
-def _text(element: "Element", key: str, where: Path) -> str:
-    return read_field(element.attrib, key, str, where, f"<{element.tag}>")

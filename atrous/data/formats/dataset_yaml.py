@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from atrous.classes import IGNORE_INDEX, Color, unlabelled
+from atrous.classes import IGNORE_INDEX, Color, color_of, unlabelled
 from atrous.data.masks.colors import ColorTable
 from atrous.errors import AtrousError, DataError, missing_extra, printable
 from atrous.images.bands import Bands
@@ -222,13 +222,11 @@ def _colors(content: Mapping[Any, Any], names: tuple[str, ...], path: Path) -> C
     table = []
     for key, color in pairs:
         try:
-            red, green, blue = (int(channel) for channel in list(color) if isinstance(color, list))
-            value = int(values.get(key, key))
+            channels = color if isinstance(color, list) else ()
+            table.append((color_of(channels), int(values.get(key, key))))
         except (TypeError, ValueError):
-            raise _invalid(f"colors: {key!r}: {color!r} is no class and colour", path) from None
-        if not all(0 <= channel <= 255 for channel in (red, green, blue)):
-            raise _invalid(f"colors: {key!r}: {color!r} is not of 0..255", path)
-        table.append(((red, green, blue), value))
+            what = f"colors: {key!r}: {color!r} is no class and colour of 0..255"
+            raise _invalid(what, path) from None
     return tuple(table)
 
 

@@ -8,10 +8,9 @@ from pathlib import Path
 from atrous.data.formats.class_files import find_class_file
 from atrous.data.formats.layout import Layout
 from atrous.data.formats.mask_classes import classes_of_masks
-from atrous.data.formats.pairing import Files, Listing, find_files, pair, split_name
+from atrous.data.formats.pairing import Listing, find_files, pair, split_name
 from atrous.data.formats.splits import Splits, divide, listed_pairs, names_masks, split_lists
 from atrous.data.masks.files import SUFFIXES
-from atrous.data.masks.targets import MaskReader
 from atrous.errors import listed
 
 LOOKS_FOR = (
@@ -51,12 +50,13 @@ def recognise(path: Path) -> Layout | None:
         folders = next((folders for find in finders if (folders := find(path))), None)
         if not folders:
             return None
-        splits = _of_folders(path, folders)
+        splits = {split: partial(_listed, *pair) for split, pair in folders.items()}
+        if "" in folders:
+            splits = divide(splits[""], path)
         masks = [folder for _, folder in folders.values()]
     named = find_class_file(path, *masks, *(folder.parent for folder in masks))
     found = classes_of_masks(named, splits)
-    reader = MaskReader(len(found.table.classes), found.mapping, found.colors)
-    return Layout("folders of pictures and masks", path, found.table, reader, splits)
+    return Layout("folders of pictures and masks", path, found.table, found.reader(), splits)
 
 
 def _of_lists(path: Path) -> Splits:
@@ -67,12 +67,6 @@ def _of_lists(path: Path) -> Splits:
         for split, file in lists.items()
         if names_masks(file)
     }
-
-
-def _of_folders(path: Path, folders: Folders) -> Splits:
-    if "" in folders:
-        return divide(partial(_listed, *folders[""]), path)
-    return {split: partial(_listed, *pair) for split, pair in folders.items()}
 
 
 def _split_outside(path: Path) -> Folders:
@@ -162,17 +156,12 @@ def _listed(pictures: Path, masks: Path) -> Listing:
         return _together(pictures)
     images, targets = find_files(pictures), find_files(masks, SUFFIXES)
     taken_away = "_leftImg8bit" if any("_leftImg8bit." in name for name in images) else ""
-    best = Listing(())
-    for ending in _endings_in(targets):
+    best, stems = Listing(()), [path.stem for path in targets.values()]
+    for ending in ("", *(e for e in _ENDINGS if any(stem.endswith(e) for stem in stems))):
         found = pair(images, targets, picture_ending=taken_away, mask_ending=ending)
         if len(found.items) > len(best.items) or not ending:
             best = found
     return best
-
-
-def _endings_in(masks: Files) -> list[str]:
-    stems = [path.stem for path in masks.values()]
-    return ["", *(ending for ending in _ENDINGS if any(stem.endswith(ending) for stem in stems))]
 
 
 def _together(folder: Path) -> Listing:

@@ -4,7 +4,6 @@ import base64
 import binascii
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
@@ -62,7 +61,7 @@ def recognise(path: Path) -> Layout | None:
         if split_name(folder.name) in _SPLITS
     }
     splits = splits or divide(partial(_listed, path), path)
-    reader = ShapeReader(LabelMeShapes(index), len(table.classes), 0, "given")
+    reader = ShapeReader(partial(_shapes, index=index), len(table.classes), 0, "given")
     return Layout("LabelMe", path, table, reader, splits)
 
 
@@ -76,9 +75,8 @@ class _Summary(NamedTuple):
 @partial(once_per_file, files=1 << 20)  # summaries are small
 def _read(path: Path) -> _Summary:
     document = read_json(path)
-    shapes = read_field(document, "shapes", list, path, "the file")
-    labels = {read_field(s, "label", str, path, f"shape {i}") for i, s in enumerate(shapes)
-              if not (isinstance(s, dict) and _kind(s) in _COVERS_NOTHING)}  # fmt: skip
+    drawn = _drawn(document, path)
+    labels = {read_field(entry, "label", str, path, f"shape {i}") for i, entry in drawn}
     return _Summary(str(document.get("imagePath") or ""), frozenset(labels))
 
 
@@ -114,45 +112,43 @@ def _listed(folder: Path) -> Listing:
     return Listing(tuple(sorted((*items, *by_name.items))), (*problems, *by_name.problems))
 
 
-@dataclass(frozen=True)
-class LabelMeShapes:
-    """Reads the shapes of a picture's file.
+def _shapes(item: Item, size: tuple[int, int], *, index: Mapping[str, int]) -> list[Shape]:
+    """Returns the shapes of an item whose picture has (height, width).
 
     Args:
+        item: The item.
+        size: Height and width.
         index: Label -> value in the target.
     """
+    document = read_json(item.file)
+    stated = (document.get("imageHeight") or size[0], document.get("imageWidth") or size[1])
+    check_size(stated, size, item.key, item.file)
+    return [
+        _shape(entry, f"shape {i}", item.file, index) for i, entry in _drawn(document, item.file)
+    ]
 
-    index: Mapping[str, int]
 
-    def __call__(self, item: Item, size: tuple[int, int]) -> list[Shape]:
-        """Returns the shapes of an item whose picture has (height, width)."""
-        where = item.annotation
-        assert where is not None
-        document = read_json(where)
-        stated = (document.get("imageHeight") or size[0], document.get("imageWidth") or size[1])
-        check_size(stated, size, item.key, where)
-        entries = read_field(document, "shapes", list, where, "the file")
-        return [
-            self._shape(entry, f"shape {i}", where)
-            for i, entry in enumerate(entries)
-            if not (isinstance(entry, dict) and _kind(entry) in _COVERS_NOTHING)
-        ]
+def _drawn(document: dict[str, Any], where: Path) -> list[tuple[int, Any]]:
+    """Returns number and entry of each shape that covers pixels."""
+    entries = read_field(document, "shapes", list, where, "the file")
+    nothing = [isinstance(entry, dict) and _kind(entry) in _COVERS_NOTHING for entry in entries]
+    return [(i, entry) for i, entry in enumerate(entries) if not nothing[i]]
 
-    def _shape(self, entry: Any, name: str, where: Path) -> Shape:
-        label = read_field(entry, "label", str, where, name)
-        if label not in self.index:
-            error = unknown_name("label", label, self.index)
-            raise invalid(f"{name}: {error.what}", where, error.fix)
-        name = f"{name} {label!r}"
-        points = read_field(entry, "points", _points, where, name)
-        kind = _kind(entry)
-        if kind == "mask":
-            region = _mask(entry, points, name, where)
-            return Shape(self.index[label], (), region, name, clip=True)
-        if kind not in _OUTLINES:
-            fix = "draw the shape as a polygon, so that it is clear which pixels it covers"
-            raise invalid(f"{name} is of the unknown kind {kind!r}", where, fix)
-        return Shape(self.index[label], (_OUTLINES[kind](points),), where=name, clip=True)
+
+def _shape(entry: Any, name: str, where: Path, index: Mapping[str, int]) -> Shape:
+    label = read_field(entry, "label", str, where, name)
+    if label not in index:
+        error = unknown_name("label", label, index)
+        raise invalid(f"{name}: {error.what}", where, error.fix)
+    name = f"{name} {label!r}"
+    points = read_field(entry, "points", _points, where, name)
+    kind = _kind(entry)
+    if kind == "mask":
+        return Shape(index[label], (), _mask(entry, points, name, where), name, clip=True)
+    if kind not in _OUTLINES:
+        fix = "draw the shape as a polygon, so that it is clear which pixels it covers"
+        raise invalid(f"{name} is of the unknown kind {kind!r}", where, fix)
+    return Shape(index[label], (_OUTLINES[kind](points),), where=name, clip=True)
 
 
 def _kind(entry: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from atrous.data.masks.targets import MaskReader
 from atrous.errors import AtrousError, DataError, printable, unknown_name
 from atrous.images.bands import PLAIN, Bands
 from atrous.images.raster import Raster, has_rasterio
+from atrous.images.tars import Member, opened
 
 T = TypeVar("T")
 
@@ -50,7 +51,7 @@ class Layout:
         """
         listed, problems = find_split(self.splits, split, self.root)()
         folder = self.folder or (self.root if self.root.is_dir() else self.root.parent)
-        items: dict[Path, Item] = {}
+        items: dict[Path | Member, Item] = {}
         twice = []
         for item in listed:
             if item.image in items:
@@ -60,7 +61,7 @@ class Layout:
             items[item.image] = item._replace(name=name, key=item.name)
         samples, bands = tuple(items.values()), self.bands or PLAIN
         if self.bands and samples:
-            bands = replace(bands, dtype=Raster(samples[0].image, bands.sources).dtype)
+            bands = replace(bands, dtype=Raster(opened(samples[0].image), bands.sources).dtype)
             if isinstance(self.read_target, MaskReader):  # shapes are drawn at a picture's size
                 samples = tuple(part for item in samples for part in parts_of(item, bands))
         dataset = FileDataset(
@@ -81,7 +82,7 @@ def parts_of(item: Item, bands: Bands) -> list[Item]:
     A picture that is no larger, or cannot be read by windows, stays one sample.
     """
     try:
-        height, width = Raster(item.image, bands.sources).size
+        height, width = Raster(opened(item.image), bands.sources).size
     except AtrousError:
         return [item]  # whoever reads the sample reports it
     if max(height, width) <= PART or not has_rasterio():

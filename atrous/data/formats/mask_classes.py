@@ -71,7 +71,7 @@ def _off_and_on(value: int) -> dict[int, int | None]:
 
 def _masks(splits: Splits) -> list[Path]:
     paths = {item.annotation for listing in splits.values() for item in listing().items}
-    return sorted(filter(None, paths))
+    return sorted(path for path in paths if isinstance(path, Path))
 
 
 def _values(paths: Sequence[Path], colors: ColorTable) -> set[int]:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from atrous.data.dataset import Item, stem
+from atrous.data.masks.files import SUFFIXES as MASK_SUFFIXES
 from atrous.images.decode import SUFFIXES
+from atrous.images.tars import Member
 
 # Other names of the splits. A split that has none of these names keeps its own, in lower case.
 _ALIASES = {
@@ -27,7 +29,7 @@ class Problem(NamedTuple):
 
     code: str  # E-DATA-UNLABELLED, E-DATA-NO-PICTURE or E-DATA-TWICE
     what: str
-    where: Path
+    where: Path | Member
 
 
 class Listing(NamedTuple):
@@ -75,8 +77,10 @@ def walk(folder: Path) -> Iterator[str]:
         yield from (inside + name for name in (*names, *odd) if name[0] != ".")
 
 
-def relative(path: Path, folder: Path) -> str:
+def relative(path: Path | Member, folder: Path) -> str:
     """Returns the path of a file relative to a folder, with "/". It may begin with ".."."""
+    if isinstance(path, Member):
+        return f"{relative(path.shard, folder)}/{path.name}"
     text, top = str(path), os.path.join(folder, "")  # noqa: PTH118
     if text.startswith(top):  # by far the most common case, and there may be many files
         return text[len(top) :].replace(os.sep, "/")
@@ -139,6 +143,14 @@ def pair(
             for path in found
         ]
     return Listing(tuple(items), tuple(problems))
+
+
+def pair_folders(
+    pictures: Path, masks: Path, *, picture_ending: str = "", mask_ending: str = ""
+) -> Listing:
+    """Pairs the pictures and the masks of two folders; endings as for `pair`."""
+    images, annotations = find_files(pictures), find_files(masks, MASK_SUFFIXES)
+    return pair(images, annotations, picture_ending=picture_ending, mask_ending=mask_ending)
 
 
 def _key(name: str, ending: str) -> str | None:

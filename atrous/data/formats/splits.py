@@ -3,9 +3,9 @@
 import logging
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from atrous.data.dataset import Item, stem
 from atrous.data.formats.pairing import (
@@ -48,20 +48,17 @@ def divide(everything: Callable[[], Listing], root: Path) -> Splits:
         split: partial(_of_list, path, everything, root, split)
         for split, path in split_lists(root).items()
     }
-    if by_list:
-        return {**by_list, "all": everything}
-    return {
-        "train": _Part(everything, val=False),
-        "val": _Part(everything, val=True),
-        "all": everything,
-    }
+    parts = {"train": partial(_part, everything, False), "val": partial(_part, everything, True)}
+    return {**(by_list or parts), "all": everything}
 
 
 def split_lists(root: Path) -> dict[str, Path]:
     """Returns the lists of pictures in a folder, by split; warns of files it cannot use."""
     for folder in (root / name for name in _FOLDERS):
         files = sorted(path for path in folder.glob("*") if path.is_file())
-        lists = {split_name(match[1]): path for path in files if (match := _match(path))}
+        lists = {
+            split_name(match[1]): path for path in files if (match := _LIST.fullmatch(path.name))
+        }
         others = [path.name for path in files if path not in lists.values()]
         unused = [name for name in others if _LOOKS_LIKE_LIST.match(name)]
         if unused:
@@ -74,10 +71,6 @@ def split_lists(root: Path) -> dict[str, Path]:
         if lists:
             return lists
     return {}
-
-
-def _match(path: Path) -> re.Match[str] | None:
-    return _LIST.fullmatch(path.name)
 
 
 def columns(path: Path) -> list[tuple[str, str]]:
@@ -101,7 +94,7 @@ def _of_list(path: Path, everything: Callable[[], Listing], root: Path, split: s
     items, problems = everything()
     by_image = {item.image: item for item in items}
     by_file = {problem.where: problem for problem in problems}
-    files = {relative(file, root): file for file in (*by_image, *by_file)}
+    files: dict[str, Any] = {relative(file, root): file for file in (*by_image, *by_file)}
     names = dict.fromkeys(name for name, _ in columns(path))
     matched = match(names, files)
     found = matched.found
@@ -131,16 +124,12 @@ def listed_pairs(path: Path, root: Path, split: str) -> Listing:
     return Listing(tuple(items), tuple(problems))
 
 
-@dataclass(frozen=True)
-class _Part:
-    everything: Callable[[], Listing]
-    val: bool
-
-    def __call__(self) -> Listing:
-        items, problems = self.everything()
-        # Suffixes are left out, so that a picture keeps its split when its format changes.
-        ordered = sorted(items, key=lambda item: (item.name, item.image))
-        names = [stem(PurePosixPath(item.name).as_posix()) for item in ordered]
-        count = -(-len(items) // VAL_PART)
-        val = {ordered[index].image for index in held_out(names, count)}
-        return Listing(tuple(i for i in items if (i.image in val) == self.val), problems)
+def _part(everything: Callable[[], Listing], val: bool) -> Listing:
+    """Returns the samples whose names make them val, or the other samples."""
+    items, problems = everything()
+    # Suffixes are left out, so that a picture keeps its split when its format changes.
+    ordered = sorted(items, key=lambda item: (item.name, item.image))
+    names = [stem(PurePosixPath(item.name).as_posix()) for item in ordered]
+    count = -(-len(items) // VAL_PART)
+    chosen = {ordered[index].image for index in held_out(names, count)}
+    return Listing(tuple(i for i in items if (i.image in chosen) == val), problems)

@@ -7,7 +7,6 @@ in ultralytics, a class "background" is added, after several classes or before a
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -29,10 +28,9 @@ from atrous.data.formats.pairing import (
     read_list,
     relative,
 )
-from atrous.data.formats.splits import Splits
 from atrous.data.masks.files import SUFFIXES
 from atrous.data.masks.shapes import Shape
-from atrous.data.masks.targets import MaskReader, ShapeReader
+from atrous.data.masks.targets import ShapeReader
 from atrous.images.bands import Bands
 
 LOOKS_FOR = "dataset YAML: a .yaml file with names and train or val, or data.yaml in the folder"
@@ -61,10 +59,10 @@ def _layout(content: DatasetYaml) -> Layout:
         table = class_table("yaml", content.names, content.palette, where=content.path)
         found = ClassFile(table, content.mapping, content.colors)
         if len(content.names) <= 2 and not content.mapping:
-            found = classes_of_masks(found, _present(content, splits))
-        reader = MaskReader(len(found.table.classes), found.mapping, found.colors)
+            present = {name: lister for name, lister in splits.items() if content.is_present(name)}
+            found = classes_of_masks(found, present)
         return Layout(
-            "dataset YAML, masks", content.path, found.table, reader, splits, content.root,
+            "dataset YAML, masks", content.path, found.table, found.reader(), splits, content.root,
             content.bands,
         )  # fmt: skip
     # ultralytics adds "background" after several classes, but before a single class.
@@ -72,16 +70,11 @@ def _layout(content: DatasetYaml) -> Layout:
     given = [*["background"] * single, *content.names, *["background"] * (not single)]
     names, index = shape_classes(given)
     values = tuple(index[name] for name in content.names)
-    shapes = ShapeReader(YoloShapes(values), len(names), index["background"], "area")
+    shapes = ShapeReader(partial(_shapes, values=values), len(names), index["background"], "area")
     table = class_table("yaml", names, where=content.path)
     return Layout(
         "dataset YAML, outlines", content.path, table, shapes, splits, content.root, content.bands
     )
-
-
-def _present(content: DatasetYaml, splits: Splits) -> Splits:
-    """Returns the splits whose folders are there."""
-    return {name: listed for name, listed in splits.items() if content.is_present(name)}
 
 
 def _listed(content: DatasetYaml, folder: str, suffixes: Sequence[str], split: str) -> Listing:
@@ -150,38 +143,34 @@ def _twin(source: Path, root: Path, folder: str) -> Path:
     return source.parent / folder / source.name
 
 
-@dataclass(frozen=True)
-class YoloShapes:
+def _shapes(item: Item, size: tuple[int, int], *, values: Sequence[int]) -> list[Shape]:
     """Reads ``class x1 y1 x2 y2 ...`` lines, with x and y as shares of width and height.
 
     Args:
+        item: The item.
+        size: Height and width of its picture.
         values: Value in the target of each class that the files know, from 0.
     """
+    try:
+        lines = read_list(item.file)
+    except OSError as error:
+        raise invalid(f"cannot be read: {error.strerror}", item.file) from None
+    return [_shape(line, f"line {i}", size, item.file, values) for i, line in enumerate(lines, 1)]
 
-    values: tuple[int, ...]
 
-    def __call__(self, item: Item, size: tuple[int, int]) -> list[Shape]:
-        """Returns the shapes of an item whose picture has (height, width)."""
-        where = item.annotation
-        assert where is not None
-        try:
-            lines = read_list(where)
-        except OSError as error:
-            raise invalid(f"cannot be read: {error.strerror}", where) from None
-        return [self._shape(line, number, size, where) for number, line in enumerate(lines, 1)]
-
-    def _shape(self, line: str, number: int, size: tuple[int, int], where: Path) -> Shape:
-        name = f"line {number}"
-        try:
-            values = np.array(line.split(), dtype=np.float64)
-        except ValueError:
-            raise invalid(f"{name} holds something other than numbers", where) from None
-        if values[0] not in range(len(self.values)):
-            known = f"names has {len(self.values)} classes"
-            raise invalid(f"{name}: class {values[0]:g}, and {known}", where, "correct names or it")
-        if len(values) == 5:
-            raise invalid(f"{name} is a box (x, y, width, height), not an outline", where)
-        if len(values) % 2 == 0:
-            raise invalid(f"{name} has an x without a y", where)
-        outline = values[1:].reshape(-1, 2) * (size[1], size[0])
-        return Shape(self.values[int(values[0])], (outline,), where=name)
+def _shape(
+    line: str, name: str, size: tuple[int, int], where: Path, values: Sequence[int]
+) -> Shape:
+    try:
+        numbers = np.array(line.split(), dtype=np.float64)
+    except ValueError:
+        raise invalid(f"{name} holds something other than numbers", where) from None
+    if numbers[0] not in range(len(values)):
+        known = f"names has {len(values)} classes"
+        raise invalid(f"{name}: class {numbers[0]:g}, and {known}", where, "correct names or it")
+    if len(numbers) == 5:
+        raise invalid(f"{name} is a box (x, y, width, height), not an outline", where)
+    if len(numbers) % 2 == 0:
+        raise invalid(f"{name} has an x without a y", where)
+    outline = numbers[1:].reshape(-1, 2) * (size[1], size[0])
+    return Shape(values[int(numbers[0])], (outline,), where=name)

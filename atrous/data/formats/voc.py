@@ -47,9 +47,8 @@ class VocReader(MaskReader):
 
     def __call__(self, item: Item, size: tuple[int, int]) -> Target:
         """Returns the target (H, W) of an item."""
-        assert item.annotation is not None
-        if item.annotation.suffix == ".mat":
-            return read_sbd(item.annotation)
+        if item.file.suffix == ".mat":
+            return read_sbd(item.file)
         return super().__call__(item, size)
 
 

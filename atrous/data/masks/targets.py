@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.classes import unlabelled
-from atrous.data.dataset import Item, Rectangle, Target, target_dtype
+from atrous.data.dataset import Item, Rectangle, Target, no_classes, target_dtype
 from atrous.data.masks.colors import ColorTable
 from atrous.data.masks.files import Labels, Mask, read_mask
 from atrous.data.masks.shapes import Shape, paint
-from atrous.errors import AtrousError, DataError, listed
+from atrous.errors import AtrousError, DataError
 from atrous.images.raster import Raster, has_rasterio
+from atrous.images.tars import opened
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class MaskReader:
     def __call__(self, item: Item, size: tuple[int, int]) -> Target:
         """Returns the target (H, W) of an item; `size` is not used: `FileDataset` checks it."""
         assert item.annotation is not None
-        mask = self.read(item.annotation, item.window)
+        mask = self.read(opened(item.annotation), item.window)
         return self.target(mask, item.annotation)
 
     def read(self, source: Path | IO[bytes], window: Rectangle | None = None) -> Mask:
@@ -66,7 +67,7 @@ class MaskReader:
         labels = self._mapped(mask.labels, where) if self.mapping else mask.labels
         dtype = target_dtype(self.num_classes)
         if labels.dtype != dtype and labels.max(initial=0) > np.iinfo(dtype).max:
-            raise _too_large(labels, self.num_classes, where)
+            raise no_classes(labels[labels > 255], self.num_classes, where)
         return labels.astype(dtype, copy=False)
 
     def _mapped(self, labels: Labels, where: object) -> Labels:
@@ -114,17 +115,6 @@ def _tables(mapping: tuple[tuple[int, int | None], ...], num_classes: int) -> _T
     ambiguous = sorted(indices - {value for value, _ in mapping})
     narrow: Target = wide[:256].astype(target_dtype(num_classes))
     return _Tables(wide, narrow, np.array(ambiguous, dtype=np.int64))
-
-
-def _too_large(labels: Labels, num_classes: int, where: object) -> AtrousError:
-    values, counts = np.unique(labels[labels > 255], return_counts=True)
-    found = listed(f"{v} ({n} px)" for v, n in zip(values, counts, strict=True))
-    return DataError(
-        "E-DATA-LABEL",
-        f"values that are none of the {num_classes} classes: {found}",
-        where=where,
-        fix="map these values with label_mapping, or add the missing classes",
-    )
 
 
 @dataclass(frozen=True)
