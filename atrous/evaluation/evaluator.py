@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 import atrous
 from atrous.classes import Color, unlabelled
+from atrous.data.dataset import other_size
 from atrous.engines.machine import usable_processors
 from atrous.engines.open import open_engine
 from atrous.engines.protocol import Engine
@@ -97,7 +98,7 @@ def evaluate(
     run = _Run(match_classes(dataset, facts["classes"], facts["palette"], classes), trimap)
     with prepared(network, output_stride):
         if jobs == 1:
-            outcomes = _added(network, dataset, views, run)
+            outcomes = _added(network, dataset, views, run, range(len(dataset)))
         else:
             outcomes = _added_in_jobs(jobs, (model, dataset, views, output_stride), run)
         for outcome in outcomes:
@@ -177,9 +178,11 @@ class _Run:
         )
 
 
-def _added(network: Network, dataset: "Dataset", views: Views, run: _Run) -> Iterator[Outcome]:
-    """Yields each picture, after its counts have joined the run."""
-    for outcome, sample in _outcomes(network, dataset, views, run):
+def _added(
+    network: Network, dataset: "Dataset", views: Views, run: _Run, indices: range
+) -> Iterator[Outcome]:
+    """Yields some pictures, each after its counts have joined the run."""
+    for outcome, sample in _outcomes(network, dataset, views, run, indices):
         run.add(outcome, sample, network.logits_stride)
         yield outcome
 
@@ -227,50 +230,29 @@ def _hold(
     _held = network, dataset, views, of, preparing
 
 
-class _One:
-    """A data set of one picture of another."""
-
-    def __init__(self, dataset: "Dataset", index: int) -> None:
-        self.dataset, self.index = dataset, index
-        self.names = [_names(dataset)[index]]
-
-    def __len__(self) -> int:
-        return 1
-
-    def __getitem__(self, _: int) -> Any:
-        return self.dataset[self.index]
-
-
 def _evaluated(index: int) -> tuple[Outcome, _Run]:
     """Returns a picture and its counts."""
     network, dataset, views, of, _ = _held
     run = _Run(*of)
-    (outcome,) = _added(network, _One(dataset, index), views, run)  # type: ignore[arg-type]
-    return outcome._replace(position=index), run
-
-
-def _names(dataset: "Dataset") -> Sequence[str]:
-    return getattr(dataset, "names", None) or [f"picture {i}" for i in range(len(dataset))]
+    (outcome,) = _added(network, dataset, views, run, range(index, index + 1))
+    return outcome, run
 
 
 def _outcomes(
-    network: Network, dataset: "Dataset", views: Views, run: _Run
+    network: Network, dataset: "Dataset", views: Views, run: _Run, indices: range
 ) -> Iterator[tuple[Outcome, NDArray[np.float32]]]:
     """Yields the result of each picture; a thread reads the next picture meanwhile."""
-    names = _names(dataset)
+    names = getattr(dataset, "names", None)
     with ThreadPoolExecutor(1) as reader:
-        following = reader.submit(dataset.__getitem__, 0)
-        for index, name in enumerate(names):
+        following = reader.submit(dataset.__getitem__, indices[0])
+        for index in indices:
+            name = names[index] if names else f"picture {index}"
             with run.timed("waiting"):
                 image, target = following.result()
-            if index + 1 < len(dataset):
+            if index + 1 in indices:
                 following = reader.submit(dataset.__getitem__, index + 1)
             if target.shape != image.shape[:2]:
-                raise DataError(
-                    "E-DATA-SIZE",
-                    f"the picture is {image.shape[:2]} and its labels {target.shape}",
-                    where=name,
-                )
+                raise other_size(image.shape[:2], target.shape, name)
             if run.match.values is not None:
                 target = run.match.values[target]
             with run.timed("network"):

@@ -154,11 +154,6 @@ def class_accuracy(counts: NDArray[np.number]) -> NDArray[np.float64]:
     return _ratio(np.diagonal(counts), counts.sum(1))
 
 
-def mean_accuracy(counts: NDArray[np.number]) -> float:
-    """Returns the mean of `class_accuracy` over the classes that have labels."""
-    return mean_over_present(class_accuracy(counts))
-
-
 def pixel_accuracy(counts: NDArray[np.number]) -> float:
     """Returns the share of labelled pixels that are right; NaN without any."""
     return float(_ratio(np.trace(counts), counts.sum()))

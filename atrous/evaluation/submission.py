@@ -87,45 +87,46 @@ def write(benchmark: Benchmark, results: Iterable[Result], num_classes: int, pat
             f"{benchmark} has {expected} classes, in a fixed order; the model has {num_classes}",
             fix="use a model trained on this benchmark's classes",
         )
-    with atomic(path) as temporary:
-        return writer(results, temporary)
-
-
-def _write_voc(results: Iterable[Result], path: Path) -> int:
-    """Writes masks with VOC's palette; the server takes indices 0..20."""
     count = 0
+
+    def counted() -> Iterator[Result]:
+        nonlocal count
+        for result in results:
+            count += 1
+            yield result
+
+    with atomic(path) as temporary:
+        writer(counted(), temporary)
+    return count
+
+
+def _write_voc(results: Iterable[Result], path: Path) -> None:
+    """Writes masks with VOC's palette; the server takes indices 0..20."""
     palette = [channel for color in VOC.palette for channel in color]
     with tarfile.open(path, "w:gz") as archive:
         for name, labels in results:
-            count += 1
             mask = Image.fromarray(labels.astype(np.uint8), "P")
             mask.putpalette(palette)
             data = _png(mask)
             entry = tarfile.TarInfo(f"{VOC_FOLDER}/{name}.png")
             entry.size = len(data)
             archive.addfile(entry, io.BytesIO(data))
-    return count
 
 
-def _write_cityscapes(results: Iterable[Result], path: Path) -> int:
+def _write_cityscapes(results: Iterable[Result], path: Path) -> None:
     """Writes grey masks of raw ids; names start with CITY_SEQUENCE_FRAME for the server."""
-    count = 0
     with zipfile.ZipFile(
         path, "w", zipfile.ZIP_STORED
     ) as archive:  # PNG files are compressed already
         for name, labels in results:
-            count += 1
             mask = Image.fromarray(cityscapes.submission(labels.astype(np.uint8)))
             archive.writestr(f"{name.removesuffix('_leftImg8bit')}.png", _png(mask))
-    return count
 
 
-def _write_coco(results: Iterable[Result], path: Path) -> int:
+def _write_coco(results: Iterable[Result], path: Path) -> None:
     """Writes one run-length encoded mask for each category of each picture."""
-    count = 0
     segments: list[dict[str, object]] = []
     for name, labels in results:
-        count += 1
         if not name.isdecimal():
             raise AtrousError(
                 "E-SUBMISSION-NAME",
@@ -144,7 +145,6 @@ def _write_coco(results: Iterable[Result], path: Path) -> int:
             for category in np.unique(categories)
         ]
     path.write_text(json.dumps(segments), encoding="utf-8")
-    return count
 
 
 def _png(mask: Image.Image) -> bytes:

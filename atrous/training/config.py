@@ -176,7 +176,7 @@ class TrainConfig:
         for name in ("graft", "scale_range", "class_balance", "names"):
             if getattr(self, name) != getattr(default, name):
                 raise self._impossible(f"{name} is an option of segmentation")
-        for name, value in _values(self.network).items():
+        for name, value in vars(self.network).items():
             if name not in OF_CLASSIFIERS and value != getattr(default.network, name):
                 raise self._impossible(f"{name} is an option of segmentation")
 
@@ -270,8 +270,7 @@ def parse_losses(text: str) -> dict[str, float]:
 
 def differences(old: TrainConfig, new: TrainConfig) -> dict[str, tuple[Any, Any]]:
     """Returns the fields that differ, the network's among them, with the old and the new value."""
-    a = {**_values(old), **_values(old.network)}
-    b = {**_values(new), **_values(new.network)}
+    a, b = ({**vars(config), **vars(config.network)} for config in (old, new))
     return {name: (a[name], b[name]) for name in a if name != "network" and a[name] != b[name]}
 
 
@@ -338,10 +337,6 @@ def read_config(path: Path) -> TrainConfig:
 
 def _names(record: type) -> list[str]:
     return [field.name for field in fields(record)]
-
-
-def _values(record: Any) -> dict[str, Any]:
-    return {field.name: getattr(record, field.name) for field in fields(record)}
 
 
 def _range_text(low: float, high: float) -> str:

@@ -1,5 +1,6 @@
 """Training: one visible loop that can be killed at any moment and goes on bit for bit."""
 
+import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -35,7 +36,6 @@ from atrous.training.run_folder import (
     draw_curves,
     environment,
     opened,
-    to_json,
     write_model_card,
 )
 from atrous.training.saver import Saver, State
@@ -143,11 +143,7 @@ def train(
         if resume:
             state = saver.restore(override=override, extend=extend)
         else:
-            state = State()
-            _prepare(run, learner, loader, val_data)
-            _evaluate_start(run, learner, state, val_data, on_evaluation)
-            saver.save(state, must=True)
-            run.begin(config, leads=processes.leads)
+            state = _begin(saver, loader, val_data, on_evaluation)
         guard = Guard(out / "debug", fp16=config.precision == "fp16")
         clock = Clock(config, state.step, on_progress)
 
@@ -217,32 +213,29 @@ def _try_batch(
         fit_classifier(network, loader, config.device)
 
 
-def _prepare(run: RunFolder, learner: Learner, loader: TrainingLoader, val_data: Dataset) -> None:
-    """Writes the first files of the run, and evaluates one picture, which may fail."""
+def _begin(
+    saver: Saver, loader: TrainingLoader, val_data: Dataset, on_evaluation: OnEvaluation | None
+) -> State:
+    """Writes the first files of a run, after an evaluation of one picture, which may fail."""
+    run, learner, state = saver.run, saver.learner, State()
     config, processes = learner.config, learner.processes
     rehearse(learner, val_data, run)
     check_learning_rate(learner)
     if processes.leads:
-        run.write("environment.json", to_json(environment(processes.device, processes.world_size)))
+        facts = environment(processes.device, processes.world_size)
+        run.write("environment.json", json.dumps(facts, indent=1))
         draw_curves(run, tuple(config.measures))
     logger.info(
         "%d training and %d validation pictures, %d classes; %d steps of %d",
         len(loader.dataset), len(val_data), len(val_data.classes), config.steps, config.batch_size,
     )  # fmt: skip
-
-
-def _evaluate_start(
-    run: RunFolder,
-    learner: Learner,
-    state: State,
-    val_data: Dataset,
-    on_evaluation: OnEvaluation | None,
-) -> None:
-    """Evaluates a start that is a whole model, which then may be the best of the run."""
-    config = learner.config
     whole = config.weights not in (None, "imagenet") and not config.graft
-    if whole and config.task == "segmentation":
+    if whole and config.task == "segmentation":  # the start may be the best of the run
         _record(run, learner, state, validate(learner, val_data, run), on_evaluation)
+    saver.save(state, must=True)
+    if processes.leads:  # last: a start that fails before can simply be repeated
+        run.write_config(config)
+    return state
 
 
 def _record(

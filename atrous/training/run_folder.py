@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import logging
 import os
 import platform
@@ -55,16 +54,8 @@ class RunFolder:
         return config.read_config(self.path / "config.json")
 
     def write_config(self, asked: TrainConfig) -> None:
-        """Writes config.json."""
+        """Writes config.json, which marks the folder as a run."""
         self.write("config.json", config.to_json(asked))
-
-    def begin(self, asked: TrainConfig, *, leads: bool) -> None:
-        """Marks the folder as a run, by its config.json.
-
-        Call this after the first checkpoint: a start that fails before can simply be repeated.
-        """
-        if leads:
-            self.write_config(asked)
 
     def write(self, name: str, text: str) -> None:
         """Writes a text file, whole or not at all."""
@@ -323,8 +314,3 @@ def _channels(asked: TrainConfig) -> list[str]:
         f"- reads {len(bands.names)} channels of {bands.dtype}: {', '.join(bands.names)}; "
         "the normalisation is part of the model"
     ]
-
-
-def to_json(value: Any) -> str:
-    """Returns readable JSON."""
-    return json.dumps(value, indent=1)

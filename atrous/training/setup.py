@@ -1,11 +1,11 @@
 """The network of a run: built for the classes of the data, with the weights the run starts from."""
 
 import logging
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from atrous.architecture import Architecture, Provenance, Training
+from atrous.architecture import Provenance, Training
 from atrous.build import build, create_classifier, create_model, with_bands
 from atrous.classes import ClassTable, plain_name
 from atrous.data.dataset import Dataset
@@ -87,9 +87,7 @@ def origin(config: TrainConfig, start: Provenance) -> Provenance:
 def _from_backbone(config: TrainConfig, table: ClassTable) -> Model:
     """Builds a network of which at most the backbone has trained weights."""
     options: dict[str, Any] = {
-        field.name: getattr(config.network, field.name)
-        for field in fields(Architecture)
-        if field.name not in _IMPORTED
+        name: value for name, value in vars(config.network).items() if name not in _IMPORTED
     }
     options.update(num_classes=len(table.classes), pretrained=config.weights)
     if config.network.channels:

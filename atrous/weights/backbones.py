@@ -93,13 +93,10 @@ def _locate(source: str, backbone: str) -> tuple[Path, str]:
     path = Path(source)
     if (path / "best.safetensors").is_file():  # a run folder
         return path / "best.safetensors", source
-    if path.name == source and not path.suffix and not (path.exists() or _is_checkpoint(path)):
+    checkpoint = path.with_name(f"{path.name}.index")
+    if path.name == source and not (path.suffix or path.exists() or checkpoint.exists()):
         raise unknown_name("weights", source, ("imagenet", *built_in.names(), *zoo.names()))
     return path, path.name
-
-
-def _is_checkpoint(prefix: Path) -> bool:
-    return prefix.with_name(f"{prefix.name}.index").exists()
 
 
 def _imagenet(backbone: str) -> str:

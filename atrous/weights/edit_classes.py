@@ -170,8 +170,12 @@ def graft(source: DeepLabV3Plus, architecture: Architecture) -> tuple[DeepLabV3P
     ours = model.state_dict()
     projection = "encoder.aspp.project.conv.weight"
     fitting = {n: t for n, t in theirs.items() if n in ours and ours[n].shape == t.shape}
-    if projection not in fitting and projection in theirs and _same_branches(old, new):
-        fitting[projection] = _wider(theirs[projection], ours[projection])
+    # The branches of the new ASPP start with those of the old one, in order, if these agree.
+    kinds = [(a.head, a.image_pooling, a.separable) for a in (old, new)]
+    if projection not in fitting and projection in theirs and kinds[0] == kinds[1]:
+        wider, narrow = torch.zeros_like(ours[projection]), theirs[projection]
+        wider[:, : narrow.shape[1]] = narrow[:, : wider.shape[1]]
+        fitting[projection] = wider
     model.load_state_dict({**ours, **fitting})
     parameters = {name for name, _ in model.named_parameters()}
     return model, sorted(parameters - fitting.keys())
@@ -204,19 +208,6 @@ def _pass_on(model: DeepLabV3Plus, *, smooth: bool) -> bool:
     return True
 
 
-def _same_branches(old: Architecture, new: Architecture) -> bool:
-    """Returns whether the branches of the new ASPP start with those of the old one, in order."""
-    kinds = [(a.head, a.image_pooling, a.separable) for a in (old, new)]
-    return kinds[0] == kinds[1]
-
-
-def _wider(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-    """Returns a projection of the new width whose first columns are the old one."""
-    wider = torch.zeros_like(new)
-    wider[:, : old.shape[1]] = old[:, : new.shape[1]]
-    return wider
-
-
 def _table(names: Sequence[str]) -> ClassTable:
     if len(set(names)) != len(names) or not names:
         raise AtrousError("E-CLASSES", f"class names must differ and be given: {', '.join(names)}")
@@ -227,19 +218,15 @@ def _plan(
     old: Sequence[str], new: Sequence[str], mapping: Sources, reinit: bool
 ) -> tuple[Row, ...]:
     by_name = {plain_name(name): name for name in old}
-    chosen = {name: _as_names(sources) for name, sources in mapping.items()}
+    chosen = {name: [named] if isinstance(named, str) else named for name, named in mapping.items()}
     for name in chosen:
         if name not in new:
             raise unknown_name("new class", name, new)
     rows = []
     for name in new:
-        sources = chosen.get(name, (name,) if plain_name(name) in by_name else ())
+        sources = chosen.get(name, [name] if plain_name(name) in by_name else [])
         for source in sources:
             if plain_name(source) not in by_name:
                 raise unknown_name("class of the model", source, old)
         rows.append(Row(name, () if reinit else tuple(by_name[plain_name(s)] for s in sources)))
     return tuple(rows)
-
-
-def _as_names(sources: str | Sequence[str]) -> tuple[str, ...]:
-    return (sources,) if isinstance(sources, str) else tuple(sources)

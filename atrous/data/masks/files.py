@@ -5,7 +5,6 @@ their values, and colour pictures are looked up in a colour table. Files whose m
 be guessed are refused.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -26,6 +25,8 @@ SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jpg", ".jpeg")
 _AS_GREY = "save class indices as palette, 8-bit or 16-bit grey PNG"
 _TIFF_BITS, _TIFF_PHOTOMETRIC = 258, 262
 _WHITE_IS_ZERO = 0
+_INDICES = ("1", "L", "P", "LA", "PA")  # modes of Pillow whose first value is the class
+_WIDE = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
 class Mask(NamedTuple):
@@ -70,7 +71,7 @@ def read_mask(
         if getattr(image, "is_animated", False):
             raise _refused(where, "has several frames", "save each mask as a single picture")
         divisor = _grey_scale(image, head, where)
-        labels = _LABELS.get(image.mode, _no_indices)(upright(image), colors, where)
+        labels = _labels(upright(image), image.mode, colors, where)
         if divisor > 1:
             labels = labels // np.uint8(divisor)
         return Mask(labels, image.format or "", image.mode, _palette(image))
@@ -116,54 +117,25 @@ def _palette(image: Image.Image) -> tuple[Color, ...]:
     return tuple(zip(values[0::3], values[1::3], values[2::3], strict=True))
 
 
-def _of_indices(image: Image.Image, colors: ColorTable, where: object) -> Labels:
-    return np.asarray(image).astype(np.uint8, copy=False)
-
-
-def _of_indices_and_alpha(image: Image.Image, colors: ColorTable, where: object) -> Labels:
-    pixels = np.asarray(image)  # (H, W, 2)
-    _check_opaque(pixels[..., 1], where)
-    return np.ascontiguousarray(pixels[..., 0])
-
-
-def _of_color(image: Image.Image, colors: ColorTable, where: object) -> Labels:
-    return labels_of_colors(np.asarray(image), colors, where)
-
-
-def _of_color_and_alpha(image: Image.Image, colors: ColorTable, where: object) -> Labels:
-    pixels = np.asarray(image)  # (H, W, 4)
-    _check_opaque(pixels[..., 3], where)
-    return labels_of_colors(pixels[..., :3], colors, where)
-
-
-def _of_wide_values(image: Image.Image, colors: ColorTable, where: object) -> Labels:
+def _labels(image: Image.Image, mode: str, colors: ColorTable, where: object) -> Labels:
+    """Returns the labels of an upright picture that was stored in a mode of Pillow's."""
+    if mode not in (*_INDICES, *_WIDE, "RGB", "RGBA"):
+        raise _refused(where, f"is of mode {mode}, which holds no class indices", _AS_GREY)
     values = np.asarray(image)
+    if mode in ("LA", "PA", "RGBA"):
+        if values[..., -1].min(initial=255) < 255:
+            what = "has transparent pixels, whose class is unknown"
+            fix = "save the mask without transparency, with unlabelled pixels as 255"
+            raise _refused(where, what, fix)
+        values = values[..., :-1]
+    if mode in ("RGB", "RGBA"):
+        return labels_of_colors(values, colors, where)
+    if mode in _INDICES:
+        return np.ascontiguousarray(values.reshape(values.shape[:2])).astype(np.uint8, copy=False)
     low, high = int(values.min(initial=0)), int(values.max(initial=0))
     if low < 0 or high > 65535:
         raise _refused(where, f"holds values from {low} to {high}, not 0 to 65535", _AS_GREY)
     return values.astype(np.uint16)
-
-
-def _no_indices(image: Image.Image, colors: ColorTable, where: object) -> Labels:
-    raise _refused(where, f"is of mode {image.mode}, which holds no class indices", _AS_GREY)
-
-
-def _check_opaque(alpha: NDArray[np.uint8], where: object) -> None:
-    if alpha.min(initial=255) < 255:
-        raise _refused(
-            where,
-            "has transparent pixels, whose class is unknown",
-            "save the mask without transparency, with unlabelled pixels as 255",
-        )
-
-
-_LABELS: dict[str, Callable[[Image.Image, ColorTable, object], Labels]] = {
-    **dict.fromkeys(("1", "L", "P"), _of_indices),
-    **dict.fromkeys(("LA", "PA"), _of_indices_and_alpha),
-    **dict.fromkeys(("I", "I;16", "I;16L", "I;16B", "I;16N"), _of_wide_values),
-    "RGB": _of_color,
-    "RGBA": _of_color_and_alpha,
-}
 
 
 def _refused(where: object, what: str, fix: str) -> AtrousError:
