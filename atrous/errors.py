@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 from enum import IntEnum
+from functools import partial
 
 
 class ExitCode(IntEnum):
@@ -54,7 +55,8 @@ class AtrousError(ValueError):
     def __reduce__(self) -> tuple[object, ...]:
         # Pickle passes positional arguments alone to an exception. Worker processes send errors
         # to their parent by pickle, so the keyword arguments need this detour.
-        return (_rebuild, (self.code, self.what, self.where, self.fix, self.exit_code))
+        rebuild = partial(AtrousError, where=self.where, fix=self.fix, exit_code=self.exit_code)
+        return (rebuild, (self.code, self.what))
 
 
 class DataError(AtrousError):
@@ -67,10 +69,6 @@ class ResourceError(AtrousError):
     """Memory, disk, network or another process fails: exit code 5."""
 
     exit_code = ExitCode.RESOURCES
-
-
-def _rebuild(code: str, what: str, where: str, fix: str, exit_code: ExitCode) -> AtrousError:
-    return AtrousError(code, what, where=where, fix=fix, exit_code=exit_code)
 
 
 _LISTED = 200  # a longer list of names, such as timm's 1,300 backbones, helps no reader

@@ -219,8 +219,8 @@ def from_tensorflow(
         AtrousError: Variables are missing, misshapen, not finite or of another network, or the file
             is damaged or malicious.
     """
-    arrays, extras = read_tensorflow(source)
-    provenance = Provenance("TensorFlow variables", notes=extras.notes())
+    arrays, notes = read_tensorflow(source)
+    provenance = Provenance("TensorFlow variables", notes=notes)
     if isinstance(source, (str, Path)):
         path = Path(source)
         provenance.source = path.name

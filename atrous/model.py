@@ -3,6 +3,8 @@
 `Model` is the base that DeepLabv3+ shares with the classifier of whole pictures (`classifier.py`).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Self
 
 from torch import Tensor, nn
@@ -14,6 +16,17 @@ from atrous.encoder.encoder import Encoder
 from atrous.errors import AtrousError
 from atrous.images.bands import Bands
 from atrous.layers import Normalize, Size, resize
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Keeps a network in evaluation mode inside the context, and sets its mode back after it."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 class Model(nn.Module):

@@ -16,7 +16,7 @@ from atrous.engines.protocol import Engine
 from atrous.engines.torch import TorchEngine, fingerprint
 from atrous.errors import AtrousError
 from atrous.images.bands import Bands, bands_of
-from atrous.model import DeepLabV3Plus
+from atrous.model import DeepLabV3Plus, evaluating
 
 
 class Network(Protocol):
@@ -115,14 +115,13 @@ def prepared(network: Network, output_stride: int | None) -> Iterator[None]:
         yield
         return
     model = network.model
-    training, before = model.training, model.output_stride
-    try:
-        model.eval()
-        if output_stride is not None and output_stride != before:
-            model.set_output_stride(output_stride)
-        network.logits_stride = model.logits_stride
-        yield
-    finally:
-        if model.output_stride != before:
-            model.set_output_stride(before)
-        model.train(training)
+    before = model.output_stride
+    with evaluating(model):
+        try:
+            if output_stride is not None and output_stride != before:
+                model.set_output_stride(output_stride)
+            network.logits_stride = model.logits_stride
+            yield
+        finally:
+            if model.output_stride != before:
+                model.set_output_stride(before)

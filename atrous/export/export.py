@@ -23,7 +23,7 @@ from atrous.export.labels import add_labels
 from atrous.images.bands import PLAIN, Bands, Pixels
 from atrous.images.decode import atomic
 from atrous.layers import Size
-from atrous.model import DeepLabV3Plus
+from atrous.model import DeepLabV3Plus, evaluating
 from atrous.weights.schema import to_json
 from atrous.weights.store import preprocessing_of
 
@@ -68,26 +68,21 @@ def export(
             that differs), its labels are not those of its logits, or the backbone uses an
             unknown operation.
     """
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model), atomic(out) as temporary:
         graph = write_graph(model)
         samples = [*made_up_pictures(size, model.bands), *pictures]
         header = describe(model, graph, size=size)
-        with atomic(out) as temporary:
-            _write_and_check(model, graph, header, temporary, samples, TOLERANCE)
-            if half:
-                _halve(graph.proto)
-                header = describe(model, graph, size=size, precision="float16")
-                _write_and_check(model, graph, header, temporary, samples, HALF_TOLERANCE)
-            if pictures:
-                agreement, means = bf16_agreement(model, temporary, pictures)
-                header = replace(header, bf16_agreement=agreement, bf16_measured=means)
-                onnx.save(as_file(graph, header), temporary)
-            if labels:
-                add_labels(temporary, samples)
-    finally:
-        model.train(training)
+        _write_and_check(model, graph, header, temporary, samples, TOLERANCE)
+        if half:
+            _halve(graph.proto)
+            header = describe(model, graph, size=size, precision="float16")
+            _write_and_check(model, graph, header, temporary, samples, HALF_TOLERANCE)
+        if pictures:
+            agreement, means = bf16_agreement(model, temporary, pictures)
+            header = replace(header, bf16_agreement=agreement, bf16_measured=means)
+            onnx.save(as_file(graph, header), temporary)
+        if labels:
+            add_labels(temporary, samples)
     return header
 
 

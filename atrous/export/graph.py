@@ -205,9 +205,8 @@ def _pool(writer: GraphWriter, pool: nn.MaxPool2d | nn.AvgPool2d, x: str, name: 
     attributes["ceil_mode"] = int(pool.ceil_mode)
     if isinstance(pool, nn.AvgPool2d):
         attributes["count_include_pad"] = int(pool.count_include_pad)
-        value = writer.add("AveragePool", [x], name, **attributes)
-    else:
-        value = writer.add("MaxPool", [x], name, **attributes)
+    kind = "AveragePool" if isinstance(pool, nn.AvgPool2d) else "MaxPool"
+    value = writer.add(kind, [x], name, **attributes)
     writer.window(value, padding[0], kernel[0] - 1 - padding[0], stride[0])
     return value
 

@@ -26,7 +26,7 @@ from atrous.export.labels import add_labels
 from atrous.images.bands import Pixels
 from atrous.images.decode import atomic
 from atrous.layers import Size
-from atrous.model import DeepLabV3Plus
+from atrous.model import DeepLabV3Plus, evaluating
 from atrous.predict import upsample
 
 logger = logging.getLogger(__name__)
@@ -127,31 +127,15 @@ def quantize(
             f"{len(pictures)} calibration pictures; at least two are needed",
             fix="give some dozens of pictures like those the model will see",
         )
-    training = model.training
-    model.eval()
-    try:
-        return _within_budget(model, out, pictures, targets, budget, size, labels)
-    finally:
-        model.train(training)
-
-
-def _within_budget(
-    model: DeepLabV3Plus,
-    out: str | Path,
-    pictures: Sequence[Pixels],
-    targets: Sequence[Labels] | None,
-    budget: float | None,
-    size: Size | None,
-    labels: bool,
-) -> QuantizationReport:
-    calibrating, measuring = pictures[::2], pictures[1::2]
-    expected = [_labels(torch_logits(model, p), model.logits_stride, p) for p in measuring]
-    truth = expected if targets is None else list(targets[1::2])
-    before = class_iou(expected, truth, len(model.classes))
-    ranked = rank_layers(model, calibrating[:4])
-    means = channel_means(model, calibrating)
-    kept = 0
-    with atomic(out) as temporary:  # only a model within the budget gets the file's name
+    # Only a model within the budget gets the file's name.
+    with evaluating(model), atomic(out) as temporary:
+        calibrating, measuring = pictures[::2], pictures[1::2]
+        expected = [_labels(torch_logits(model, p), model.logits_stride, p) for p in measuring]
+        truth = expected if targets is None else list(targets[1::2])
+        before = class_iou(expected, truth, len(model.classes))
+        ranked = rank_layers(model, calibrating[:4])
+        means = channel_means(model, calibrating)
+        kept = 0
         while True:
             header = _write(model, temporary, calibrating, means, ranked[:kept], size)
             engine = ExportedEngine(temporary, keep_compiled=False)

@@ -97,7 +97,8 @@ class GraphWriter:
         if isinstance(module, (nn.Identity, nn.Dropout)):
             return x
         if isinstance(module, nn.ReLU6):
-            return self.clip(x, 0, 6, name)
+            bounds = [self.constant(f"float{v}", np.array(v, np.float32)) for v in (0, 6)]
+            return self.add("Clip", [x, *bounds], f"{name}.activation")
         if isinstance(module, nn.ReLU):
             return self.relu(x, f"{name}.activation")
         for kind, op in _ACTIVATIONS.items():
@@ -113,11 +114,6 @@ class GraphWriter:
         if x in self.nodes and self.nodes[x].op_type == "Relu":
             return x
         return self.add("Relu", [x], name)
-
-    def clip(self, x: str, low: float, high: float, name: str) -> str:
-        """Adds a clamp."""
-        bounds = [self.constant(f"float{v}", np.array(v, np.float32)) for v in (low, high)]
-        return self.add("Clip", [x, *bounds], f"{name}.activation")
 
     def resize(self, x: str, factor: int, like: str, name: str) -> str:
         """Adds the upsampling of `atrous.layers.resize` to the height and width of `like`.

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from atrous.errors import AtrousError
 from atrous.layers import PooledBatchNorm2d
+from atrous.model import evaluating
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
@@ -62,11 +63,9 @@ def restore_folded(model: nn.Module, batches: Iterable[Tensor]) -> list[str]:
         module.register_forward_pre_hook(lambda _, inputs, path=path: moments[path].add(inputs[0]))
         for path, module in folded.items()
     ]
-    training = model.training
-    model.eval()
-    for images in batches:
-        model(images)
-    model.train(training)
+    with evaluating(model):
+        for images in batches:
+            model(images)
     for hook in hooks:
         hook.remove()
     for path, module in folded.items():

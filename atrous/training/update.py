@@ -114,7 +114,13 @@ class Learner:
             step: The update, from 0.
         """
         config, device = self.config, self.processes.device
-        lr = self.learning_rate(step)
+        lr = learning_rate(
+            step,
+            base_lr=config.base_lr,
+            steps=config.steps,
+            schedule=config.schedule,
+            decay_steps=config.decay_steps,
+        )
         set_learning_rate(self.optimizer, lr)
         images = images.to(device, memory_format=torch.channels_last)
         targets = targets.to(device).long()
@@ -164,17 +170,6 @@ class Learner:
         if self.config.clip_norm:
             nn.utils.clip_grads_with_norm_(parameters, self.config.clip_norm, norm)
         return norm.item()
-
-    def learning_rate(self, step: int) -> float:
-        """Returns the rate of a step."""
-        config = self.config
-        return learning_rate(
-            step,
-            base_lr=config.base_lr,
-            steps=config.steps,
-            schedule=config.schedule,
-            decay_steps=config.decay_steps,
-        )
 
     def loss(
         self, coarse_logits: Tensor, targets: Tensor, labelled: Tensor, *, parts: int = 1

@@ -178,29 +178,22 @@ def _for_timm(path: Path, backbone: str, provenance: Provenance) -> BackboneWeig
     if layout:
         tensors, left_out = torch_names.rename(tensors, layout, backbone)
         numbers = {"mean": layout.mean, "std": layout.std, "epsilon": layout.epsilon}
-    return BackboneWeights(
-        lambda model: _check_timm(model, tensors, path, provenance, left_out), numbers, timm=tensors
-    )
 
+    def check(model: Model) -> None:
+        """Checks that timm, which skips tensors that do not fit, loaded every tensor."""
+        network: Any = model.encoder.backbone.network
+        ours = {n: t for n, t in network.state_dict().items() if "num_batches_tracked" not in n}
+        file = {n: t for n, t in tensors.items() if n in ours}
+        check_same(ours, file, path)
+        changed = [n for n, t in file.items() if not torch.equal(t, ours[n])]
+        assert not changed, f"timm changed {changed[:3]}"
+        _record(model, provenance, left_out)
 
-def _check_timm(
-    model: Model, tensors: dict[str, Tensor], path: Path, provenance: Provenance,
-    left_out: list[str],
-) -> None:  # fmt: skip
-    """Checks that timm, which skips tensors that do not fit, loaded every tensor."""
-    network: Any = model.encoder.backbone.network
-    ours = {n: t for n, t in network.state_dict().items() if "num_batches_tracked" not in n}
-    file = {n: t for n, t in tensors.items() if n in ours}
-    check_same(ours, file, path)
-    changed = [
-        n for n, t in file.items() if t.shape == ours[n].shape and not torch.equal(t, ours[n])
-    ]
-    assert not changed, f"timm changed {changed[:3]}"
-    _record(model, provenance, left_out)
+    return BackboneWeights(check, numbers, timm=tensors)
 
 
 def _from_tensorflow(path: Path, provenance: Provenance) -> BackboneWeights:
-    variables, extras = read_tensorflow(path)
+    variables, notes = read_tensorflow(path)
     check_finite(variables.items(), path)
 
     def assign(model: Model) -> None:
@@ -215,7 +208,7 @@ def _from_tensorflow(path: Path, provenance: Provenance) -> BackboneWeights:
             )
         tf_names.assign(model, wanted, path, part="encoder.backbone")
         left_out = [name for name in variables if name not in wanted]
-        _record(model, provenance, left_out, extras.notes())
+        _record(model, provenance, left_out, notes)
 
     return BackboneWeights(assign)
 

@@ -46,8 +46,8 @@ def parse(text: str) -> Location:
     return Location(repository, revision or None)
 
 
-def download(location: Location, file: str = FILE) -> Path:
-    """Returns a file of a repository: from the hub client's cache, or downloaded.
+def download(location: Location) -> Path:
+    """Returns the model of a repository: from the hub client's cache, or downloaded.
 
     Raises:
         AtrousError: ``E-HUB-FAILED`` if it cannot be fetched, ``E-HUB-HASH`` if its hash is not
@@ -62,14 +62,14 @@ def download(location: Location, file: str = FILE) -> Path:
         path = Path(
             hf_hub_download(
                 repository,
-                file,
+                FILE,
                 revision=revision,
                 endpoint=os.environ.get("HF_ENDPOINT"),
                 local_files_only=offline(),
             )
         )
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        raise _unreachable(where, file, error) from None
+        raise _unreachable(where, error) from None
     _check_hash(path, where)
     return path
 
@@ -115,7 +115,7 @@ def push_to_hub(model: DeepLabV3Plus, repository: str, *, private: bool = False)
 
     name = parse(repository).repository
     if offline():
-        raise _unreachable(f"hf:{name}", FILE, "ATROUS_OFFLINE forbids the network")
+        raise _unreachable(f"hf:{name}", "ATROUS_OFFLINE forbids the network")
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
     with tempfile.TemporaryDirectory(prefix="atrous-") as folder:
         path = Path(folder) / FILE
@@ -126,14 +126,14 @@ def push_to_hub(model: DeepLabV3Plus, repository: str, *, private: bool = False)
                 path_or_fileobj=path, path_in_repo=FILE, repo_id=name, commit_message="Add model"
             )
         except (HfHubHTTPError, OSError, ValueError) as error:
-            raise _unreachable(f"hf:{name}", FILE, error) from None
+            raise _unreachable(f"hf:{name}", error) from None
     return commit.oid
 
 
-def _unreachable(where: str, file: str, error: object) -> AtrousError:
+def _unreachable(where: str, error: object) -> AtrousError:
     return ResourceError(
         "E-HUB-FAILED",
-        f"{file} cannot be reached: {' '.join(str(error).split())[:300]}",
+        f"{FILE} cannot be reached: {' '.join(str(error).split())[:300]}",
         where=where,
         fix="check name, revision, network and token (hf auth login)"
         if not offline()

@@ -6,9 +6,10 @@ The scores are those that the publishers state. `Entry.measured` holds the resul
 project measured itself.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from atrous.errors import AtrousError, unknown_name
 
@@ -63,19 +64,14 @@ class Entry:
         return self.url.rsplit("/", 1)[-1]
 
 
-def _google(name: str, file: str, *columns: Any, **more: Any) -> Entry:
-    return Entry(name, f"http://download.tensorflow.org/models/{file}.tar.gz", *columns, **more)
+def _at(address: str) -> Callable[..., Entry]:
+    """Returns what makes an entry from a name, the file at an address, and further columns."""
+    return lambda name, file, *columns, **more: Entry(name, address.format(file), *columns, **more)
 
 
-def _coral(name: str, file: str, *columns: Any, **more: Any) -> Entry:
-    url = f"https://github.com/google-coral/test_data/raw/master/{file}.tflite"
-    return Entry(name, url, *columns, **more)
-
-
-def _mlcommons(name: str, file: str, *columns: Any, **more: Any) -> Entry:
-    url = f"https://github.com/mlcommons/mobile_models/raw/main/v0_7/tflite/{file}.tflite"
-    return Entry(name, url, *columns, **more)
-
+_google = _at("http://download.tensorflow.org/models/{}.tar.gz")
+_coral = _at("https://github.com/google-coral/test_data/raw/master/{}.tflite")
+_mlcommons = _at("https://github.com/mlcommons/mobile_models/raw/main/v0_7/tflite/{}.tflite")
 
 _VAL, _TEST, _CITY, _CITY_TEST = "VOC val", "VOC test", "Cityscapes val", "Cityscapes test"
 _ALL, _CITY_ALL = ("0.5-1.75", True), ("0.75-1.25", True)

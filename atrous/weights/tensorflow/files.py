@@ -2,9 +2,8 @@
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,47 +31,18 @@ _KINDS = {
     ),
     "variable": re.compile(""),
 }
+# What a model says about entries that do not belong to the segmentation network.
+_NOTES = {
+    "slot": "left out: optimizer slots",
+    "average": "left out: moving averages",
+    "stand-in": "taken from their moving averages",  # their variables are missing
+    "counter": "left out: counters",
+    "classifier": "left out: classifier of ImageNet",
+    "unread": "left out: entries without numbers",
+}
 
 
-@dataclass(frozen=True)
-class Extras:
-    """Names of the entries that do not belong to the segmentation network.
-
-    Args:
-        optimizer: Slots of the optimizer, such as ``<variable>/Momentum``.
-        averages: Moving averages, ``<variable>/ExponentialMovingAverage``.
-        averages_used: Variables that are missing, so their moving averages are used.
-        counters: ``global_step`` and similar counters.
-        classifier: The head of an ImageNet classifier, which segmentation does not use.
-        unread: Entries that are not numbers.
-        global_step: The training step, if the source holds it.
-    """
-
-    optimizer: tuple[str, ...] = ()
-    averages: tuple[str, ...] = ()
-    averages_used: tuple[str, ...] = ()
-    counters: tuple[str, ...] = ()
-    classifier: tuple[str, ...] = ()
-    unread: tuple[str, ...] = ()
-    global_step: int | None = None
-
-    def notes(self) -> list[str]:
-        """Returns one note for each kind of entry, with all names."""
-        kinds = (
-            (self.optimizer, "left out: optimizer slots"),
-            (self.averages, "left out: moving averages"),
-            (self.averages_used, "taken from their moving averages"),
-            (self.counters, "left out: counters"),
-            (self.classifier, "left out: classifier of ImageNet"),
-            (self.unread, "left out: entries without numbers"),
-        )
-        notes = [f"{what} ({len(names)}): {', '.join(names)}" for names, what in kinds if names]
-        if self.global_step is not None:
-            notes.append(f"trained for {self.global_step} steps")
-        return notes
-
-
-def read_tensorflow(source: str | Path | Mapping[str, NDArray[Any]]) -> tuple[Arrays, Extras]:
+def read_tensorflow(source: str | Path | Mapping[str, NDArray[Any]]) -> tuple[Arrays, list[str]]:
     """Reads the network's variables from any file that TensorFlow's DeepLab writes.
 
     If an archive or folder holds both a checkpoint and a frozen graph, the checkpoint is read. A
@@ -83,7 +53,7 @@ def read_tensorflow(source: str | Path | Mapping[str, NDArray[Any]]) -> tuple[Ar
             the model zoo's archives, a folder holding any of them, or the variables themselves.
 
     Returns:
-        The variables of the network by name, and the names of all other entries.
+        The variables of the network by name, and a note for each kind of other entries.
 
     Raises:
         AtrousError: The source is missing, damaged, malicious or of another kind.
@@ -100,33 +70,37 @@ def read_tensorflow(source: str | Path | Mapping[str, NDArray[Any]]) -> tuple[Ar
         return _read_file(path)
 
 
-def select_variables(variables: Mapping[str, NDArray[Any]]) -> tuple[Arrays, Extras]:
-    """Splits variables into those of the network and all others.
+def select_variables(
+    variables: Mapping[str, NDArray[Any]], unread: Iterable[str] = ()
+) -> tuple[Arrays, list[str]]:
+    """Splits variables into those of the network and all others, which notes name.
 
     The authors' exporter restores the variables and never their moving averages (export_model.py:
     ``tf.train.Saver(tf.model_variables())``). An average is therefore used only if its variable is
     missing.
+
+    Args:
+        variables: Arrays by name.
+        unread: Names of further entries: optimizer slots, and entries that are not numbers.
     """
-    found: dict[str, list[str]] = {kind: [] for kind in _KINDS}
+    found: dict[str, list[str]] = {kind: [] for kind in (*_KINDS, "unread")}
     for name in variables:
         found[_kind(name)].append(name)
+    for name in unread:
+        found["slot" if _kind(name) == "slot" else "unread"].append(name)
     arrays = {name: np.asarray(variables[name]) for name in found["variable"]}
     stand_ins = {
         name.removesuffix(_AVERAGE): np.asarray(variables[name])
         for name in found["average"]
         if _kind(name.removesuffix(_AVERAGE)) == "variable"
     }
-    used = tuple(sorted(stand_ins.keys() - arrays.keys()))
+    found["stand-in"] = sorted(stand_ins.keys() - arrays.keys())
+    of_kinds = ((what, found[kind]) for kind, what in _NOTES.items())
+    notes = [f"{what} ({len(names)}): {', '.join(names)}" for what, names in of_kinds if names]
     steps = [variables[name] for name in found["counter"] if name.endswith("global_step")]
-    extras = Extras(
-        optimizer=tuple(found["slot"]),
-        averages=tuple(found["average"]),
-        averages_used=used,
-        counters=tuple(found["counter"]),
-        classifier=tuple(found["classifier"]),
-        global_step=int(np.asarray(steps[0]).ravel()[0]) if steps else None,
-    )
-    return stand_ins | arrays, extras
+    if steps:
+        notes.append(f"trained for {int(np.asarray(steps[0]).ravel()[0])} steps")
+    return stand_ins | arrays, notes
 
 
 def _kind(name: str) -> str:
@@ -136,7 +110,7 @@ def _kind(name: str) -> str:
     raise AssertionError(name)  # the last pattern matches everything
 
 
-def _read_folder(folder: Path, source: Path) -> tuple[Arrays, Extras]:
+def _read_folder(folder: Path, source: Path) -> tuple[Arrays, list[str]]:
     indices = sorted(folder.rglob("*.index"))
     graphs = sorted(folder.rglob("*.pb"))
     if len(indices) > 1 or (not indices and len(graphs) != 1):
@@ -149,13 +123,13 @@ def _read_folder(folder: Path, source: Path) -> tuple[Arrays, Extras]:
         )
     if not indices:
         return _read_file(graphs[0])
-    arrays, extras = _read_file(indices[0])
+    arrays, notes = _read_file(indices[0])
     for graph in graphs:
         _compare(arrays, read_frozen_graph(graph), source, graph.relative_to(folder))
-    return arrays, extras
+    return arrays, notes
 
 
-def _read_file(path: Path) -> tuple[Arrays, Extras]:
+def _read_file(path: Path) -> tuple[Arrays, list[str]]:
     if path.suffix == ".pb" and path.is_file():
         return select_variables(read_frozen_graph(path))
     prefix = path.with_suffix("") if path.suffix == ".index" else path
@@ -168,10 +142,7 @@ def _read_file(path: Path) -> tuple[Arrays, Extras]:
             "checkpoints without .index are the old V1 format, which is not read",
         )
     arrays, names = read_checkpoint(prefix, wanted=lambda name: _kind(name) != "slot")
-    unread = tuple(name for name in names if name not in arrays and _kind(name) != "slot")
-    slots = tuple(name for name in names if _kind(name) == "slot")
-    selected, extras = select_variables(arrays)
-    return selected, replace(extras, optimizer=slots, unread=unread)
+    return select_variables(arrays, [name for name in names if name not in arrays])
 
 
 def _compare(arrays: Arrays, frozen: Arrays, source: Path, graph: Path) -> None:
