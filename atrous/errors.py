@@ -1,7 +1,8 @@
 """The package's one exception, which says what is wrong, where, and how to fix it; exit codes."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from enum import IntEnum
 from functools import partial
@@ -104,6 +105,15 @@ def listed(items: Iterable[object], most: int = 10) -> str:
     texts = [printable(item) for item in items]
     more = f" and {len(texts) - most} more" if len(texts) > most else ""
     return (", ".join(texts[:most]) or "nothing") + more
+
+
+@contextmanager
+def needing(feature: str, extra: str = "train") -> Iterator[None]:
+    """Turns an import in the block that fails into the error of `missing_extra`."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise missing_extra(feature, error, extra) from error
 
 
 def missing_extra(feature: str, error: ModuleNotFoundError, extra: str = "train") -> AtrousError:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from atrous.classes import ADE20K, CAMVID, CITYSCAPES, VOC, ClassTable
-from atrous.errors import AtrousError, missing_extra, printable
+from atrous.errors import AtrousError, needing, printable
 
 if TYPE_CHECKING:
     from atrous.model import Model
@@ -112,12 +112,10 @@ def convert(
     if out.exists() and not overwrite:
         raise AtrousError("E-FILE-EXISTS", "the file exists", where=out,
                           fix="name another file, or add --overwrite")  # fmt: skip
-    try:
+    with needing("atrous convert"):
         from atrous import loading
         from atrous.build import create_classifier
         from atrous.weights import edit_classes, store, zoo
-    except ModuleNotFoundError as error:
-        raise missing_extra("atrous convert", error) from error
 
     given = {name: value for name, value in options.items() if value is not None}
     if "output_stride" in given:

@@ -24,7 +24,7 @@ from atrous.data.doctor.report import write_csv, write_html
 from atrous.data.doctor.survey import survey
 from atrous.data.formats.layout import Layout
 from atrous.data.opening import open_dataset, recognise
-from atrous.errors import AtrousError, ExitCode, missing_extra, printable
+from atrous.errors import AtrousError, ExitCode, needing, printable
 from atrous.images.bands import bands_of
 from atrous.images.decode import atomic
 
@@ -214,11 +214,9 @@ _VIEWS = 3
 def _augmented_sheet(
     dataset: Dataset, indices: Sequence[int], crop_size: int, seed: int
 ) -> Image.Image:
-    try:
+    with needing("augmentation"):
         from atrous.data.normalisation import measured
         from atrous.data.transforms import Augmentation, for_channels, sample_generator
-    except ModuleNotFoundError as error:
-        raise missing_extra("augmentation", error) from None
     augmentation = Augmentation(crop_size=(crop_size, crop_size))
     bands = bands_of(dataset)
     if not bands.is_rgb:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from atrous.cli.options import Progress, view_options
-from atrous.errors import missing_extra, printable
+from atrous.errors import needing, printable
 from atrous.images.decode import atomic
 
 if TYPE_CHECKING:
@@ -72,10 +72,8 @@ def evaluate(
       atrous evaluate runs/scenes --data scenes
       atrous evaluate runs/x --data CITYSCAPES --scales 0.75,1,1.25 --flip --output-stride 8
     """  # noqa: D301  # click needs the backspace itself
-    try:
+    with needing("evaluating"):
         import torch  # noqa: F401  # so that the error names the missing extra
-    except ModuleNotFoundError as error:
-        raise missing_extra("evaluating", error) from error
     from atrous.data.opening import open_dataset
 
     opened = open_dataset(data, split)  # errors of the data set come before the model is loaded

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from atrous.cli.options import ANY_PATH
-from atrous.errors import AtrousError, missing_extra, printable
+from atrous.errors import AtrousError, needing, printable
 from atrous.images.bands import Bands
 
 
@@ -76,7 +76,7 @@ def export(
     if int8 and fp16:
         raise AtrousError("E-OPTIONS", "--int8 and --fp16 exclude each other")
     loaded = load_model(model)
-    try:
+    with needing("export"):
         if int8:
             report = _quantize(loaded, out, calibration, budget, size, labels)
             click.echo(report.table(), err=as_json)
@@ -86,8 +86,6 @@ def export(
 
             pictures = _read(calibration, loaded.bands) if calibration else []
             header = write(loaded, out, size=size, half=fp16, pictures=pictures, labels=labels)
-    except ModuleNotFoundError as error:
-        raise missing_extra("export", error) from error
     if as_json:
         click.echo(json.dumps(vars(header)))
     else:

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from atrous.engines import built_in
-from atrous.errors import missing_extra
+from atrous.errors import needing
 from atrous.weights import zoo
 
 
@@ -98,10 +98,8 @@ def _show_built_in() -> None:
 
 
 def _cost_rows(size: tuple[int, int], num_classes: int) -> list[dict[str, Any]]:
-    try:
+    with needing("the table of networks"):
         import torch
-    except ModuleNotFoundError as error:
-        raise missing_extra("the table of networks", error) from error
     from atrous.build import BACKBONES, create_model
     from atrous.cost import measure, parameters
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from atrous.cli.options import Progress, view_options
-from atrous.errors import AtrousError, missing_extra, printable
+from atrous.errors import AtrousError, needing, printable
 from atrous.predict.find import find_pictures
 
 
@@ -46,12 +46,10 @@ def submit(
           --to voc --out results.tar.gz
       atrous submit runs/x leftImg8bit/test --to cityscapes --out results.zip --flip
     """  # noqa: D301  # click needs the backspace itself
-    try:
+    with needing("submitting"):
         from atrous.evaluation.networks import open_network
         from atrous.evaluation.submission import predictions, write
         from atrous.evaluation.views import Views
-    except ModuleNotFoundError as error:
-        raise missing_extra("submitting", error) from error
     pictures = _named(find_pictures(paths).paths, names)
     _, facts = open_network(model)
     progress = Progress(len(pictures), model)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 from atrous.engines import built_in
 from atrous.engines.openvino import ExportedEngine
 from atrous.engines.protocol import Device, Engine, Precision
-from atrous.errors import AtrousError, missing_extra
+from atrous.errors import AtrousError, missing_extra, needing
 
 if TYPE_CHECKING:
     from atrous.model import DeepLabV3Plus
@@ -67,12 +67,10 @@ def open_engine(
     if path is None:
         return _torch_engine(load_model(model), threads, precision, device)
     if device == "cuda":
-        try:
+        with needing("running an exported file on cuda", "cuda"):
             from atrous.engines.onnxruntime import CudaEngine
 
             return CudaEngine(path, precision)
-        except ModuleNotFoundError as error:
-            raise missing_extra("running an exported file on cuda", error, "cuda") from error
     return ExportedEngine(
         path, threads=threads, precision=precision, streams=streams, device=device
     )
@@ -164,12 +162,10 @@ def no_such_model(source: str | Path, published: Sequence[str] = ()) -> AtrousEr
 def _torch_engine(
     model: "DeepLabV3Plus", threads: int | None, precision: Precision | None, device: Device
 ) -> Engine:
-    try:
+    with needing("running a torch model"):
         import torch
 
         from atrous.engines.torch import TorchEngine
-    except ModuleNotFoundError as error:
-        raise missing_extra("running a torch model", error) from error
     if threads is not None:
         torch.set_num_threads(threads)
     if device == "gpu" or (device == "cuda" and not torch.cuda.is_available()):

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from atrous.errors import missing_extra
+from atrous.errors import needing
 from atrous.images.decode import atomic
 from atrous.predict.batch import Outcome, shown
 
@@ -27,11 +27,9 @@ def indexed(outcomes: Iterable[Outcome], file: Path | None) -> Iterator[Outcome]
     if file is None:
         yield from outcomes
         return
-    try:
+    with needing("--index", "cloud"):
         import pyarrow
         from pyarrow.parquet import ParquetWriter
-    except ModuleNotFoundError as error:
-        raise missing_extra("--index", error, "cloud") from None
     text, number = pyarrow.string(), pyarrow.int32()
     columns = {
         "place": pyarrow.int64(),

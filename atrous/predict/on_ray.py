@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from atrous.engines.machine import usable_processors
-from atrous.errors import AtrousError, missing_extra
+from atrous.errors import AtrousError, needing
 from atrous.images.decode import remove_unfinished
 from atrous.predict.batch import Extras, Job, Outcome, checked_share
 from atrous.predict.find import Picture
@@ -85,11 +85,9 @@ def _cluster(address: str | None, actors: int | None, out: Path) -> Iterator[tup
     """Yields Ray, connected to a cluster, and the number of actors; stops what it started."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing here reports to anybody
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its errors are lines of ours
-    try:
+    with needing("--engine ray", "ray"):
         import ray
         import ray.data
-    except ModuleNotFoundError as error:
-        raise missing_extra("--engine ray", error, "ray") from None
     ours = not ray.is_initialized()
     quiet: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
     try:

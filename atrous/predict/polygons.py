@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from atrous.errors import AtrousError, missing_extra
+from atrous.errors import AtrousError, needing
 from atrous.images.decode import atomic
 from atrous.predict.batch import Outcome
 
@@ -29,10 +29,8 @@ def check_file(path: Path | None) -> Path | None:
             f"'ogr2ogr {path.name} {path.with_suffix('.geojson').name}' turns it into others",
         )
     if path is not None and path.suffix.lower() == ".gpkg":
-        try:
+        with needing("a GeoPackage", "geo"):
             import pyogrio  # noqa: F401  # said before the first picture, not after the last
-        except ModuleNotFoundError as error:
-            raise missing_extra("a GeoPackage", error, "geo") from error
     return path
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from atrous.errors import missing_extra
+from atrous.errors import needing
 from atrous.predict.predictor import Predictor
 from atrous.predict.regions import outlines
 from atrous.predict.rle import encode_runs
@@ -40,10 +40,8 @@ class Function:
     def __init__(
         self, model: str | None = None, threads: int | None = None, skip: str = "background"
     ) -> None:
-        try:
+        with needing("pre-annotating for CVAT", "integration"):
             import cvat_sdk.auto_annotation as cvat
-        except ModuleNotFoundError as error:
-            raise missing_extra("pre-annotating for CVAT", error, "integration") from error
         self._cvat: Any = cvat
         self._predictor = Predictor(model, threads=threads)
         self._skipped = frozenset(skip.split(","))

@@ -8,8 +8,7 @@ been checked. ``ATROUS_CACHE`` names the cache folder. ``ATROUS_OFFLINE=1`` forb
 import logging
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -78,19 +77,14 @@ def _file_name(url: str) -> str:
     return name
 
 
-@contextmanager
-def _locked(target: Path) -> Iterator[None]:
-    """Holds a lock of the operating system, which is released even if this process is killed."""
+def _locked(target: Path) -> AbstractContextManager[object]:
+    """Takes a lock of the operating system, which is released even if this process is killed."""
     lock = FileLock(target.with_name(target.name + ".lock"))
     try:
-        lock.acquire(timeout=0)
+        return lock.acquire(timeout=0)
     except Timeout:
         _LOG.warning("%s: waiting for another process that is downloading it", target.name)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        return lock.acquire()
 
 
 def _download(url: str, wanted: Wanted) -> None:

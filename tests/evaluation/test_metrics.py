@@ -216,7 +216,7 @@ def test_scores_of_nothing_are_not_numbers():
     for score in (
         metrics.mean_iou,
         metrics.pixel_accuracy,
-        metrics.mean_accuracy,
+        lambda nothing: metrics.mean_over_present(metrics.class_accuracy(nothing)),
         metrics.frequency_weighted_iou,
     ):
         assert math.isnan(score(counts))

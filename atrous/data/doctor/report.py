@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from atrous import __version__
 from atrous.data.contact_sheet import Tile
 from atrous.data.doctor.diagnosis import Diagnosis
 from atrous.data.doctor.measure import Measurement
-from atrous.errors import missing_extra, printable
+from atrous.data.html_page import write_page
+from atrous.errors import printable
 from atrous.images.decode import atomic
 from atrous.predict.overlay import display_colors
 
@@ -65,21 +65,12 @@ def write_html(diagnosis: Diagnosis, samples: Mapping[str, Sequence[Tile]], path
     Raises:
         AtrousError: Jinja2 is not installed.
     """
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ModuleNotFoundError as error:
-        raise missing_extra("the HTML report", error, "data") from None
-    # File and class names may contain markup: autoescape turns markup into text.
-    environment = Environment(
-        loader=PackageLoader("atrous.data.doctor", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    environment.filters |= {"shown": printable, "jpeg": _jpeg}
     survey = diagnosis.survey
     shares = {split: diagnosis.shares(split) for split in survey.splits}
-    page = environment.get_template("report.html.jinja").render(
+    write_page(
+        "atrous.data.doctor",
+        path,
+        {"shown": printable, "jpeg": _jpeg},
         diagnosis=diagnosis,
         survey=survey,
         name=printable(survey.root.resolve().name),
@@ -90,10 +81,7 @@ def write_html(diagnosis: Diagnosis, samples: Mapping[str, Sequence[Tile]], path
         largest=max((s for of in shares.values() for s in of.values() if s), default=1.0),
         tints=display_colors(tuple(survey.table.palette)).tolist(),  # the samples' colours
         samples=samples,
-        version=__version__,
     )
-    with atomic(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
 
 
 def _sizes(diagnosis: Diagnosis, split: str) -> list[str]:

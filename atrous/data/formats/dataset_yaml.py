@@ -16,7 +16,7 @@ from typing import Any
 
 from atrous.classes import IGNORE_INDEX, Color, color_of, unlabelled
 from atrous.data.masks.colors import ColorTable
-from atrous.errors import AtrousError, DataError, missing_extra, printable
+from atrous.errors import AtrousError, DataError, needing, printable
 from atrous.images.bands import Bands
 
 _SPLITS = ("train", "val", "test")
@@ -107,10 +107,8 @@ def read_dataset_yaml(path: Path) -> DatasetYaml:
 
 
 def _load(path: Path) -> dict[Any, Any]:
-    try:
+    with needing("reading YAML", "data"):
         import yaml
-    except ModuleNotFoundError as error:
-        raise missing_extra("reading YAML", error, "data") from None
 
     try:
         with path.open("rb") as file:

@@ -7,7 +7,7 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from atrous.errors import AtrousError, DataError, missing_extra
+from atrous.errors import AtrousError, DataError, needing
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -78,11 +78,9 @@ def read_xml(path: Path) -> "Element":
     Raises:
         AtrousError: The file cannot be read, is not XML, or defines entities.
     """
-    try:
+    with needing("reading XML", "data"):
         # The standard parser expands nested entities without limit; defusedxml refuses entities.
         from defusedxml import DefusedXmlException, ElementTree
-    except ModuleNotFoundError as error:
-        raise missing_extra("reading XML", error, "data") from None
     try:
         root: Element = ElementTree.parse(path).getroot()
     except (OSError, ValueError, ElementTree.ParseError, DefusedXmlException) as error:

@@ -30,7 +30,7 @@ from atrous.data.formats.splits import divide, listed_pairs, names_masks
 from atrous.data.masks.colors import color_table
 from atrous.data.masks.files import SUFFIXES
 from atrous.data.masks.targets import MaskReader
-from atrous.errors import DataError, missing_extra
+from atrous.errors import DataError, needing
 
 LOOKS_FOR = "VOC: JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/*.txt or a class file"
 LOOKS_FOR_SBD = "SBD: img/, cls/*.mat, train.txt and val.txt"
@@ -186,12 +186,10 @@ def read_sbd(path: Path) -> Target:
     Raises:
         AtrousError: Not such a file.
     """
-    try:
+    with needing("reading SBD", "data"):
         # MATLAB files are nested, compressed records. SciPy maintains a reader for them and, unlike
         # pickle, the reader runs no code from the file.
         from scipy import io
-    except ModuleNotFoundError as error:
-        raise missing_extra("reading SBD", error, "data") from None
     try:
         content = io.loadmat(path, variable_names=["GTcls"])
         classes = np.asarray(content["GTcls"]["Segmentation"][0, 0])

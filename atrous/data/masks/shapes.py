@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.data.dataset import Target
-from atrous.errors import AtrousError, DataError, missing_extra
+from atrous.errors import AtrousError, DataError, needing
 from atrous.predict.rle import decode_runs, unpack_counts
 
 Points = NDArray[np.float64]  # (N, 2) x and y in pixels, from the picture's upper left corner
@@ -126,10 +126,8 @@ def fill(outlines: Sequence[Points], size: tuple[int, int]) -> Region:
         outlines: At least three points each, in or close to the picture (`outline_problem`).
         size: (height, width) of the picture.
     """
-    try:
+    with needing("drawing polygons", "data"):
         from pycocotools import mask as mask_api
-    except ModuleNotFoundError as error:
-        raise missing_extra("drawing polygons", error, "data") from None
     height, width = size
     parts = mask_api.frPyObjects([outline.ravel() for outline in outlines], height, width)
     counts = unpack_counts(mask_api.merge(parts)["counts"])

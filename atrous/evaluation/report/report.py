@@ -6,16 +6,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 
-from atrous import __version__
+from atrous.data.html_page import write_page
 from atrous.errors import printable
 from atrous.evaluation import metrics
 from atrous.evaluation.report import charts
 from atrous.evaluation.report.gallery import Gallery, Shown
 from atrous.evaluation.scores import HEADLINES, Scores
-from atrous.images.decode import atomic
 from atrous.predict.overlay import display_colors
 
 MAX_MATRIX = 25  # classes in a confusion matrix; of more, the largest confusions are listed
@@ -88,16 +86,12 @@ def write_html(models: Sequence[Evaluated], path: Path) -> None:
         models: One or two models evaluated on the same pictures.
         path: The file.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("atrous.evaluation.report", "."),
-        autoescape=True,
-        trim_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters.update(share=_share, plain=printable, jpeg=_jpeg, points=_points)
     first = models[0].scores
     trimap = {model.name: model.scores.trimap for model in models} if first.trimap else None
-    text = environment.get_template("report.html.jinja").render(
+    write_page(
+        "atrous.evaluation.report",
+        path,
+        {"share": _share, "plain": printable, "jpeg": _jpeg, "points": _points},
         title=" and ".join(printable(model.name) for model in models),
         summary=_summary(first),
         models=models,
@@ -109,11 +103,8 @@ def write_html(models: Sequence[Evaluated], path: Path) -> None:
         classes=list(_classes(models)),
         absent=[name for name, value in first.class_iou.items() if value is None],
         protocol=list(_protocol(models)),
-        version=__version__,
         **_difference(models),
     )
-    with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def _summary(scores: Scores) -> str:

@@ -81,7 +81,9 @@ def _parse(data: bytes) -> Graph:
         variables[f"{scope}/{kind}"] = _values(model, weights).transpose(order)
         variables[f"{scope}/biases"] = _values(model, bias)
         target = subgraph.Tensors(operator.Outputs(0))
-        if options.StrideH() > 1 and _pads_one_side(source, target, options.StrideH()):
+        # SAME padding of a 3x3 may add a row below and none above, depending on the size.
+        added = (target.Shape(1) - 1) * options.StrideH() + 3 - source.Shape(1)
+        if options.StrideH() > 1 and added == 1:
             one_sided = max(one_sided, _input_size(subgraph) // target.Shape(1))
     scale, zero_point = _quantization(subgraph.Tensors(subgraph.Inputs(0)))
     return Graph(
@@ -177,12 +179,6 @@ def _values(model: Any, tensor: Any) -> NDArray[np.float32]:
     shape[tensor.Quantization().QuantizedDimension()] = len(scale)
     centred = quantized.astype(np.float64) - zero_point.reshape(shape if len(scale) > 1 else -1)
     return (centred * scale.astype(np.float64).reshape(shape)).astype(np.float32)
-
-
-def _pads_one_side(source: Any, target: Any, stride: int) -> bool:
-    """Returns whether SAME padding of a 3x3 at this size adds a row below and none above."""
-    missing = (target.Shape(1) - 1) * stride + 3 - source.Shape(1)
-    return bool(missing == 1)
 
 
 def _input_size(subgraph: Any) -> int:
