@@ -256,37 +256,19 @@ def _build_backbone(a: Architecture, timm_weights: Mapping[str, Tensor] | None) 
 
 
 def _backbone_of_family(a: Architecture, timm_weights: Mapping[str, Tensor] | None) -> Backbone:
+    common = {"output_stride": a.output_stride, "in_channels": a.in_channels}
     if a.backbone in VARIANTS:
-        return Xception(
-            a.backbone,
-            output_stride=a.output_stride,
-            multi_grid=a.multi_grid or (1, 1, 1),
-            in_channels=a.in_channels,
-            relu_after_depthwise=a.relu_after_depthwise,
-        )
+        grid, relu = a.multi_grid or (1, 1, 1), a.relu_after_depthwise
+        return Xception(a.backbone, multi_grid=grid, relu_after_depthwise=relu, **common)
     if a.backbone in UNITS:
-        return ResNet(
-            a.backbone,
-            output_stride=a.output_stride,
-            multi_grid=a.multi_grid or (1, 2, 4),
-            in_channels=a.in_channels,
-            stem=a.stem,
-        )
+        return ResNet(a.backbone, multi_grid=a.multi_grid or (1, 2, 4), stem=a.stem, **common)
     if a.backbone == "mobilenet_v2":
         return MobileNetV2(
-            output_stride=a.output_stride,
-            depth_multiplier=a.depth_multiplier,
-            in_channels=a.in_channels,
-            one_sided_padding=a.one_sided_padding,
+            depth_multiplier=a.depth_multiplier, one_sided_padding=a.one_sided_padding, **common
         )
     if a.backbone in mobilenet_v3.VARIANTS:
-        return MobileNetV3(a.backbone, output_stride=a.output_stride, in_channels=a.in_channels)
-    return TimmBackbone(
-        a.backbone.removeprefix("timm/"),
-        output_stride=a.output_stride,
-        in_channels=a.in_channels,
-        weights=timm_weights,
-    )
+        return MobileNetV3(a.backbone, **common)
+    return TimmBackbone(a.backbone.removeprefix("timm/"), weights=timm_weights, **common)
 
 
 def _build_head(a: Architecture, channels: int) -> PyramidHead:

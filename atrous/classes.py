@@ -40,14 +40,9 @@ def pascal_palette(num_classes: int) -> tuple[Color, ...]:
     >>> pascal_palette(3)
     ((0, 0, 0), (128, 0, 0), (0, 128, 0))
     """
-    colors = []
-    for index in range(num_classes):
-        channels = [0, 0, 0]
-        for j in range(8):
-            for channel in range(3):
-                channels[channel] |= (index >> (3 * j + channel) & 1) << (7 - j)
-        colors.append((channels[0], channels[1], channels[2]))
-    return tuple(colors)
+    index, bits = np.arange(num_classes)[:, None], np.arange(8)
+    channels = (((index >> (3 * bits + c) & 1) << (7 - bits)).sum(1).tolist() for c in range(3))
+    return tuple(zip(*channels, strict=True))
 
 
 def plain_name(name: str) -> str:

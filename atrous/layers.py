@@ -39,7 +39,6 @@ class AtrousConv2d(nn.Conv2d):
         stride: Stride.
         atrous_rate: Spacing of the kernel's taps; one number, or (height, width).
         groups: As in `torch.nn.Conv2d`.
-        bias: Whether to add a bias.
         anchor: The kernel's tap that sits on pixel i * stride. ``centre``: symmetric padding, as
             in the authors' code. ``start``: the first tap, as TensorFlow's SAME padding does at
             stride 2 and even sizes; some imported graphs were trained with it.
@@ -54,12 +53,11 @@ class AtrousConv2d(nn.Conv2d):
         stride: int = 1,
         atrous_rate: Rate = 1,
         groups: int = 1,
-        bias: bool = False,
         anchor: Anchor = "centre",
     ) -> None:
         assert kernel_size % 2 == 1
         super().__init__(
-            in_channels, out_channels, kernel_size, stride=stride, groups=groups, bias=bias
+            in_channels, out_channels, kernel_size, stride=stride, groups=groups, bias=False
         )
         self.anchor = anchor
         self.set_stride_and_rate(stride, atrous_rate)

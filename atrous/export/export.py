@@ -3,7 +3,9 @@
 import hashlib
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -214,19 +216,14 @@ def _first_difference(
 
     expected: dict[str, NDArray[np.float32]] = {}
 
-    def remember(name: str) -> Any:
-        def hook(_module: Any, _inputs: Any, output: torch.Tensor) -> None:
-            expected[name] = output.detach().cpu().numpy().copy()
-
-        return hook
+    def remember(name: str, _module: Any, _inputs: Any, output: torch.Tensor) -> None:
+        expected[name] = output.detach().cpu().numpy().copy()
 
     modules = dict(model.named_modules())
-    handles = [modules[name].register_forward_hook(remember(name)) for name in layers]
-    try:
+    with ExitStack() as hooks:
+        for name in layers:
+            hooks.enter_context(modules[name].register_forward_hook(partial(remember, name)))
         torch_logits(model, picture)
-    finally:
-        for handle in handles:
-            handle.remove()
     core = openvino_core()
     graph = core.read_model(proto.SerializeToString())
     names = [name for name in layers if name in expected]

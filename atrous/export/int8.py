@@ -3,7 +3,9 @@
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -317,31 +319,24 @@ def rank_layers(model: DeepLabV3Plus, pictures: Sequence[Pixels]) -> list[str]:
     """
     errors: dict[str, float] = {}
 
-    def compare(name: str) -> Any:
-        def hook(module: nn.Conv2d, inputs: tuple[Tensor], output: Tensor) -> None:
-            weight, x = _rounded_weight(module.weight), _rounded(inputs[0])
-            if getattr(module, "anchor", "centre") == "start":
-                height, width = (
-                    d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)
-                )
-                x = F.pad(x, (0, width, 0, height))
-            rounded = module._conv_forward(x, weight, module.bias)
-            error = (rounded - output).norm() / output.norm().clamp(min=1e-12)
-            errors[name] = errors.get(name, 0.0) + float(error)
+    def compare(name: str, module: nn.Conv2d, inputs: tuple[Tensor], output: Tensor) -> None:
+        weight, x = _rounded_weight(module.weight), _rounded(inputs[0])
+        if getattr(module, "anchor", "centre") == "start":
+            height, width = (
+                d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)
+            )
+            x = F.pad(x, (0, width, 0, height))
+        rounded = module._conv_forward(x, weight, module.bias)
+        error = (rounded - output).norm() / output.norm().clamp(min=1e-12)
+        errors[name] = errors.get(name, 0.0) + float(error)
 
-        return hook
-
-    handles = [
-        module.register_forward_hook(compare(name.removesuffix(".conv")))
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d)
-    ]
-    try:
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Conv2d):
+                hook = partial(compare, name.removesuffix(".conv"))
+                hooks.enter_context(module.register_forward_hook(hook))
         for picture in pictures:
             torch_logits(model, picture)
-    finally:
-        for handle in handles:
-            handle.remove()
     return sorted(errors, key=lambda name: -errors[name])
 
 

@@ -71,7 +71,7 @@ def upright_rgb(image: Image.Image, *, where: object = "") -> Image.Image:
         AtrousError: The picture cannot be decoded, or holds no valid value.
     """
     with decoding(where):
-        orientation = _orientation(image)
+        orientation = orientation_of(image)
         rgb = to_rgb(image)  # first: a turned copy has lost the tags of a TIFF
         if image.format in _ANIMATED and getattr(image, "is_animated", False):
             said = f"frame {image.tell() + 1} of an animation"
@@ -88,12 +88,13 @@ def upright_rgb(image: Image.Image, *, where: object = "") -> Image.Image:
 
 def upright(image: Image.Image) -> Image.Image:
     """Returns the picture turned as its EXIF orientation asks; a broken EXIF block is ignored."""
-    if _orientation(image) == 1:
+    if orientation_of(image) == 1:
         return image  # exif_transpose would copy it
     return ImageOps.exif_transpose(image)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
+    """Returns EXIF's orientation, 1 to 8; a broken EXIF block is ignored."""
     if image.format == "JXL":  # its decoder turns the pixels, and leaves the EXIF as it was
         return 1
     try:

@@ -1,7 +1,7 @@
 """Batch norm in training: how fast its statistics move, where they start, several processes."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any
 
@@ -59,15 +59,14 @@ def restore_folded(model: nn.Module, batches: Iterable[Tensor]) -> list[str]:
     if not folded:
         return []
     moments = {path: _Moments(module.num_features) for path, module in folded.items()}
-    hooks = [
-        module.register_forward_pre_hook(lambda _, inputs, path=path: moments[path].add(inputs[0]))
-        for path, module in folded.items()
-    ]
-    with evaluating(model):
+    with evaluating(model), ExitStack() as hooks:
+        for path, module in folded.items():
+            hook = module.register_forward_pre_hook(
+                lambda _, inputs, path=path: moments[path].add(inputs[0])
+            )
+            hooks.enter_context(hook)
         for images in batches:
             model(images)
-    for hook in hooks:
-        hook.remove()
     for path, module in folded.items():
         mean, variance = moments[path].over_processes(module.weight.device)
         assert module.running_mean is not None

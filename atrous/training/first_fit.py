@@ -75,16 +75,15 @@ def _sampled(model: DeepLabV3Plus, loader: TrainingLoader) -> tuple[Tensor, Tens
     count = min(PICTURES, len(loader.dataset))
     batches = -(-count // loader.batch_size)
     features, targets = [], []
-    handle = model.decoder.classifier.register_forward_pre_hook(keep)
-    for batch in itertools.islice(loader.batches(), batches):
-        model.coarse_logits(batch.images.to(next(model.parameters()).device))
-        found = seen.pop()  # (N, C, h, w)
-        stride = model.logits_stride
-        truth = batch.targets[:, ::stride, ::stride][:, : found.shape[2], : found.shape[3]]
-        for one, labels in zip(found, truth, strict=True):
-            places = torch.nonzero(labels.flatten() != unlabelled(len(model.classes)))[:, 0]
-            places = places[torch.randperm(len(places), generator=generator)[:_POSITIONS]]
-            features.append(one.flatten(1)[:, places].T)
-            targets.append(labels.flatten()[places].long())
-    handle.remove()
+    with model.decoder.classifier.register_forward_pre_hook(keep):
+        for batch in itertools.islice(loader.batches(), batches):
+            model.coarse_logits(batch.images.to(next(model.parameters()).device))
+            found = seen.pop()  # (N, C, h, w)
+            stride = model.logits_stride
+            truth = batch.targets[:, ::stride, ::stride][:, : found.shape[2], : found.shape[3]]
+            for one, labels in zip(found, truth, strict=True):
+                places = torch.nonzero(labels.flatten() != unlabelled(len(model.classes)))[:, 0]
+                places = places[torch.randperm(len(places), generator=generator)[:_POSITIONS]]
+                features.append(one.flatten(1)[:, places].T)
+                targets.append(labels.flatten()[places].long())
     return torch.cat(features), torch.cat(targets).to(features[0].device)

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -221,13 +221,11 @@ class Learner:
         wide = torch.promote_types(coarse_logits.dtype, torch.float32)
         return self.model.upsample(coarse_logits, size=size).to(wide)
 
-    @contextmanager
-    def _communicating(self, wanted: bool) -> Iterator[None]:
+    def _communicating(self, wanted: bool) -> AbstractContextManager[Any]:
         """Lets processes exchange gradients in the backward pass, or not."""
-        network = self.network
-        quiet = isinstance(network, DistributedDataParallel) and not wanted
-        with network.no_sync() if quiet else nullcontext():  # type: ignore[operator]
-            yield
+        if isinstance(self.network, DistributedDataParallel) and not wanted:
+            return self.network.no_sync()
+        return nullcontext()
 
     @contextmanager
     def evaluated(self) -> Iterator[Model]:

@@ -66,12 +66,10 @@ def check_duplicates(survey: Survey) -> Iterator[Finding]:
             what = f"pictures that are in {split} more than once: {len(groups)}"
             yield Finding("warning", "W-DATA-DUPLICATE", what, "keep one copy of each", where)
     for one, other in split_pairs(survey.splits):
-        pairs = [
-            shared_files(measurements, survey.splits[one], survey.splits[other]),
-            list(near_pairs(measurements, survey.splits[one], survey.splits[other])),
-        ]
-        for found, code, how in zip(
-            pairs, _LEAKS, ("the same file", "nearly the same"), strict=True
+        ours, theirs = survey.splits[one], survey.splits[other]
+        for found, code, how in (
+            (shared_files(measurements, ours, theirs), "W-DATA-LEAK", "the same file"),
+            (list(near_pairs(measurements, ours, theirs)), "W-DATA-NEAR-LEAK", "nearly the same"),
         ):
             if found:
                 where = tuple(
@@ -83,9 +81,6 @@ def check_duplicates(survey: Survey) -> Iterator[Finding]:
                     f"scores on {other} will be too high: remove the pictures from {one} or {other}"
                 )
                 yield Finding("warning", code, what, fix, where)
-
-
-_LEAKS = ("W-DATA-LEAK", "W-DATA-NEAR-LEAK")
 
 
 def check_sizes(survey: Survey) -> Iterator[Finding]:

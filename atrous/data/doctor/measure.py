@@ -26,14 +26,13 @@ from atrous.data.masks.targets import MaskReader, ShapeReader
 from atrous.data.normalisation import Sums, sums_of
 from atrous.errors import AtrousError
 from atrous.images.bands import PLAIN, Bands
-from atrous.images.decode import open_image, upright
+from atrous.images.decode import open_image, orientation_of, upright
 from atrous.images.raster import place_of
 from atrous.images.rgb import to_rgb
 from atrous.images.tars import Member, opened
 
 THUMBNAIL = 16  # pixels a side, of the grey copy near duplicates are found by
 _PNG = b"\x89PNG\r\n\x1a\n"
-_ORIENTATION = 274  # of EXIF
 _MOST_COLORS = 512  # kept of a mask in unknown colours
 _SHRINK = 8  # JPEG is decoded at this fraction: the whole file is read, with far less arithmetic
 
@@ -99,7 +98,7 @@ def _look_at_picture(sample: Item, read_target: ReadTarget, result: Measurement)
     # PNG is the only format with checksums.
     with open_image(stream, checksums=data[:8] == _PNG, decode=False) as image:
         width, height = image.size
-        orientation = _orientation(image)
+        orientation = orientation_of(image)
         result.turned = orientation > 1
         result.size = (width, height) if orientation > 4 else (height, width)
         result.format = image.format or ""
@@ -161,14 +160,6 @@ def _stream(path: Path | Member) -> BytesIO:
             pass
     stream.name = str(path)
     return stream
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        value = image.getexif().get(_ORIENTATION, 1)
-    except (ValueError, SyntaxError, TypeError, KeyError, OverflowError):
-        return 1  # `atrous.images.decode` ignores a broken EXIF block, too
-    return value if value in range(1, 9) else 1
 
 
 def _look_at_annotation(sample: Item, read_target: ReadTarget, result: Measurement) -> None:
