@@ -102,9 +102,10 @@ def joined(device: str, timeout: float, heartbeats: Path) -> Iterator[Processes]
     except (dist.DistError, RuntimeError) as error:
         if isinstance(error, AtrousError) or not _is_communication(error):
             raise
+        reason = str(error).strip().splitlines()[0][:200]
         raise ResourceError(
             "E-PROCESS-LOST",
-            f"process {rank} lost contact with another: {_first_line(error)}; "
+            f"process {rank} lost contact with another: {reason}; "
             f"last signs of life: {_last_beats(heartbeats)}",
             fix="see the log of the process that stopped; the last checkpoint is valid, "
             "and torchrun --max-restarts=3 goes on from it by itself. If one hangs again, "
@@ -140,10 +141,6 @@ def _is_communication(error: Exception) -> bool:
     text = str(error).lower()
     words = ("gloo", "nccl", "connection", "peer", "timed out", "socket")
     return isinstance(error, dist.DistError) or any(word in text for word in words)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200]
 
 
 def chosen_device(name: str) -> torch.device:

@@ -89,16 +89,7 @@ def save(model: Model, path: str | Path, *, half: bool = False) -> str:
     if half:
         tensors = {n: t.half() if t.ndim == 4 else t for n, t in tensors.items()}
     check_finite(tensors.items(), path)
-    description = describe(model, tensors)
-    metadata = {_KEY: json.dumps(to_json(description), sort_keys=True)}
-    with atomic(path) as temporary:
-        temporary.write_bytes(serialize(tensors, metadata))
-    return description.tensors_sha256
-
-
-def describe(model: Model, tensors: Mapping[str, Tensor]) -> Description:
-    """Returns the description that `save` writes for a model with these tensors."""
-    return Description(
+    description = Description(
         format=FORMAT,
         made_by=__version__,
         architecture=model.architecture,
@@ -108,6 +99,10 @@ def describe(model: Model, tensors: Mapping[str, Tensor]) -> Description:
         provenance=model.provenance,
         tensors_sha256=hash_tensors(tensors),
     )
+    metadata = {_KEY: json.dumps(to_json(description), sort_keys=True)}
+    with atomic(path) as temporary:
+        temporary.write_bytes(serialize(tensors, metadata))
+    return description.tensors_sha256
 
 
 def preprocessing_of(model: Model) -> Preprocessing:
@@ -118,9 +113,7 @@ def preprocessing_of(model: Model) -> Preprocessing:
 
 def is_ours(path: Path) -> bool:
     """Returns whether `save` wrote a file. The file may be damaged."""
-    if path.suffix != ".safetensors" or not path.is_file():
-        return False
-    return _KEY in read_metadata(path)
+    return path.suffix == ".safetensors" and path.is_file() and _KEY in read_metadata(path)
 
 
 def read(path: Path) -> tuple[Description, dict[str, Tensor]]:

@@ -1,5 +1,6 @@
 """The pictures of a run: what the doctor refuses, training refuses; parts and names."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from atrous.training.inputs import examine_data, open_data
 from atrous.training.loop import train
 from atrous.training.renamed import with_names
 from tests.data import trees
+from tests.data.formats.test_shards import shard
 from tests.tiny import tiny, tiny_data
 
 
@@ -45,7 +47,20 @@ def _damaged(root: Path) -> None:
     picture.write_bytes(picture.read_bytes()[:300])
 
 
-@pytest.mark.parametrize("spoil", [_one_class, _no_class, _blended, _damaged])
+def _one_class_in_shards(root: Path) -> None:
+    _one_class(root)
+    for split in ("train", "val"):
+        files = {}
+        for path in sorted((root / "images" / split).iterdir()):
+            mask = root / "masks" / split / f"{path.stem}.png"
+            files |= {path.name: path.read_bytes(), f"{path.stem}.mask.png": mask.read_bytes()}
+        shard(root / f"{split}-0.tar", files)
+    for folder in ("images", "masks"):
+        shutil.rmtree(root / folder)
+    trees.write(root / "classes.txt", "a\nb")
+
+
+@pytest.mark.parametrize("spoil", [_one_class, _no_class, _blended, _damaged, _one_class_in_shards])
 def test_training_refuses_what_the_doctor_refuses_in_its_words(tmp_path: Path, spoil: Any) -> None:
     spoil(tmp_path / "data")
     layout = recognise(tmp_path / "data")

@@ -78,10 +78,13 @@ def _layout(content: DatasetYaml) -> Layout:
 
 
 def _listed(content: DatasetYaml, folder: str, suffixes: Sequence[str], split: str) -> Listing:
-    root, listings = content.root, []
-    for source in content.sources(split):
-        read = _of_list if source.is_file() else _of_folder
-        listings.append(read(source, root, folder, suffixes, _ending(content.bands)))
+    root, ending = content.root, _ending(content.bands)
+    listings = [
+        _of_list(source, root, folder, suffixes)
+        if source.is_file()
+        else _of_folder(source, _twin(source, root, folder), suffixes, ending)
+        for source in content.sources(split)
+    ]
     items = (  # named by path: several sources may have pictures of one name
         item._replace(name=stem(relative(item.image, root)))
         for listing in listings
@@ -97,17 +100,12 @@ def _ending(bands: Bands | None) -> str:
     return first.removeprefix("{stem}") if first.startswith("{stem}") else ""
 
 
-def _of_folder(
-    source: Path, root: Path, folder: str, suffixes: Sequence[str], ending: str
-) -> Listing:
+def _of_folder(source: Path, masks: Path, suffixes: Sequence[str], ending: str) -> Listing:
     pictures = {name: path for name, path in find_files(source).items() if name.endswith(ending)}
-    masks = find_files(_twin(source, root, folder), suffixes)
-    return pair(pictures, masks, picture_ending=stem(ending))
+    return pair(pictures, find_files(masks, suffixes), picture_ending=stem(ending))
 
 
-def _of_list(
-    source: Path, root: Path, folder: str, suffixes: Sequence[str], ending: str
-) -> Listing:
+def _of_list(source: Path, root: Path, folder: str, suffixes: Sequence[str]) -> Listing:
     """Pairs the pictures a text file lists, relative to the file or to the data set."""
     names = list(dict.fromkeys(read_list(source)))
     found = {name: path for name in names if (path := _existing(name, source.parent, root))}

@@ -86,11 +86,11 @@ def _is_sbd(root: Path) -> bool:
 def _mask_folders(root: Path) -> list[Path]:
     # LabelMe's older converter puts arrays into SegmentationClass and masks beside it.
     names = ("SegmentationClass", "SegmentationClassPNG", "SegmentationClassAug")
-    return [root / name for name in names if any(map(_is_mask, (root / name).glob("*")))]
-
-
-def _is_mask(path: Path) -> bool:
-    return path.suffix.lower() in _ANNOTATIONS
+    return [
+        root / name
+        for name in names
+        if any(path.suffix.lower() in _ANNOTATIONS for path in (root / name).glob("*"))
+    ]
 
 
 def _layout(root: Path, lists: Path) -> Layout:

@@ -52,16 +52,12 @@ class Gallery:
                 places = kept.setdefault(int(index), [])
                 if len(places) == KEPT and sign * iou >= sign * places[-1].iou:
                     continue
-                shown = shown or self._draw(outcome)
+                shown = shown or (
+                    self._jpeg(outcome.image, labels), self._jpeg(outcome.image, target)
+                )  # fmt: skip
                 places.append(Shown(iou, outcome.name, *shown))
                 places.sort(key=lambda entry: sign * entry.iou)
                 del places[KEPT:]
-
-    def _draw(self, outcome: Outcome) -> tuple[bytes, bytes]:
-        return (
-            self._jpeg(outcome.image, outcome.labels),
-            self._jpeg(outcome.image, outcome.target),
-        )
 
     def _jpeg(self, image: NDArray[np.uint8], labels: Labels) -> bytes:
         tinted = overlay.overlay(Image.fromarray(image), labels, self.palette)

@@ -29,7 +29,7 @@ _KINDS = {
         r"|^MobilenetV2/(Logits/|Conv_1/)"
         r"|^MobilenetV3/(Logits/|Conv_2/)"
     ),
-    "variable": re.compile(""),
+    "variable": re.compile(""),  # all others
 }
 # What a model says about entries that do not belong to the segmentation network.
 _NOTES = {
@@ -104,10 +104,7 @@ def select_variables(
 
 
 def _kind(name: str) -> str:
-    for kind, pattern in _KINDS.items():
-        if pattern.search(name):
-            return kind
-    raise AssertionError(name)  # the last pattern matches everything
+    return next(kind for kind, pattern in _KINDS.items() if pattern.search(name))
 
 
 def _read_folder(folder: Path, source: Path) -> tuple[Arrays, list[str]]:

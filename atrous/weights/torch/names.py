@@ -147,10 +147,8 @@ LAYOUTS = (
 
 def find_layout(tensors: Mapping[str, Tensor], backbone: str) -> Layout | None:
     """Returns the layout of these names, if it is a known one for our backbone."""
-    for layout in LAYOUTS:
-        if backbone in layout.backbones and layout.mark in tensors:
-            return layout
-    return None
+    known = (layout for layout in LAYOUTS if backbone in layout.backbones)
+    return next((layout for layout in known if layout.mark in tensors), None)
 
 
 def rename(

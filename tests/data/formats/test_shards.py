@@ -1,11 +1,13 @@
 import io
 import pickle
 import tarfile
+from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from atrous.data.dataset import combined_digest, file_digest
 from atrous.data.opening import open_dataset
 from atrous.errors import AtrousError
 from tests.data.trees import blocks, picture, save, write
@@ -120,6 +122,18 @@ def test_D22_fingerprint_changes_with_a_shard(tmp_path: Path) -> None:
     files = {f"s{i}.jpg": image for i in range(3)} | {f"s{i}.mask.png": mask for i in range(3)}
     shard(tmp_path / "set/val-000001.tar", files)
     assert open_dataset(tmp_path / "set").fingerprint() != before
+
+
+def test_D22_fingerprint_is_that_of_runs_of_before(tmp_path: Path) -> None:
+    """Such runs resume without a warning: a pair was a tuple of its own until shards had items."""
+    Pair = namedtuple("Pair", ("name", "image", "mask"))
+    shards(tmp_path)
+    dataset = open_dataset(tmp_path / "set")
+    parts = [b"a", b"b", b"c"]
+    parts += [repr(Pair(i.key, i.image, i.annotation)).encode() for i in dataset.items]
+    parts += [file_digest(tmp_path / f"set/val-00000{number}.tar") for number in range(2)]
+    assert dataset.items[3].key == "val-000001/s0"
+    assert dataset.fingerprint() == combined_digest(parts)
 
 
 def test_shards_without_classes_are_refused(tmp_path: Path) -> None:
