@@ -70,21 +70,22 @@ def export(
             that differs), its labels are not those of its logits, or the backbone uses an
             unknown operation.
     """
-    with evaluating(model), atomic(out) as temporary:
+    with evaluating(model):
         graph = write_graph(model)
         samples = [*made_up_pictures(size, model.bands), *pictures]
         header = describe(model, graph, size=size)
-        _write_and_check(model, graph, header, temporary, samples, TOLERANCE)
-        if half:
-            _halve(graph.proto)
-            header = describe(model, graph, size=size, precision="float16")
-            _write_and_check(model, graph, header, temporary, samples, HALF_TOLERANCE)
-        if pictures:
-            agreement, means = bf16_agreement(model, temporary, pictures)
-            header = replace(header, bf16_agreement=agreement, bf16_measured=means)
-            onnx.save(as_file(graph, header), temporary)
-        if labels:
-            add_labels(temporary, samples)
+        with atomic(out) as temporary:
+            _write_and_check(model, graph, header, temporary, samples, TOLERANCE)
+            if half:
+                _halve(graph.proto)
+                header = describe(model, graph, size=size, precision="float16")
+                _write_and_check(model, graph, header, temporary, samples, HALF_TOLERANCE)
+            if pictures:
+                agreement, means = bf16_agreement(model, temporary, pictures)
+                header = replace(header, bf16_agreement=agreement, bf16_measured=means)
+                onnx.save(as_file(graph, header), temporary)
+            if labels:
+                add_labels(temporary, samples)
     return header
 
 

@@ -129,8 +129,7 @@ def quantize(
             f"{len(pictures)} calibration pictures; at least two are needed",
             fix="give some dozens of pictures like those the model will see",
         )
-    # Only a model within the budget gets the file's name.
-    with evaluating(model), atomic(out) as temporary:
+    with evaluating(model):
         calibrating, measuring = pictures[::2], pictures[1::2]
         expected = [_labels(torch_logits(model, p), model.logits_stride, p) for p in measuring]
         truth = expected if targets is None else list(targets[1::2])
@@ -138,27 +137,30 @@ def quantize(
         ranked = rank_layers(model, calibrating[:4])
         means = channel_means(model, calibrating)
         kept = 0
-        while True:
-            header = _write(model, temporary, calibrating, means, ranked[:kept], size)
-            engine = ExportedEngine(temporary, keep_compiled=False)
-            found = [_labels(engine.coarse_logits(p), engine.logits_stride, p) for p in measuring]
-            report = QuantizationReport(
-                header,
-                before,
-                class_iou(found, truth, len(model.classes)),
-                _changed(expected, found),
-                targets is not None,
-                tuple(ranked[:kept]),
-                len(ranked),
-            )
-            logger.info("%d layers in float: loss %.4f", kept, report.loss)
-            if budget is None or report.loss <= budget:
-                if labels:
-                    add_labels(temporary, measuring)
-                return report
-            kept = max(1, 2 * kept)
-            if kept > len(ranked) // 2:
-                raise _over_budget(report, budget, out)
+        with atomic(out) as temporary:  # only a model within the budget gets the file's name
+            while True:
+                header = _write(model, temporary, calibrating, means, ranked[:kept], size)
+                engine = ExportedEngine(temporary, keep_compiled=False)
+                found = [
+                    _labels(engine.coarse_logits(p), engine.logits_stride, p) for p in measuring
+                ]
+                report = QuantizationReport(
+                    header,
+                    before,
+                    class_iou(found, truth, len(model.classes)),
+                    _changed(expected, found),
+                    targets is not None,
+                    tuple(ranked[:kept]),
+                    len(ranked),
+                )
+                logger.info("%d layers in float: loss %.4f", kept, report.loss)
+                if budget is None or report.loss <= budget:
+                    if labels:
+                        add_labels(temporary, measuring)
+                    return report
+                kept = max(1, 2 * kept)
+                if kept > len(ranked) // 2:
+                    raise _over_budget(report, budget, out)
 
 
 def _over_budget(report: QuantizationReport, budget: float, out: str | Path) -> AtrousError:
