@@ -106,7 +106,7 @@ def take_steps(step: Callable[[], Any], *, untimed: int = 0) -> None:
 def in_turns(
     commands: Mapping[str, Sequence[str]], *, rounds: int, warm_up: int = 1
 ) -> dict[str, dict[str, float]]:
-    """Does what `interleave` does with a process of its own for each candidate."""
+    """Does what `interleave` does with a process of its own for each; adds processor time."""
     turns = {name: Turns(command) for name, command in commands.items()}
     for _ in range(rounds + warm_up):
         for contender in turns.values():
@@ -114,7 +114,10 @@ def in_turns(
     for contender in turns.values():
         contender.finish()
     return {
-        name: _summary([1e3 * seconds for seconds in contender.wall[warm_up:]])
+        name: {
+            **_summary([1e3 * seconds for seconds in contender.wall[warm_up:]]),
+            "processor_ms": round(1e3 * statistics.median(contender.processor[warm_up:]), 2),
+        }
         for name, contender in turns.items()
     }
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import voc_subset
 from measuring import RESULTS
+from throughput import GOALS
 
 DOCUMENTS = Path(__file__).parent.parent / "docs"
 BEGIN, END = "<!-- table: python benchmarks/tables.py -->", "<!-- end of table -->"
@@ -196,8 +197,44 @@ def metrics() -> str:
     return "\n".join(lines)
 
 
+def throughput() -> str:
+    """Returns pictures a second from disk to disk, and how fast the network alone would be."""
+    result = json.loads((RESULTS / "throughput.amd-epyc.json").read_text())
+    rates, alone = result["pictures_a_second"], result.get("network_alone_pictures_a_second", {})
+    precisions = ("fp32", "bf16", "int8")
+
+    def row(name: str, kind: str, found: dict[str, float]) -> str:
+        cells = [f"{found[f'{kind}, {p}']:.1f}" if f"{kind}, {p}" in found else "not run"
+                 for p in precisions]  # fmt: skip
+        return f"| {name} | {' | '.join(cells)} |"
+
+    shares = {key: 100 * rates[key] / rate for key, rate in alone.items()}
+    lines = [
+        f"| pictures a second | {' | '.join(precisions)} |",
+        "|---|---|---|---|",
+        row("atrous, from disk to disk", "ours", rates),
+        row("atrous at ecb34ed, one picture after the other", "before", rates),
+        row("the peer's best script; in bf16 its whole network", "peer", rates),
+        row("eager PyTorch, one picture after the other", "eager", rates),
+        row("atrous, network alone", "ours", alone),
+        row("the peer, network alone", "peer", alone),
+        row("share of atrous's time that the network takes, %", "ours", shares),
+        row("the same of the peer's script, %", "peer", shares),
+        "",
+        "| atrous in fp32 against | wanted | measured | if all but the network took no time |",
+        "|---|---|---|---|",
+    ]
+    names = {"before": "the older loop", "peer": "the peer's script", "eager": "eager PyTorch"}
+    for kind, name in names.items():
+        key = f"{kind}, fp32"
+        cells = [times(found["ours, fp32"] / rates[key]) if found and key in rates else "not run"
+                 for found in (rates, alone)]  # fmt: skip
+        lines.append(f"| {name} | {times(GOALS[key])} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 TABLES: dict[str, tuple[Callable[[], str], ...]] = {  # in the order of the document
-    "performance.md": (claims,),
+    "performance.md": (claims, throughput),
     "train.md": (updates,),
     "results.md": (voc, street, subset, metrics),
 }

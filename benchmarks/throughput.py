@@ -11,7 +11,9 @@ Contenders take turns, each in a process of its own with all processors; medians
 - peer: the best script we could write with segmentation_models.pytorch's network in OpenVINO: its
   argmax in the graph, the graph fixed to the one size of the pictures, an `AsyncInferQueue` with as
   many streams as OpenVINO wants, decoding ahead in a thread, and files written in a pool;
-- eager: the usual script in PyTorch, channels last, one picture after the other.
+- eager: the usual script in PyTorch, channels last, one picture after the other;
+- network alone: our graph and the peer's on pictures in memory, in one stream with all threads and
+  in as many streams as there are processors. No loop around a network can be faster than that.
 
 The peer's weights are random. So that it draws and writes the same as ours, the labels that its
 network finds are replaced by those of our network, which are in memory before the clock starts.
@@ -24,8 +26,9 @@ import shutil
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +56,9 @@ def main() -> None:
             sys.path.insert(0, str(asked.before))
         os.environ["ATROUS_CACHE"] = f"{folder}/cache-{kind}"
         makers = {"ours": ours, "before": ours, "peer": peer, "eager": eager}
+        for streams in stream_settings():
+            makers[alone("ours", streams)] = partial(our_network, streams)
+            makers[alone("peer", streams)] = partial(peer_network, streams)
         take_steps(makers[kind](precision, Path(folder)))
         return
     with tempfile.TemporaryDirectory() as name:
@@ -60,7 +66,9 @@ def main() -> None:
         make_pictures(asked.pictures, asked.number, folder)
         write_files(asked.weights, folder)
         kinds = ["ours", *(["before"] if asked.before else []), "peer"]
-        pairs = [(kind, p) for p in usable_precisions() for kind in kinds] + [("eager", "fp32")]
+        networks = [alone(whose, n) for whose in ("ours", "peer") for n in stream_settings()]
+        pairs = [(kind, p) for p in usable_precisions() for kind in (*kinds, *networks)]
+        pairs.append(("eager", "fp32"))
         own = [__file__, "--weights", str(asked.weights), "--before", str(asked.before)]
         commands = {
             f"{kind}, {precision}": [*own, "--contender", kind, precision, name]
@@ -68,27 +76,62 @@ def main() -> None:
         }
         times = in_turns(commands, rounds=asked.rounds)
         number = len(pictures(folder))
-    rates = {key: round(1e3 * number / each["median_ms"], 2) for key, each in times.items()}
-    ratios = {key: round(rates["ours, fp32"] / rate, 2) for key, rate in rates.items()}
-    for key, rate in rates.items():
-        goal = f", wanted {GOALS[key]}" if key in GOALS else ""
-        print(f"{key:14} {rate:7.2f} pictures a second; ours in fp32 is x{ratios[key]}{goal}")
-    same = {p: [rates[f"ours, {p}"] / rates[f"{k}, {p}"] for k in kinds[1:]] for p in PRECISIONS
-            if f"ours, {p}" in rates}  # fmt: skip
-    for precision, against in same.items():
-        shown = ", ".join(f"{k} x{r:.2f}" for k, r in zip(kinds[1:], against, strict=True))
-        print(f"ours in {precision} against {shown} in the same precision")
     save(
         "throughput",
         {
             "what": f"MobileNetV2 at output stride 16, {number} JPEGs of {SIZE[0]} x {SIZE[1]}, "
             "disk to disk: labels, overlay, JSON",
-            "pictures_a_second": rates,
-            "ours_in_fp32_against": ratios,
+            **compared(times, number),
             "times": times,
             "machine": machine("openvino", "torch", "segmentation-models-pytorch"),
         },
     )
+
+
+def compared(times: Mapping[str, Mapping[str, float]], number: int) -> dict[str, Any]:
+    """Returns pictures a second and their ratios, and prints them."""
+    every = {key: round(1e3 * number / each["median_ms"], 2) for key, each in times.items()}
+    rates = {key: rate for key, rate in every.items() if "alone" not in key}
+    networks = best_networks(every)
+    ratios = {key: round(rates["ours, fp32"] / rate, 2) for key, rate in rates.items()}
+    for key, each in times.items():
+        spent = each["processor_ms"] / number
+        print(f"{key:28} {every[key]:7.2f} pictures a second, {spent:6.2f} ms of processor each")
+    for key, rate in networks.items():
+        print(f"{key}: the network alone takes {100 * rates[key] / rate:.0f} % of the time")
+    for key in [key for key in GOALS if key in rates]:
+        most = networks["ours, fp32"] / rates[key]
+        print(
+            f"ours in fp32 against {key}: x{ratios[key]}, wanted {GOALS[key]}, at most x{most:.2f}"
+        )
+    for key in rates:
+        kind, precision = key.split(", ")
+        if kind in ("before", "peer"):
+            print(f"ours against {key}: x{rates[f'ours, {precision}'] / rates[key]:.2f}")
+    return {
+        "pictures_a_second": rates,
+        "ours_in_fp32_against": ratios,
+        "network_alone_pictures_a_second": networks,
+    }
+
+
+def alone(whose: str, streams: int) -> str:
+    return f"{whose} network alone {streams}"
+
+
+def stream_settings() -> list[int]:
+    return sorted({1, len(os.sched_getaffinity(0))})
+
+
+def best_networks(rates: dict[str, float]) -> dict[str, float]:
+    """Returns the pictures a second of each network alone, in its best number of streams."""
+    best: dict[str, float] = {}
+    for key, rate in rates.items():
+        kind, precision = key.split(", ")
+        if "alone" in kind:
+            name = f"{kind.split()[0]}, {precision}"
+            best[name] = max(best.get(name, 0.0), rate)
+    return best
 
 
 def usable_precisions() -> list[str]:
@@ -195,14 +238,7 @@ def decoded(path: Path) -> tuple[Path, Image.Image]:
 
 def peer(precision: str, folder: Path) -> Callable[[], Any]:
     """The peer's network in OpenVINO's asynchronous queue."""
-    import openvino
-
-    core = openvino.Core()
-    model = core.read_model(folder / ("peer8.onnx" if precision == "int8" else "peer.onnx"))
-    model.reshape([1, *SIZE, 3])
-    hint = "bf16" if precision == "bf16" else "f32"
-    settings = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": hint}
-    queue = openvino.AsyncInferQueue(core.compile_model(model, "CPU", settings))
+    queue = peer_queue(precision, folder, {"PERFORMANCE_HINT": "THROUGHPUT"})
     writer = Writer(folder, fresh(folder, f"peer-{precision}"))
     decoder, pool = ThreadPoolExecutor(1), ThreadPoolExecutor(os.cpu_count())
 
@@ -215,6 +251,41 @@ def peer(precision: str, folder: Path) -> Callable[[], Any]:
         for each in written:
             each.result()
         assert len(written) == len(pictures(folder))
+
+    return step
+
+
+def peer_queue(precision: str, folder: Path, settings: dict[str, Any]) -> Any:
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(folder / ("peer8.onnx" if precision == "int8" else "peer.onnx"))
+    model.reshape([1, *SIZE, 3])
+    settings["INFERENCE_PRECISION_HINT"] = "bf16" if precision == "bf16" else "f32"
+    return openvino.AsyncInferQueue(core.compile_model(model, "CPU", settings))
+
+
+def our_network(streams: int, precision: str, folder: Path) -> Callable[[], Any]:
+    """Our network from pictures in memory to coarse logits, without labels."""
+    from atrous.engines.openvino import ExportedEngine
+
+    path = folder / ("ours8.onnx" if precision == "int8" else "ours.onnx")
+    engine = ExportedEngine(path, precision=precision, streams=streams)  # type: ignore[arg-type]
+    images = [np.asarray(decoded(picture)[1]) for picture in pictures(folder)]
+    pool = ThreadPoolExecutor(streams)
+    return lambda: list(pool.map(engine.coarse_logits, images))
+
+
+def peer_network(streams: int, precision: str, folder: Path) -> Callable[[], Any]:
+    """The peer's graph, which ends in labels, from pictures in memory."""
+    hint = "THROUGHPUT" if streams > 1 else "LATENCY"
+    queue = peer_queue(precision, folder, {"PERFORMANCE_HINT": hint, "NUM_STREAMS": streams})
+    images = [np.asarray(decoded(picture)[1])[None] for picture in pictures(folder)]
+
+    def step() -> None:
+        for image in images:
+            queue.start_async({0: image})
+        queue.wait_all()
 
     return step
 

@@ -121,6 +121,23 @@ def test_tables_and_the_readme_say_what_the_committed_results_say():
     assert all(ratio in claims() for ratio in ratios)
 
 
+def test_the_throughput_of_a_network_alone_is_that_of_its_best_streams(capsys):
+    from throughput import compared
+
+    milliseconds = {
+        "ours, fp32": 300, "peer, fp32": 360, "eager, fp32": 600,
+        "ours network alone 1, fp32": 290, "ours network alone 2, fp32": 240,
+        "peer network alone 1, fp32": 300, "peer network alone 2, fp32": 320,
+    }  # fmt: skip
+    times = {key: {"median_ms": ms, "processor_ms": 2 * ms} for key, ms in milliseconds.items()}
+    found = compared(times, 12)
+    assert found["network_alone_pictures_a_second"] == {"ours, fp32": 50.0, "peer, fp32": 40.0}
+    assert found["pictures_a_second"] == {"ours, fp32": 40, "peer, fp32": 33.33, "eager, fp32": 20}
+    shown = capsys.readouterr().out
+    assert "ours, fp32: the network alone takes 80 % of the time" in shown
+    assert "ours in fp32 against eager, fp32: x2.0, wanted 3.0, at most x2.50" in shown
+
+
 def test_the_tables_of_fine_tuning_are_those_of_the_committed_results():
     from finetune import tables
     from measuring import RESULTS

@@ -9,6 +9,7 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -353,6 +354,7 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+@cache
 def _host() -> str:
     """Returns a short name of this machine, which may share a folder with others."""
     return hashlib.sha256(platform.node().encode()).hexdigest()[:6]

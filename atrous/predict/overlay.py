@@ -52,17 +52,20 @@ def overlay(
         palette: Colour of each class.
         opacity: Opacity of the tint, 0..1.
     """
-    colors = np.zeros((max(len(palette), int(labels.max()) + 1), 3), np.uint8)
+    border = len(palette) + (len(palette) == 255)  # no class has this index; 255 is the unknown
+    colors = np.zeros((max(256, border + 1, int(labels.max()) + 1), 3), np.uint8)
     colors[: len(palette)] = display_colors(tuple(palette))
+    colors[border] = 255
     opacities = np.where(colors.any(axis=1), round(255 * opacity), 0).astype(np.uint8)
-    edges = Image.fromarray(borders(labels))
-    if labels.dtype == np.uint8:  # Pillow looks up in a third of NumPy's time
-        tint = palette_image(labels, [(r, g, b) for r, g, b in colors.tolist()]).convert("RGB")
-        mask = Image.fromarray(labels).point([*opacities, *bytes(256 - len(opacities))])
+    opacities[border] = 255
+    indices = labels.astype(np.uint16 if border >= 255 else labels.dtype)
+    indices[borders(labels)] = border
+    if indices.dtype == np.uint8:  # Pillow looks up in a third of NumPy's time
+        paletted = Image.fromarray(indices, mode="P")
+        paletted.putpalette(colors.tobytes())
+        tint, mask = paletted.convert("RGB"), Image.fromarray(indices).point(opacities.tolist())
     else:
-        tint, mask = Image.fromarray(colors[labels]), Image.fromarray(opacities[labels])
-    tint.paste("white", mask=edges)
-    mask.paste(255, mask=edges)
+        tint, mask = Image.fromarray(colors[indices]), Image.fromarray(opacities[indices])
     result = Image.composite(tint, image.convert("RGB"), mask)
     result.info.clear()  # drops the picture's metadata, such as GPS positions
     return result

@@ -221,8 +221,9 @@ def mean_confidence(coarse: NDArray[np.float32]) -> float:
     height, width, num_classes = coarse.shape
     total, step = 0.0, max(1, CACHE_BYTES // (4 * width * num_classes))
     for top in range(0, height, step):
-        exponentials = _exponentials(coarse[top : top + step].copy())
-        total += float((1 / exponentials.sum(axis=2)).sum())
+        planes = _planes(coarse[top : top + step])  # NumPy reduces the first axis fastest
+        exponentials = np.exp(planes - planes.max(axis=0))
+        total += float((1 / exponentials.sum(axis=0)).sum())
     return total / (height * width)
 
 

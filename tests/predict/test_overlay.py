@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atrous.classes import CAMVID, CITYSCAPES, VOC, numbered
+from atrous.classes import CAMVID, CITYSCAPES, VOC, numbered, unlabelled
 from atrous.engines import built_in
 from atrous.predict import overlay
 
@@ -29,6 +29,26 @@ def test_backgrounds_are_not_tinted_and_borders_are_white():
     assert shown.getpixel((0, 0)) == (10, 20, 30)
     assert shown.getpixel((1, 0)) == (255, 255, 255)
     assert shown.getpixel((3, 0)) not in ((10, 20, 30), (255, 255, 255))
+
+
+@pytest.mark.parametrize("num_classes", [2, 254, 255, 256, 300])
+def test_overlays_are_tinted_pixel_by_pixel(num_classes):
+    random = np.random.default_rng(num_classes)
+    labels = random.integers(0, num_classes, (12, 9)).repeat(3, axis=0).repeat(4, axis=1)
+    unknown = unlabelled(num_classes)
+    labels[5:20, 7:30] = unknown
+    kind = np.uint8 if max(num_classes - 1, unknown) < 256 else np.uint16
+    pixels = random.integers(0, 256, (*labels.shape, 3), np.uint8)
+    palette = numbered(num_classes).palette
+    shown = np.asarray(overlay.overlay(Image.fromarray(pixels), labels.astype(kind), palette))
+    colors, borders = overlay.display_colors(palette), overlay.borders(labels)
+    for place in np.ndindex(labels.shape):
+        color = colors[labels[place]] if labels[place] < num_classes else np.zeros(3)
+        opacity = 0.55 if color.any() else 0.0
+        if borders[place]:
+            color, opacity = np.full(3, 255), 1.0
+        expected = (1 - opacity) * pixels[place] + opacity * color
+        assert np.abs(shown[place] - expected).max() <= 1
 
 
 def test_borders_lie_where_a_right_or_lower_neighbour_differs():
