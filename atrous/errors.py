@@ -72,6 +72,12 @@ class ResourceError(AtrousError):
     exit_code = ExitCode.RESOURCES
 
 
+class InputError(AtrousError):
+    """A picture, video or other file that cannot be used while others may be: exit code 3."""
+
+    exit_code = ExitCode.SOME_FAILED
+
+
 _LISTED = 200  # a longer list of names, such as timm's 1,300 backbones, helps no reader
 
 

@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from atrous import create_model
 from atrous.engines.openvino import ExportedEngine
 from atrous.export.export import export
-from atrous.images.tiff_windows import DecodedPicture, open_tiff
+from atrous.images.raster import PixelsInMemory
+from atrous.images.tiff_windows import open_tiff
 from atrous.predict import tiles
 from tests.tiffs import write_tiled
 
@@ -77,7 +78,7 @@ def run(case: Case, folder: Path) -> dict[str, Any]:
         Image.fromarray(pixels(0, 0, case.side)).save(picture)
     export(create_model(case.backbone, **case.options), model)
     engine = ExportedEngine(model)
-    windows = open_tiff(picture) or DecodedPicture(Image.open(picture))
+    windows = open_tiff(picture) or PixelsInMemory(np.asarray(Image.open(picture)), copies=2)
     grid = tiles.plan(engine, windows, case.memory)
     command = [sys.executable, "-c", PREDICT, "predict", str(picture), "--model", str(model)]
     command += ["--out", f"{folder}/out", "--memory", str(case.memory)]

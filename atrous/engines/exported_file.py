@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from atrous.classes import Color
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, DataError
 from atrous.images.bands import Bands
 
 FORMAT = 2  # version of this package's metadata; 2: other pixels than 8-bit RGB
@@ -104,12 +104,11 @@ def read_header(path: Path) -> Header:
     except (IndexError, UnicodeDecodeError, ValueError, RecursionError) as error:
         if isinstance(error, AtrousError):
             raise
-        raise AtrousError(
+        raise DataError(
             "E-MODEL-FORMAT",
             "not an ONNX file, or a damaged one",
             where=path,
             fix="export or download it again",
-            exit_code=ExitCode.DATA,
         ) from None
     return _checked(properties, interface, opset, path)
 
@@ -237,12 +236,11 @@ def _refuse_external_tensor(data: mmap.mmap, start: int, end: int, path: Path) -
             if entry.get(1) == "location":
                 location = entry.get(2, "")
     if external:
-        raise AtrousError(
+        raise DataError(
             "E-MODEL-EXTERNAL",
             f"the tensor {name!r} lies outside the file, in {location!r}",
             where=path,
             fix="use a file written by 'atrous export': it holds all its weights",
-            exit_code=ExitCode.DATA,
         )
 
 
@@ -308,10 +306,9 @@ def _parsed(properties: dict[str, str]) -> Header:
 
 
 def _contract(expected: str, found: str, path: Path) -> AtrousError:
-    return AtrousError(
+    return DataError(
         "E-MODEL-CONTRACT",
         f"not a model of atrous: expected {expected}; found {found}",
         where=path,
         fix="export the model with 'atrous export'",
-        exit_code=ExitCode.DATA,
     )

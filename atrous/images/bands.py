@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import InputError
 
 Pixels = NDArray[Any]  # (H, W, C) of one of the three types
 DType = Literal["uint8", "uint16", "float32"]
@@ -114,13 +114,12 @@ class Bands:
         image = image[..., None] if image.ndim == 2 else image
         fits = image.dtype == self.dtype or self.dtype == "float32"
         if image.ndim != 3 or image.shape[2] != len(self.names) or not fits or 0 in image.shape:
-            raise AtrousError(
+            raise InputError(
                 "E-IMAGE-BANDS",
                 f"pictures have {len(self.names)} channels of {self.dtype} "
                 f"({', '.join(self.names)}), this one is {image.shape} of {image.dtype}",
                 where=where,
                 fix="give all channels in this order and type, as in the training data",
-                exit_code=ExitCode.SOME_FAILED,
             )
         return image.astype(self.dtype, copy=False)
 

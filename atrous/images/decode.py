@@ -18,7 +18,7 @@ from typing import IO
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, ExitCode, InputError
 from atrous.images.kinds import HEAD, kind_of
 from atrous.images.pages import go_to_page, split_page
 from atrous.images.rgb import to_rgb
@@ -62,7 +62,7 @@ def read_image(source: str | Path | IO[bytes], *, max_pixels: int = MAX_PIXELS) 
         AtrousError: Missing, empty, unreadable, truncated, of another format, or too large.
     """
     with open_image(source, max_pixels=max_pixels) as image:
-        return upright_rgb(image, where=_name(source))
+        return upright_rgb(image, where=name_of(source))
 
 
 def upright_rgb(image: Image.Image, *, where: object = "") -> Image.Image:
@@ -139,7 +139,7 @@ def open_image(
     Raises:
         AtrousError: As `read_image`.
     """
-    where, page = _name(source), None
+    where, page = name_of(source), None
     with ExitStack() as stack:
         with decoding(where, source):
             if isinstance(source, (str, Path)):
@@ -170,8 +170,8 @@ def decoding(where: object, source: str | Path | IO[bytes] = "") -> Iterator[Non
         source: The picture, for the error that names its kind.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata of a readable picture is not news
+        # Odd metadata of a readable picture is not news.
+        with warnings.catch_warnings(action="ignore"):
             yield
     except AtrousError:
         raise
@@ -185,20 +185,17 @@ def decoding(where: object, source: str | Path | IO[bytes] = "") -> Iterator[Non
             exit_code=ExitCode.RESOURCES,
         ) from error
     except PermissionError as error:
-        raise AtrousError(
-            "E-FILE-READ",
-            f"the file cannot be read: {error.strerror}",
-            where=where,
-            exit_code=ExitCode.SOME_FAILED,
+        raise InputError(
+            "E-FILE-READ", f"the file cannot be read: {error.strerror}", where=where
         ) from None
     except Exception as error:
-        raise AtrousError(
-            "E-IMAGE-BROKEN",
-            f"the picture cannot be decoded: {error}",
-            where=where,
-            fix="the file is truncated or damaged; copy it again from its source",
-            exit_code=ExitCode.SOME_FAILED,
-        ) from None
+        raise damaged(where, f"the picture cannot be decoded: {error}") from None
+
+
+def damaged(where: object, what: str, code: str = "E-IMAGE-BROKEN") -> InputError:
+    """Returns the error of a file that is truncated or damaged."""
+    fix = "the file is truncated or damaged; copy it again from its source"
+    return InputError(code, what, where=where, fix=fix)
 
 
 def _formats(source: str | Path | IO[bytes], where: object) -> tuple[str, ...]:
@@ -207,7 +204,7 @@ def _formats(source: str | Path | IO[bytes], where: object) -> tuple[str, ...]:
     Raises:
         AtrousError: The package for the picture is missing.
     """
-    head = _head(source, 64)
+    head = head_of(source, 64)
     # An AVIF may have a brand of both first, and lists its own among the others.
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS and b"avif" not in head[12:]:
         kind, extra, package, register = "HEIC", "heif", "pi_heif", "register_heif_opener"
@@ -218,18 +215,17 @@ def _formats(source: str | Path | IO[bytes], where: object) -> tuple[str, ...]:
     try:
         module = import_module(package)
     except ModuleNotFoundError:
-        raise AtrousError(
+        raise InputError(
             "E-MISSING-EXTRA",
             f"a {kind}, which needs the package {package!r}, and it is not installed",
             where=where,
             fix=f"pip install 'atrous[{extra}]' (in a checkout: pip install '.[{extra}]')",
-            exit_code=ExitCode.SOME_FAILED,
         ) from None
     getattr(module, register)(**({"thumbnails": False} if extra == "heif" else {}))
     return ("HEIF" if extra == "heif" else "JXL",)
 
 
-def _head(source: str | Path | IO[bytes], size: int) -> bytes:
+def head_of(source: str | Path | IO[bytes], size: int) -> bytes:
     """Returns the first bytes of a file, or those of a stream from where it stands."""
     if isinstance(source, (str, Path)):
         with Path(source).open("rb") as file:
@@ -240,7 +236,7 @@ def _head(source: str | Path | IO[bytes], size: int) -> bytes:
     return head
 
 
-def _name(source: object) -> object:
+def name_of(source: object) -> object:
     """Returns the name of a picture for error messages."""
     return source if isinstance(source, (str, Path)) else getattr(source, "name", "<stream>")
 
@@ -250,7 +246,7 @@ def _unknown_format(source: str | Path | IO[bytes], where: object) -> AtrousErro
     with suppress(Exception):
         if not isinstance(source, (str, Path)):
             source.seek(0)
-        head = _head(source, HEAD)
+        head = head_of(source, HEAD)
         if head[:4] in TIFF_MAGIC:
             tags = ImageFileDirectory_v2(head[:8])
             with Path(str(source)).open("rb") as file:
@@ -262,7 +258,7 @@ def _unknown_format(source: str | Path | IO[bytes], where: object) -> AtrousErro
             fix += "-scale IN.tif OUT.tif"
         elif found := kind_of(head):
             what, fix = f"{found[0]}, which is not read as a picture", found[1]
-    return AtrousError("E-IMAGE-FORMAT", what, where=where, fix=fix, exit_code=ExitCode.SOME_FAILED)
+    return InputError("E-IMAGE-FORMAT", what, where=where, fix=fix)
 
 
 def _verify(source: str | Path | IO[bytes], where: object, max_pixels: int) -> None:
@@ -287,20 +283,19 @@ def check_file(path: Path) -> None:
         code, what = "E-FILE-EMPTY", "the file is empty"
     else:
         return
-    raise AtrousError(code, what, where=path, exit_code=ExitCode.SOME_FAILED)
+    raise InputError(code, what, where=path)
 
 
 def _check_pixels(image: Image.Image, where: object, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
-        raise AtrousError(
+        raise InputError(
             "E-IMAGE-PIXELS",
             f"{width}x{height} is {width * height / 1e6:.0f} megapixels, "
             f"more than the {max_pixels / 1e6:.0f} decoded whole",
             where=where,
             fix="shrink or cut the picture, or save it as a plain TIFF of 8 or 16 bits, which "
             "'atrous predict' reads by windows",
-            exit_code=ExitCode.SOME_FAILED,
         )
 
 

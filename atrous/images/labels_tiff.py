@@ -1,11 +1,9 @@
 """Labels of a georeferenced picture: a tiled, compressed GeoTIFF, written row by row."""
 
 import warnings
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
 
 import numpy as np
 
@@ -16,8 +14,18 @@ from atrous.images.raster import CACHE_MEGABYTES, Place
 _BLOCK = 256  # side of a tile in pixels
 
 
-class LabelsTiff:
-    """A GeoTIFF that is being written: whole or absent.
+@contextmanager
+def labels_tiff(
+    path: Path,
+    size: tuple[int, int],
+    place: Place,
+    num_classes: int,
+    palette: Sequence[Color] = (),
+    mark: str = "",
+    *,
+    new: bool = False,
+) -> Iterator[Callable[[Labels], None]]:
+    """Yields a function that adds rows (n, W) of labels; the file is whole or absent.
 
     It lies where the picture lies. Pixels without a label have the NoData value: 255, or 65535
     above 255 classes.
@@ -31,61 +39,30 @@ class LabelsTiff:
         mark: A text stored under the key ``atrous``; an empty one is not.
         new: As of `atomic`.
     """
+    import rasterio
+    from rasterio.windows import Window
 
-    def __init__(
-        self,
-        path: Path,
-        size: tuple[int, int],
-        place: Place,
-        num_classes: int,
-        palette: Sequence[Color] = (),
-        mark: str = "",
-        *,
-        new: bool = False,
-    ) -> None:
-        self._new = new
-        self._path, self._size, self._place, self._mark = path, size, place, mark
-        self._no_data = unlabelled(num_classes)
-        self._palette = {value: (*color, 255) for value, color in enumerate(palette)}
-        self._stack = ExitStack()
-        self._top = 0
+    no_data, top = unlabelled(num_classes), 0
+    dtype = "uint8" if no_data == 255 else "uint16"
 
-    def __enter__(self) -> Self:
-        import rasterio
+    def write(rows: Labels) -> None:
+        nonlocal top
+        window = Window(0, top, size[1], len(rows))
+        file.write(np.ascontiguousarray(rows, dtype), 1, window=window)
+        top += len(rows)
 
-        with self._stack as stack:
-            temporary = stack.enter_context(atomic(self._path, new=self._new))
-            stack.enter_context(warnings.catch_warnings())
-            warnings.simplefilter("ignore")  # a transform without a coordinate system is not news
-            stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE_MEGABYTES))
-            self._file: Any = stack.enter_context(
-                rasterio.open(
-                    temporary, "w", driver="GTiff", height=self._size[0], width=self._size[1],
-                    count=1, dtype="uint8" if self._no_data == 255 else "uint16",
-                    nodata=self._no_data, crs=self._place.crs, transform=self._place.transform,
-                    tiled=True, blockxsize=_BLOCK, blockysize=_BLOCK, compress="deflate",
-                    bigtiff="if_safer",
-                )
-            )  # fmt: skip
-            if self._no_data == 255:
-                self._file.write_colormap(1, self._palette)
-            if self._mark:
-                self._file.update_tags(atrous=self._mark)
-            self._stack = stack.pop_all()
-        return self
-
-    def write(self, rows: Labels) -> None:
-        """Adds rows (n, W)."""
-        from rasterio.windows import Window
-
-        window = Window(0, self._top, self._size[1], len(rows))
-        self._file.write(np.ascontiguousarray(rows, self._file.dtypes[0]), 1, window=window)
-        self._top += len(rows)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stack.__exit__(kind, error, traceback)
+    with (
+        atomic(path, new=new) as temporary,
+        warnings.catch_warnings(action="ignore"),  # a transform without a coordinate system
+        rasterio.Env(GDAL_CACHEMAX=CACHE_MEGABYTES),
+        rasterio.open(
+            temporary, "w", driver="GTiff", height=size[0], width=size[1], count=1, dtype=dtype,
+            nodata=no_data, crs=place.crs, transform=place.transform, tiled=True,
+            blockxsize=_BLOCK, blockysize=_BLOCK, compress="deflate", bigtiff="if_safer",
+        ) as file,
+    ):  # fmt: skip
+        if no_data == 255:
+            file.write_colormap(1, {value: (*color, 255) for value, color in enumerate(palette)})
+        if mark:
+            file.update_tags(atrous=mark)
+        yield write

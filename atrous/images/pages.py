@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, InputError
 
 _SUBFILE = 254  # TIFF tag: what a page is
 _NOT_A_PAGE = 1 | 4  # its bits for a reduced copy, as in a pyramid, and for a mask
@@ -75,12 +75,11 @@ def go_to_page(image: Image.Image, page: int | None, where: object) -> None:
 def no_such_page(count: int, page: int | None, where: object) -> AtrousError:
     """Returns the error of a stack of so many pages, of which none or a wrong one is named."""
     hint = f"{Path(str(where)).name.partition('#')[0]}#1"
-    return AtrousError(
+    return InputError(
         "E-IMAGE-PAGES",
         f"a stack of {count} pages"
         + (f" has no page {page}" if page is not None else ", not one picture"),
         where=where,
         fix=f"name one page, {hint}, or all, {hint}-{count}"
         " (from bytes and streams: save the file, or pass one page as a PIL picture)",
-        exit_code=ExitCode.SOME_FAILED,
     )

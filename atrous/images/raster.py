@@ -13,9 +13,9 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from atrous.errors import AtrousError, ExitCode, missing_extra
+from atrous.errors import AtrousError, InputError, missing_extra
 from atrous.images.bands import PLAIN, Bands, DType, Pixels
-from atrous.images.decode import TIFF_MAGIC, open_image
+from atrous.images.decode import TIFF_MAGIC, damaged, head_of, name_of, open_image
 from atrous.images.pages import no_such_page, split_page
 from atrous.images.stores import is_address
 
@@ -74,13 +74,12 @@ class Raster:
         self.size = first.size
         for file in self._files:
             if file.size != self.size or max(numbers) > file.count:
-                raise AtrousError(
+                raise InputError(
                     "E-IMAGE-BANDS",
                     f"{file.count} bands of {file.size[0]} x {file.size[1]}, where {numbers} of "
                     f"{self.size[0]} x {self.size[1]} (height x width) are expected",
                     where=file.name,
                     fix="name bands that the file has, and resample all files to one size",
-                    exit_code=ExitCode.SOME_FAILED,
                 )
         kind = np.result_type(*(kind for file in self._files for kind in file.dtypes)).name
         known: dict[str, DType] = {"uint8": "uint8", "uint16": "uint16"}
@@ -107,15 +106,14 @@ class Raster:
 
 
 class PixelsInMemory:
-    """Windows of an array (H, W, C)."""
+    """Windows of an array (H, W, C), of which there are so many copies while it is made."""
 
-    notes: tuple[str, ...] = ()
     no_data: NoData = ()
     place: Place | None = None
 
-    def __init__(self, pixels: Pixels) -> None:
+    def __init__(self, pixels: Pixels, notes: tuple[str, ...] = (), copies: int = 1) -> None:
         self.size = pixels.shape[0], pixels.shape[1]
-        self.bytes_held = pixels.nbytes
+        self.bytes_held, self.notes = copies * pixels.nbytes, notes
         self._pixels = pixels
 
     def read(self, top: int, left: int, height: int, width: int) -> Pixels:
@@ -130,20 +128,14 @@ def open_raster(source: Path | IO[bytes], bands: Bands) -> Raster:
         AtrousError: As `Raster`; or it has other channels or another type.
     """
     raster = Raster(source, bands.sources)
-    bands.checked(np.empty((1, 1, raster.channels), raster.dtype), _name(source))
+    bands.checked(np.empty((1, 1, raster.channels), raster.dtype), name_of(source))
     return raster
 
 
 def open_rgb(path: Path) -> Raster | None:
     """Returns the windows of a TIFF of 8-bit RGB that rasterio reads; None for other files."""
-    if is_address(path):
-        return None
-    with suppress(AtrousError, OSError):
-        if _is_tiff(path) and has_rasterio():
-            raster = Raster(path)
-            if (raster.channels, raster.dtype) == (3, "uint8"):
-                return raster
-    return None
+    file = _in_rasterio(path)
+    return Raster(path) if file and [*file.dtypes] == ["uint8"] * 3 else None
 
 
 def missing(pixels: Pixels, no_data: NoData) -> NDArray[np.bool_]:
@@ -166,14 +158,13 @@ def files_of(source: Path | IO[bytes], sources: Sequence[str]) -> list[Path | IO
     """
     if not sources or sources[0].isdigit():
         return [source]
-    path, ending = Path(str(_name(source))), sources[0].removeprefix("{stem}")
+    path, ending = Path(str(name_of(source))), sources[0].removeprefix("{stem}")
     if not path.name.endswith(ending):
-        raise AtrousError(
+        raise InputError(
             "E-IMAGE-BANDS",
             f"not a file of the first channel, whose name would end in {ending}",
             where=path,
             fix="name the file of the first channel; those of the others are found beside it",
-            exit_code=ExitCode.SOME_FAILED,
         )
     stem = path.name.removesuffix(ending)
     return [path.with_name(name.replace("{stem}", stem)) for name in sources]
@@ -184,12 +175,8 @@ def place_of(path: Path) -> Place | None:
 
     Of an address in a store it is not asked: that would fetch the file once more.
     """
-    if is_address(path):
-        return None
-    with suppress(AtrousError, OSError):
-        if _is_tiff(path) and has_rasterio():
-            return _File(path).place
-    return None
+    file = _in_rasterio(path)
+    return file.place if file else None
 
 
 def has_rasterio() -> bool:
@@ -201,17 +188,17 @@ def has_rasterio() -> bool:
     return True
 
 
-def _name(source: Path | IO[bytes]) -> object:
-    return source if isinstance(source, Path) else getattr(source, "name", "<stream>")
-
-
 def _is_tiff(source: Path | IO[bytes]) -> bool:
-    if isinstance(source, Path):
-        with split_page(source)[0].open("rb") as file:
-            return file.read(4) in TIFF_MAGIC
-    head = source.read(4)
-    source.seek(0)
-    return head in TIFF_MAGIC
+    file = split_page(source)[0] if isinstance(source, Path) else source
+    return head_of(file, 4) in TIFF_MAGIC
+
+
+def _in_rasterio(path: Path) -> "_File | None":
+    """Opens a TIFF of this machine; None without rasterio, and for other or damaged files."""
+    with suppress(AtrousError, OSError):
+        if not is_address(path) and _is_tiff(path) and has_rasterio():
+            return _File(path)
+    return None
 
 
 def _opened(source: Path | IO[bytes]) -> "_File | _Decoded":
@@ -226,17 +213,11 @@ def _reading(name: object) -> Iterator[None]:
     from rasterio.errors import RasterioError
 
     try:
-        with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=CACHE_MEGABYTES):
-            warnings.simplefilter("ignore")  # a picture without a place is not news
+        # A picture without a place is not news.
+        with warnings.catch_warnings(action="ignore"), rasterio.Env(GDAL_CACHEMAX=CACHE_MEGABYTES):
             yield
     except RasterioError as error:
-        raise AtrousError(
-            "E-IMAGE-BROKEN",
-            f"the picture cannot be decoded: {error}",
-            where=name,
-            fix="the file is truncated or damaged; copy it again from its source",
-            exit_code=ExitCode.SOME_FAILED,
-        ) from None
+        raise damaged(name, f"the picture cannot be decoded: {error}") from None
 
 
 class _File:
@@ -247,7 +228,7 @@ class _File:
     def __init__(self, source: Path | IO[bytes]) -> None:
         import rasterio
 
-        self.name = _name(source)
+        self.name = name_of(source)
         path, page = split_page(source) if isinstance(source, Path) else (source, None)
         with _reading(self.name):
             file = rasterio.open(path, driver="GTiff")
@@ -278,7 +259,7 @@ class _Decoded:
     place: Place | None = None
 
     def __init__(self, source: Path | IO[bytes]) -> None:
-        self.name = _name(source)
+        self.name = name_of(source)
         try:
             with open_image(source) as image:
                 deep = bool(image.info.get("deep_rgb"))  # of which Pillow keeps the upper 8 bits
@@ -308,4 +289,4 @@ class _Decoded:
 def read_raster(source: Path | IO[bytes], bands: Bands = PLAIN) -> Pixels:
     """Returns a whole picture (H, W, C) with some channels; errors as `open_raster`."""
     raster = open_raster(source, bands)
-    return bands.checked(raster.read(0, 0, *raster.size), _name(source))
+    return bands.checked(raster.read(0, 0, *raster.size), name_of(source))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import InputError
 
 _DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras and scanners use
 _UNSIGNED, _SAMPLE_FORMAT = 1, 339  # of TIFF
@@ -101,12 +101,11 @@ def to_rgb(image: Image.Image, values: Values | None = None) -> Image.Image:
     """
     values = values or measure(image)
     if image.info.get("deep_rgb") and values.high <= _DIM:
-        raise AtrousError(
+        raise InputError(
             "E-IMAGE-DEPTH",
             "its 16-bit channels use 12 bits or fewer: read as they are, they are almost black",
             where=getattr(image, "filename", ""),
             fix="scale the picture to 8 bits: gdal_translate -ot Byte -scale IN OUT",
-            exit_code=ExitCode.SOME_FAILED,
         )
     notes = conversion_notes(image, values)
     if _is_deep(image):
@@ -169,11 +168,10 @@ def _deep(image: Image.Image) -> tuple[NDArray[Any], NDArray[np.bool_]]:
 def _range(image: Image.Image, values: Values) -> tuple[float, float]:
     """Returns the values that become 0 and 255."""
     if values.low > values.high:
-        raise AtrousError(
+        raise InputError(
             "E-IMAGE-VALUES",
             "the picture holds no valid value, only NoData, NaN or infinities",
             where=getattr(image, "filename", ""),
-            exit_code=ExitCode.SOME_FAILED,
         )
     if image.mode == "F" or values.low < 0 or values.high > 65535:
         return values.low, values.high

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from atrous.errors import AtrousError, ExitCode, missing_extra
+from atrous.errors import AtrousError, ExitCode, InputError, missing_extra
 
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "hf": "huggingface_hub"}
 _CONDITIONAL = ("s3", "gs")  # stores that refuse to replace an object on request
@@ -136,12 +136,11 @@ def put(path: Path, data: bytes, *, new: bool) -> None:
             options = {"mode": "create"} if new and scheme in _CONDITIONAL else {}
             store.fs.pipe_file(store.path, data, **options)
         except FileExistsError:
-            raise AtrousError(
+            raise InputError(
                 "E-OUT-TAKEN",
                 "another call has written this since this call began",
                 where=path,
                 fix="let one call write a picture, or start again to keep what is there",
-                exit_code=ExitCode.SOME_FAILED,
             ) from None
 
 
@@ -158,10 +157,7 @@ def reaching(path: Path) -> Iterator[None]:
     except AtrousError:
         raise
     except FileNotFoundError:
-        raise AtrousError(
-            "E-FILE-MISSING", "no such object or bucket", where=path,
-            exit_code=ExitCode.SOME_FAILED,
-        ) from None  # fmt: skip
+        raise InputError("E-FILE-MISSING", "no such object or bucket", where=path) from None
     except Exception as error:
         refused = isinstance(error, PermissionError) or "credential" in str(error).lower()
         said = getattr(error, "strerror", None) or str(error) or type(error).__name__

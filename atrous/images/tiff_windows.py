@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, TiffTags
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
-from atrous.errors import AtrousError, ExitCode
-from atrous.images.decode import TIFF_MAGIC, open_image
+from atrous.images.decode import TIFF_MAGIC, damaged, open_image
 from atrous.images.pages import split_page
 from atrous.images.rgb import Values, conversion_notes, measure, to_rgb
 from atrous.images.stores import is_address, read_range
@@ -65,20 +64,6 @@ class Windows(Protocol):
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
         """Returns a window inside the picture, (height, width, C); of RGB 8 bits."""
         ...
-
-
-class DecodedPicture:
-    """Windows of a picture in memory."""
-
-    def __init__(self, image: Image.Image) -> None:
-        self.size = image.height, image.width
-        self.bytes_held = 6 * image.height * image.width  # two copies while it is decoded
-        self.notes: tuple[str, ...] = image.info.get("notes", ())
-        self._image = image
-
-    def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
-        """Returns a window inside the picture, (height, width, 3) RGB."""
-        return np.asarray(self._image.crop((left, top, left + width, top + height)))
 
 
 class _Block(NamedTuple):
@@ -156,17 +141,13 @@ class TiffWindows:
         if block in self._cache:
             self._cache.move_to_end(block)
             return self._cache[block]
-        pixels = self._decoded(block)
-        self._cache[block] = pixels
+        values = self._values
+        with self._opened(block) as image:
+            self._cache[block] = pixels = np.asarray(to_rgb(image, values))
         self._cached += pixels.nbytes
         while self._cached > CACHE_BYTES and len(self._cache) > 1:
             self._cached -= self._cache.popitem(last=False)[1].nbytes
         return pixels
-
-    def _decoded(self, block: _Block) -> NDArray[np.uint8]:
-        values = self._values
-        with self._opened(block) as image:
-            return np.asarray(to_rgb(image, values))
 
     @contextmanager
     def _opened(self, block: _Block) -> Iterator[Image.Image]:
@@ -217,13 +198,7 @@ def open_tiff(path: Path) -> TiffWindows | None:
     if max(block.height * block.width for block in blocks) > MOST_BLOCK_PIXELS:
         return None
     if max(block.offset + block.length for block in blocks) > file_path.stat().st_size:
-        raise AtrousError(
-            "E-IMAGE-BROKEN",
-            "the picture ends before its last tile or strip",
-            where=path,
-            fix="the file is truncated or damaged; copy it again from its source",
-            exit_code=ExitCode.SOME_FAILED,
-        )
+        raise damaged(path, "the picture ends before its last tile or strip")
     return windows
 
 

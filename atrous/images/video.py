@@ -19,14 +19,13 @@ from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
-from types import TracebackType
 from typing import IO, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atrous.errors import AtrousError, ExitCode
-from atrous.images.decode import check_file
+from atrous.errors import AtrousError, ExitCode, InputError
+from atrous.images.decode import check_file, damaged
 
 SUFFIXES = frozenset(
     (
@@ -84,13 +83,12 @@ def probe(path: Path) -> Facts:
     """
     check_file(path)
     if missing := missing_program():
-        raise AtrousError(
+        raise InputError(
             "E-MISSING-PROGRAM",
             f"videos need the program {missing!r}, which is not installed",
             where=path,
             fix="apt-get install ffmpeg (macOS: brew install ffmpeg; Windows: winget install "
             "ffmpeg), then run this again",
-            exit_code=ExitCode.SOME_FAILED,
         )
     wanted = "stream=width,height,sample_aspect_ratio,nb_frames,avg_frame_rate,color_transfer"
     wanted += ",duration:stream_tags=rotate:stream_side_data=rotation:format=duration"
@@ -104,9 +102,7 @@ def probe(path: Path) -> Facts:
         raise broken(path, _last_line(done.stderr))
     found = json.loads(done.stdout)
     if not found.get("streams"):
-        raise AtrousError(
-            "E-VIDEO-EMPTY", "no video in this file", where=path, exit_code=ExitCode.SOME_FAILED
-        )
+        raise InputError("E-VIDEO-EMPTY", "no video in this file", where=path)
     return _facts(path, found["streams"][0], found.get("format", {}))
 
 
@@ -215,12 +211,7 @@ class Frames:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._process.kill()
         self._process.wait()
         self._listener.join()
@@ -322,23 +313,17 @@ class VideoWriter:
                 fix="make room, or choose another --out; the same call then does the rest",
                 exit_code=ExitCode.RESOURCES,
             )
-        return AtrousError(
+        return InputError(
             "E-VIDEO-WRITE",
             f"ffmpeg cannot write the overlay: {_last_line(said)}",
             where=self._source,
             fix="run again with --no-overlay, or convert the video first: ffmpeg -i IN OUT.mkv",
-            exit_code=ExitCode.SOME_FAILED,
         )
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -363,13 +348,7 @@ def ends_of(path: Path) -> bytes:
 
 def broken(path: Path, why: str) -> AtrousError:
     """Returns the error of a video that cannot be decoded."""
-    return AtrousError(
-        "E-VIDEO-BROKEN",
-        f"the video cannot be decoded: {why}",
-        where=path,
-        fix="the file is truncated, damaged or no video; copy it again from its source",
-        exit_code=ExitCode.SOME_FAILED,
-    )
+    return damaged(path, f"the video cannot be decoded: {why}", "E-VIDEO-BROKEN")
 
 
 def _url(path: Path) -> str:

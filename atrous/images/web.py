@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, InputError
 from atrous.images.stores import PACKAGES as STORES
 
 if TYPE_CHECKING:  # the modules are slow to import, and few calls need them
@@ -151,10 +151,9 @@ def _body(response: "HTTPResponse", address: str) -> bytes:
 
 
 def _failure(code: str, what: str, address: str) -> AtrousError:
-    return AtrousError(
+    return InputError(
         f"E-DOWNLOAD-{code}",
         what,
         where=without_query(address),
         fix="" if code == "OFFLINE" else "check the address in a browser, or save the file there",
-        exit_code=ExitCode.SOME_FAILED,
     )

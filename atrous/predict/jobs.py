@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from atrous.engines.machine import usable_processors
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, InputError
 from atrous.images.stores import is_address
 from atrous.predict.batch import PLAIN, Extras, Job, Outcome, Task, checked_share
 from atrous.predict.find import Picture
@@ -61,12 +61,11 @@ def segment_in_jobs(
 
 def killed_its_workers(place: int, picture: Picture, ended: str = "") -> Outcome:
     """Returns the outcome of a picture over which several workers died."""
-    error = AtrousError(
+    error = InputError(
         "E-WORKER",
         f"worker processes ended over it {DEATHS} times{ended}",
         where=picture.shown,
         fix="it may need more memory than there is: fewer --jobs, or less --memory",
-        exit_code=ExitCode.SOME_FAILED,
     )
     return Outcome(picture.path, picture.shown, picture.name, place, None, error, 0.0)
 

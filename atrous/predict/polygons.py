@@ -95,8 +95,8 @@ class GroundPolygons:
         from rasterio.features import shapes
         from rasterio.warp import transform_geom
 
-        with warnings.catch_warnings(), rasterio.open(labels) as file:
-            warnings.simplefilter("ignore")  # a transform without a coordinate system is not news
+        # A transform without a coordinate system is not news.
+        with warnings.catch_warnings(action="ignore"), rasterio.open(labels) as file:
             for geometry, number in shapes(rasterio.band(file, 1), transform=file.transform):
                 value = int(number)
                 if value >= len(self._classes):

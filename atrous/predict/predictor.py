@@ -15,7 +15,7 @@ from atrous.images.bands import bands_of
 from atrous.images.decode import MAX_PIXELS
 from atrous.images.raster import NoData, PixelsInMemory, Place, Raster, open_rgb, place_of
 from atrous.images.stores import is_address, place
-from atrous.images.tiff_windows import DecodedPicture, Windows, open_tiff
+from atrous.images.tiff_windows import Windows, open_tiff
 from atrous.predict import tiles
 from atrous.predict.inputs import Source, as_picture, as_raster
 from atrous.predict.segmentation import Segmentation, labels_of
@@ -118,9 +118,10 @@ class Predictor:
             if windows is not None and not self.fits(windows.size):
                 return self._tiled(windows, ground)
         picture = as_picture(image)
-        if not self.fits((picture.height, picture.width)):
-            return self._tiled(DecodedPicture(picture), ground)
         pixels = np.asarray(picture)
+        if not self.fits(pixels.shape[:2]):
+            notes = picture.info.get("notes", ())
+            return self._tiled(PixelsInMemory(pixels, notes, copies=2), ground)
         found = self.segmented(picture, self.engine.coarse_logits(pixels))
         return found if ground is None else found.placed(pixels, ground, ground.no_data)
 

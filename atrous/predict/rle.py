@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, DataError
 
 
 def unpack_counts(text: str | bytes) -> list[int]:
@@ -112,6 +112,4 @@ def encode_coco(mask: NDArray[np.bool_]) -> dict[str, object]:
 
 
 def _broken(what: str) -> AtrousError:
-    return AtrousError(
-        "E-SHAPE-RLE", what, fix="export the annotations again", exit_code=ExitCode.DATA
-    )
+    return DataError("E-SHAPE-RLE", what, fix="export the annotations again")

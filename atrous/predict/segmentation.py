@@ -6,7 +6,8 @@ import html
 import io
 import json
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ from atrous.classes import Color, Labels, unlabelled
 from atrous.errors import unknown_name
 from atrous.images.bands import Pixels
 from atrous.images.decode import write
-from atrous.images.labels_tiff import LabelsTiff
+from atrous.images.labels_tiff import labels_tiff
 from atrous.images.raster import NoData, Place, missing
 from atrous.images.stores import place
 from atrous.predict import overlay, upsample
@@ -253,8 +254,10 @@ class Segmentation:
         labels = without_data(self.labels, pixels, no_data, len(self.classes))
         return dataclasses.replace(self, labels=labels, place=place)
 
-    def _labels_tiff(self, files: "OutputFiles", mark: str, place: Place) -> LabelsTiff:
-        return LabelsTiff(
+    def _labels_tiff(
+        self, files: "OutputFiles", mark: str, place: Place
+    ) -> AbstractContextManager[Callable[[Labels], None]]:
+        return labels_tiff(
             files.labels, self.size, place, len(self.classes), self._stored_palette, mark,
             new=files.is_new(files.labels),
         )  # fmt: skip
@@ -265,8 +268,8 @@ class Segmentation:
         if mark:
             text.add_text(MARK, mark)
         if self.place is not None:
-            with self._labels_tiff(files, mark, self.place) as tiff:
-                tiff.write(self.labels)
+            with self._labels_tiff(files, mark, self.place) as write_rows:
+                write_rows(self.labels)
         else:
             labels = overlay.palette_image(self.labels, self._stored_palette)
             files.write(files.labels, encoded(labels, "PNG", pnginfo=text))

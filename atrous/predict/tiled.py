@@ -14,7 +14,6 @@ from atrous.classes import Color, Labels
 from atrous.engines.protocol import Engine
 from atrous.images.bands import Bands, bands_of
 from atrous.images.decode import atomic
-from atrous.images.labels_tiff import LabelsTiff
 from atrous.images.png_rows import PngRows
 from atrous.images.raster import NoData, Place
 from atrous.images.tiff_windows import Windows
@@ -176,16 +175,15 @@ class TiledSegmentation(Segmentation):
                 )
 
             kind = "grey16" if wide else "palette"
-            labels: PngRows | LabelsTiff
             if self.place is not None:
-                labels = stack.enter_context(self._labels_tiff(files, mark, self.place))
+                write_labels = stack.enter_context(self._labels_tiff(files, mark, self.place))
             else:
-                labels = png(files.labels, kind, () if wide else self._stored_palette)
+                write_labels = png(files.labels, kind, () if wide else self._stored_palette).write
             grey = {name: png(path, "grey") for name, path in files.probabilities.items()}
             cutouts = {name: png(path, "rgba") for name, path in files.cutouts.items()}
             wanted = [*dict.fromkeys((*grey, *cutouts))]
             for rows in self._rows(wanted, image=bool(cutouts)):
-                labels.write(rows.labels)
+                write_labels(rows.labels)
                 for name, file in grey.items():
                     file.write(np.rint(255 * rows.probabilities[name]).astype(np.uint8))
                 for name, file in cutouts.items():

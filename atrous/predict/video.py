@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from atrous.classes import Labels
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import InputError
 from atrous.images.decode import atomic, write
 from atrous.images.video import Facts, Frames, VideoWriter, overlay_suffix, probe
 from atrous.predict.overlay import palette_image
@@ -134,13 +134,12 @@ def segment_video(
     """
     header = probe(path)
     if not predictor.fits(header.size):
-        raise AtrousError(
+        raise InputError(
             "E-VIDEO-SIZE",
             f"a frame of {header.size[0]} x {header.size[1]} needs more than the memory, and "
             "frames are not seen in tiles",
             where=path,
             fix="allow more with --memory, or shrink the video: ffmpeg -i IN -vf scale=1280:-2 OUT",
-            exit_code=ExitCode.SOME_FAILED,
         )
     expected = -(-header.frames // options.every)
     if on_frame is not None:

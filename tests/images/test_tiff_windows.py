@@ -10,7 +10,8 @@ from PIL import Image
 from atrous.errors import AtrousError
 from atrous.images import tiff_windows
 from atrous.images.decode import read_image
-from atrous.images.tiff_windows import DecodedPicture, open_tiff
+from atrous.images.raster import PixelsInMemory
+from atrous.images.tiff_windows import open_tiff
 from tests.tiffs import write_tiled
 
 PLACES = ((0, 0, 150, 211), (3, 50, 97, 100), (149, 210, 1, 1), (60, 0, 70, 211))
@@ -163,6 +164,6 @@ def test_decoded_blocks_are_kept_up_to_a_limit(
 
 def test_windows_of_a_decoded_picture(tmp_path: Path) -> None:
     image = texture(150, 211)
-    picture = DecodedPicture(Image.fromarray(image))
+    picture = PixelsInMemory(image, copies=2)
     assert picture.size == (150, 211)
     assert np.array_equal(picture.read(3, 50, 97, 100), image[3:100, 50:150])

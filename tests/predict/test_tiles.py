@@ -20,7 +20,8 @@ from atrous.engines.torch import TorchEngine
 from atrous.errors import AtrousError
 from atrous.export.export import as_file, describe
 from atrous.export.graph import write_graph
-from atrous.images.tiff_windows import DecodedPicture, open_tiff
+from atrous.images.raster import PixelsInMemory
+from atrous.images.tiff_windows import open_tiff
 from atrous.model import DeepLabV3Plus
 from atrous.predict import tiles
 from atrous.predict.batch import segment_files
@@ -50,7 +51,7 @@ def joined(engine: Engine, picture: np.ndarray, grid: tiles.Grid) -> np.ndarray:
     stride = engine.logits_stride
     size = [-(-side // stride) for side in picture.shape[:2]]
     result = np.full((*size, len(engine.classes)), np.nan, np.float32)
-    for part in tiles.parts(engine, DecodedPicture(Image.fromarray(picture)), grid):
+    for part in tiles.parts(engine, PixelsInMemory(picture, copies=2), grid):
         top, left = part.top // stride, part.left // stride
         height, width = (-(-side // stride) for side in part.image.shape[:2])
         result[top : top + height, left : left + width] = part.coarse[:height, :width]
@@ -183,7 +184,7 @@ def test_pooled_features_are_the_mean_over_the_whole_picture(tmp_path: Path) -> 
     assert whole is not None
     margin = tiles._aligned(engine.reach)
     grid = tiles.Grid(*(list(tiles._axes(side, margin))[-1] for side in image.shape[:2]), margin)
-    picture = DecodedPicture(Image.fromarray(image))
+    picture = PixelsInMemory(image, copies=2)
     found = tiles.pooled_features(engine, picture, grid)
     expected = whole.mean((0, 1))
     np.testing.assert_allclose(found, expected, atol=1e-4 * float(whole.std()))
