@@ -21,7 +21,7 @@ from PIL import Image
 
 from atrous.errors import unknown_name
 from atrous.images.decode import atomic, open_image
-from atrous.predict.regions import Polygon, outlines, polygon_area, simplified
+from atrous.predict.regions import Polygon, boxed, outlines, polygon_area, simplified
 from atrous.predict.rle import encode_runs
 
 TOLERANCE = 1.0  # pixels
@@ -80,7 +80,10 @@ def write_annotations(
 
 
 def regions_of(
-    labels: NDArray[Any], classes: Sequence[str], tolerance: float = 0.0
+    labels: NDArray[Any],
+    classes: Sequence[str],
+    tolerance: float = 0.0,
+    left_out: Sequence[str] = ("background",),
 ) -> Iterator[Region]:
     """Yields the regions of a label map, large ones first, so that small ones are drawn over them.
 
@@ -88,10 +91,11 @@ def regions_of(
         labels: (H, W).
         classes: Names by label value; other values (unknown) have no region.
         tolerance: As in `write_annotations`.
+        left_out: Classes without regions.
     """
     found = []
     for label in np.unique(labels[labels < len(classes)]).tolist():
-        if classes[label] == "background":
+        if classes[label] in left_out:
             continue
         for ring in outlines(labels == label):
             polygon = simplified(ring, tolerance)
@@ -106,7 +110,7 @@ def _labelme(
     """Writes one JSON file for each picture; ``imagePath`` leads from the file to the picture."""
     for picture in pictures:
         path = out / f"{picture.name}.json"
-        labels = _read(picture)
+        labels = read_labels(picture.labels, picture.size)
         height, width = labels.shape
         if tolerance:
             shapes = [
@@ -153,7 +157,7 @@ def _cvat(pictures: Sequence[Picture], classes: Sequence[str], out: Path, tolera
             ElementTree.SubElement(label, "name").text = name
             ElementTree.SubElement(label, "attributes")
     for number, picture in enumerate(pictures):
-        labels = _read(picture)
+        labels = read_labels(picture.labels, picture.size)
         height, width = labels.shape
         image = ElementTree.SubElement(
             root, "image", id=str(number), name=picture.file_name,
@@ -182,7 +186,7 @@ def _yolo(pictures: Sequence[Picture], classes: Sequence[str], out: Path, tolera
     """Writes ``labels/NAME.txt`` and data.yaml; the pictures belong into ``images/``."""
     names = [name for name in classes if name != "background"]
     for picture in pictures:
-        labels = _read(picture)
+        labels = read_labels(picture.labels, picture.size)
         height, width = labels.shape
         lines = []
         for region in regions_of(labels, classes, tolerance):
@@ -208,7 +212,7 @@ def _label_studio(
     """
     tasks = []
     for picture in pictures:
-        labels = _read(picture)
+        labels = read_labels(picture.labels, picture.size)
         height, width = labels.shape
         results: list[dict[str, Any]] = []
         for index, name in enumerate(classes):
@@ -268,15 +272,12 @@ def _masks(
     for label in np.unique(labels[labels < len(classes)]).tolist():
         if classes[label] != "background":
             mask = labels == label
-            (rows,), (columns,) = np.nonzero(mask.any(1)), np.nonzero(mask.any(0))
-            top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-            box = int(left), int(top), int(right), int(bottom)
-            yield classes[label], mask[top:bottom, left:right], box
+            yield classes[label], *boxed(mask)
 
 
-def _read(picture: Picture) -> NDArray[Any]:
-    height, width = picture.size
-    with open_image(picture.labels, max_pixels=height * width) as image:
+def read_labels(path: str | Path, size: tuple[int, int]) -> NDArray[Any]:
+    """Returns the labels (H, W) that `atrous predict` wrote for a picture of this size."""
+    with open_image(path, max_pixels=size[0] * size[1]) as image:
         return np.asarray(image)
 
 

@@ -21,7 +21,7 @@ from atrous.images.web import fetch_picture
 from atrous.predict.find import Picture
 from atrous.predict.predictor import Predictor
 from atrous.predict.records import check_free, digest_of, finished
-from atrous.predict.segmentation import OutputFiles, Segmentation, output_files
+from atrous.predict.segmentation import OutputFiles, output_files
 from atrous.predict.video import (
     ALL_FRAMES,
     OnFrame,
@@ -48,7 +48,6 @@ class Outcome:
         record: The content of the JSON; None after an error.
         error: The error; None if the picture was segmented or its finished output kept.
         seconds: Time spent; 0 if finished output was kept.
-        result: The segmentation, if this process made it during this call.
     """
 
     path: Path
@@ -58,7 +57,6 @@ class Outcome:
     record: dict[str, Any] | None
     error: AtrousError | None
     seconds: float
-    result: Segmentation | None = None
 
 
 @dataclass(frozen=True)
@@ -240,9 +238,9 @@ class Job:
                 outcome.
         """
         start = time.perf_counter()
-        record, result, problem, kept = None, None, None, False
+        record, problem, kept = None, None, False
         try:
-            record, result, kept = self._done(picture)
+            record, kept = self._done(picture)
         except Exception as error:  # one bad picture never ends a batch
             problem = as_ours(error, picture.shown)
             refused = problem.code == "E-STORE-ACCESS" and problem.where.startswith(str(self.out))
@@ -250,12 +248,10 @@ class Job:
                 raise problem from error
             problem.__cause__ = error
         seconds = 0.0 if kept else time.perf_counter() - start
-        return Outcome(
-            picture.path, picture.shown, picture.name, place, record, problem, seconds, result
-        )
+        return Outcome(picture.path, picture.shown, picture.name, place, record, problem, seconds)
 
-    def _done(self, picture: Picture) -> tuple[dict[str, Any], Segmentation | None, bool]:
-        """Returns the record, the segmentation of a new picture, and whether all was kept."""
+    def _done(self, picture: Picture) -> tuple[dict[str, Any], bool]:
+        """Returns the record, and whether finished output was kept."""
         opened = None if picture.version else _opened(picture)
         at = picture.identity
         made_from: dict[str, Any] = {
@@ -267,7 +263,7 @@ class Job:
             made_from["options"] = options
         files = self.extras.files(self.out, picture)
         if (kept := self._kept(picture, files.summary, made_from)) is not None:
-            return {**kept, "input": picture.shown}, None, True
+            return {**kept, "input": picture.shown}, True
         facts = {
             "input": picture.shown,
             "made_from": made_from,
@@ -280,15 +276,13 @@ class Job:
                 raise AtrousError(
                     "E-MODEL-CHANNELS", "videos are RGB, the model's pictures are not"
                 )
-            video = self.extras.video
             record = segment_video(
-                self.predictor, picture.path, files, video,
+                self.predictor, picture.path, files, self.extras.video,
                 facts=facts, mark=at, on_frame=self.on_frame,
             )  # fmt: skip
-            return record, None, False
+            return record, False
         _, source, stream = opened or _opened(picture)
-        result = self.predictor(source)
-        record = result.save(
+        record = self.predictor(source).save(
             self.out,
             picture.stem,
             probabilities=self.extras.probabilities,
@@ -300,7 +294,7 @@ class Job:
             mark=at,
             replaces=picture.made,
         )
-        return record, result, False
+        return record, False
 
     def _kept(self, picture: Picture, summary: Path, of: dict[str, Any]) -> dict[str, Any] | None:
         """Returns the record of finished output; None: the output can be written."""

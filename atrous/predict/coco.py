@@ -5,13 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from atrous.classes import Labels
-from atrous.images.decode import atomic, open_image
+from atrous.images.decode import atomic
+from atrous.predict.annotate import read_labels, regions_of
 from atrous.predict.batch import Outcome
-from atrous.predict.regions import coco_annotation, outlines, polygon_area, simplified
-from atrous.predict.tiled import TiledSegmentation
+from atrous.predict.regions import coco_annotation
 
 
 class CocoRegions:
@@ -40,19 +37,11 @@ class CocoRegions:
         height, width = outcome.record["size"]
         image = {"id": outcome.place, "file_name": outcome.name}
         self._images.append({**image, "height": height, "width": width})
-        labels = _labels(outcome)
-        for label in np.unique(labels[labels < len(self._classes)]).tolist():
-            if self._classes[label] in self._left_out:
-                continue
-            for ring in outlines(labels == label):
-                polygon = simplified(ring, self._tolerance)
-                if len(polygon) < 3:  # a region thinner than the tolerance may vanish
-                    continue
-                ids = {"id": len(self._annotations) + 1, "image_id": outcome.place}
-                annotation = coco_annotation(
-                    polygon, polygon_area(ring), category_id=label + 1, **ids
-                )
-                self._annotations.append(annotation)
+        labels = read_labels(outcome.record["labels"], (height, width))
+        for region in regions_of(labels, self._classes, self._tolerance, self._left_out):
+            ids = {"id": len(self._annotations) + 1, "image_id": outcome.place}
+            ids["category_id"] = self._classes.index(region.label) + 1
+            self._annotations.append(coco_annotation(region.polygon, region.area, **ids))
 
     def write(self, path: Path) -> int:
         """Writes the file and returns the number of regions."""
@@ -69,14 +58,3 @@ class CocoRegions:
         with atomic(path) as temporary:
             temporary.write_text(json.dumps(content), encoding="utf-8")
         return len(self._annotations)
-
-
-def _labels(outcome: Outcome) -> Labels:
-    result = outcome.result
-    # A tiled result would run the network again for its labels. The PNG holds them already.
-    if result is not None and not isinstance(result, TiledSegmentation):
-        return result.labels
-    assert outcome.record is not None
-    height, width = outcome.record["size"]
-    with open_image(outcome.record["labels"], max_pixels=height * width) as picture:
-        return np.asarray(picture)

@@ -6,7 +6,6 @@ import sys
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -185,6 +184,6 @@ def _work(
         while (task := connection.recv()) is not None:
             place, picture = task
             try:
-                connection.send(replace(job.do(place, picture), result=None))
+                connection.send(job.do(place, picture))
             except AtrousError as error:  # the disk is full, which ends the call
                 connection.send(error)

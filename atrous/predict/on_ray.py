@@ -10,7 +10,6 @@ import pickle
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +176,6 @@ class _Actor:
         if begun > DEATHS:
             return killed_its_workers(place, picture)
         try:
-            return replace(self._job.do(place, picture), result=None)
+            return self._job.do(place, picture)
         except AtrousError as error:  # the disk is full
             return error

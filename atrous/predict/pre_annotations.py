@@ -1,7 +1,6 @@
 """The last step of ``atrous predict --annotate``: finished pictures become annotations."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,7 +93,7 @@ class PreAnnotations:
 
     def add(self, outcome: Outcome) -> None:
         """Adds a picture without an error."""
-        self._outcomes.append(replace(outcome, result=None))  # the label file has its labels
+        self._outcomes.append(outcome)
 
     def how_to_import(self, target: str) -> str:
         """Returns a sentence on how the tool takes the file or folder."""

@@ -23,6 +23,13 @@ _TURNS = {  # direction -> the directions to try next: right, straight on, left
 }
 
 
+def boxed(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], tuple[int, int, int, int]]:
+    """Returns a mask, somewhere true, within its box, and the box: left, top, right, bottom."""
+    rows, columns = (np.flatnonzero(mask.any(axis)).tolist() for axis in (1, 0))
+    left, top, right, bottom = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    return mask[top:bottom, left:right], (left, top, right, bottom)
+
+
 def outlines(mask: NDArray[np.bool_]) -> list[NDArray[np.int32]]:
     """Returns a closed polygon (n, 2) of corners (x, y) for each connected region of a mask.
 

@@ -30,7 +30,7 @@ from atrous.predict.records import MARK
 from atrous.predict.regions import outlines
 
 UNKNOWN = "unknown"  # name in `areas` of the pixels without a probable class
-_JPEG_SIDE = 65500  # the longest side that libjpeg writes
+JPEG_SIDE = 65500  # the longest side that libjpeg writes
 _SHOWN_SIDE = 1024  # the longest side of a picture in a notebook
 _LEGEND_WIDTH = 240  # room for the longest names, also below a narrow picture
 
@@ -138,13 +138,13 @@ class Segmentation:
 
     def _repr_png_(self) -> bytes:
         """Returns the overlay with its legend, for notebooks."""
-        return encoded(_reduced(self.overlay(legend=True), _SHOWN_SIDE), "PNG")
+        return encoded(reduced(self.overlay(legend=True), _SHOWN_SIDE), "PNG")
 
     def _repr_html_(self) -> str:
         """Returns picture, overlay, and a table of colours, names and areas, for notebooks."""
         pictures = "".join(
             f'<img alt="{alt}" style="max-width: 48%; margin-right: 1%" '
-            f'src="data:image/jpeg;base64,{_in_base64(_reduced(image, _SHOWN_SIDE))}">'
+            f'src="data:image/jpeg;base64,{_in_base64(reduced(image, _SHOWN_SIDE))}">'
             for alt, image in (("picture", self.image), ("overlay", self.overlay()))
         )
         rows = "".join(
@@ -228,7 +228,7 @@ class Segmentation:
         files = dataclasses.replace(files, replaces=replaces)
         self._write_rasters(files, mark)
         if files.overlay:
-            shown = _reduced(self.overlay(legend=legend), _JPEG_SIDE)
+            shown = reduced(self.overlay(legend=legend), JPEG_SIDE)
             comment = f"{MARK} {mark}".encode() if mark else b""
             files.write(
                 files.overlay, encoded(shown, "JPEG", quality=90, exif=exif, comment=comment)
@@ -356,7 +356,7 @@ def _in_base64(image: Image.Image) -> str:
     return base64.b64encode(encoded(image, "JPEG", quality=90)).decode()
 
 
-def _reduced(image: Image.Image, side: int) -> Image.Image:
+def reduced(image: Image.Image, side: int) -> Image.Image:
     """Returns the picture, reduced by a whole factor if a side is longer than `side`."""
     factor = -(-max(image.size) // side)
     return image if factor == 1 else image.reduce(factor)
@@ -384,8 +384,7 @@ def labels_of(
     labels = upsample.labels(coarse, stride, size)
     if unknown_below:
         unknown = unlabelled(coarse.shape[2])
-        if unknown > np.iinfo(labels.dtype).max:  # 256 classes: 255 is one of them
-            labels = labels.astype(np.uint16)
+        labels = with_room(labels, unknown)
         labels[upsample.confidence(coarse, stride, size) < unknown_below] = unknown
     return labels
 
@@ -398,6 +397,10 @@ def without_data(labels: Labels, pixels: Pixels, no_data: NoData, num_classes: i
     if not absent.any():
         return labels
     unknown = unlabelled(num_classes)
-    if unknown > np.iinfo(labels.dtype).max:  # 256 classes: 255 is one of them
-        labels = labels.astype(np.uint16)
+    labels = with_room(labels, unknown)
     return np.where(absent, labels.dtype.type(unknown), labels)
+
+
+def with_room(labels: Labels, value: int) -> Labels:
+    """Returns labels in a type that holds a value too; with 256 classes, 255 is one of them."""
+    return labels if value <= np.iinfo(labels.dtype).max else labels.astype(np.uint16)

@@ -158,6 +158,7 @@ def segment_video(
             if on_frame is not None:
                 on_frame(path, count + 1, expected)
         output.end()
+    notes = [*header.notes, *_damage(header, options.every, output.count, frames.errors)]
     record = {
         **facts,
         "labels": str(files.labels) if files.labels else None,
@@ -165,10 +166,8 @@ def segment_video(
         "frames": str(files.frames),
         "size": list(header.size),
         **output.totals(),
-        "notes": [*header.notes, *_damage(header, options.every, output.count, frames.errors)],
+        **({"notes": notes} if notes else {}),
     }
-    if not record["notes"]:
-        del record["notes"]
     write(files.summary, (json.dumps(record, indent=1) + "\n").encode())
     return record
 

@@ -9,17 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from atrous.classes import unlabelled
 from atrous.errors import AtrousError
 from atrous.images.decode import open_image, read_image, upright
 from atrous.predict import overlay as drawn
 from atrous.predict.rle import encode_coco
+from atrous.predict.segmentation import JPEG_SIDE, encoded, reduced, with_room
 from atrous.serve.parameters import FORMATS, Wish
 
 if TYPE_CHECKING:
     from atrous.predict.predictor import Predictor
     from atrous.predict.segmentation import Segmentation
 
-_JPEG_SIDE = 65_500  # pixels; longer ones cannot be written
 MOST_PROBABILITY_BYTES = 64_000_000  # of an npz answer
 
 
@@ -60,8 +61,7 @@ def _labels(result: "Segmentation", classes: Sequence[str]) -> NDArray[Any]:
     labels = result.labels
     if not classes:
         return labels
-    if labels.dtype == np.uint8 and len(result.classes) == 256:  # 255 is a class
-        labels = labels.astype(np.uint16)
+    labels = with_room(labels, unlabelled(len(result.classes)))
     table = np.full(np.iinfo(labels.dtype).max + 1, np.iinfo(labels.dtype).max, labels.dtype)
     for name in classes:
         index = result.classes.index(name)
@@ -75,15 +75,14 @@ def _png(result: "Segmentation", classes: Sequence[str]) -> bytes:
         palette += [(0, 0, 0)] * (255 - len(palette)) + [(255, 255, 255)]
     elif result.unknown_below:
         palette = list(result._stored_palette)
-    return _encoded(drawn.palette_image(_labels(result, classes), palette), "PNG")
+    return encoded(drawn.palette_image(_labels(result, classes), palette), "PNG")
 
 
 def _overlay(result: "Segmentation", classes: Sequence[str]) -> bytes:
     picture = result.overlay()
     if classes:
         picture = drawn.overlay(result.image, _labels(result, classes), result.palette)
-    factor = -(-max(picture.size) // _JPEG_SIDE)
-    return _encoded(picture.reduce(factor) if factor > 1 else picture, "JPEG", quality=90)
+    return encoded(reduced(picture, JPEG_SIDE), "JPEG", quality=90)
 
 
 def _json(result: "Segmentation", classes: Sequence[str]) -> bytes:
@@ -130,14 +129,7 @@ def _npz(result: "Segmentation", classes: Sequence[str]) -> bytes:
 
 
 def _cutout(result: "Segmentation", classes: Sequence[str]) -> bytes:
-    return _encoded(result.cutout(*classes), "PNG")
-
-
-def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    image.info.clear()  # metadata of the picture, a position maybe, must not leave
-    image.save(stream, kind, **options)
-    return stream.getvalue()
+    return encoded(result.cutout(*classes), "PNG")
 
 
 def _json_bytes(value: Any) -> bytes:

@@ -9,7 +9,6 @@
 CVAT matches classes to the task's labels by name. Needs the package ``cvat-sdk``.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from PIL import Image
 
 from atrous.errors import needing
 from atrous.predict.predictor import Predictor
-from atrous.predict.regions import outlines
+from atrous.predict.regions import boxed, outlines
 from atrous.predict.rle import encode_runs
 
 
@@ -69,7 +68,8 @@ class Function:
             index = result.classes.index(name)
             mask = result.labels == index
             if context.conv_mask_to_poly:
-                shapes += [self._cvat.polygon(index, points) for points in _polygons(mask)]
+                rings = [ring.astype(float).ravel().tolist() for ring in outlines(mask)]
+                shapes += [self._cvat.polygon(index, points) for points in rings]
             else:
                 shapes.append(self._cvat.mask(index, encoded(mask)))
         return shapes
@@ -86,12 +86,5 @@ def encoded(mask: NDArray[np.bool_]) -> list[int]:
     >>> encoded(np.array([[0, 0, 0], [0, 1, 1], [0, 0, 1]], bool))
     [0, 2, 1, 1, 1, 1, 2, 2]
     """
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    top, bottom, left, right = (int(at) for at in (rows[0], rows[-1], columns[0], columns[-1]))
-    box = mask[top : bottom + 1, left : right + 1]
-    return [*encode_runs(box.ravel()), left, top, right, bottom]
-
-
-def _polygons(mask: NDArray[np.bool_]) -> Iterator[list[float]]:
-    for ring in outlines(mask):
-        yield ring.astype(float).ravel().tolist()
+    part, (left, top, right, bottom) = boxed(mask)
+    return [*encode_runs(part.ravel()), left, top, right - 1, bottom - 1]
