@@ -19,10 +19,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from atrous.engines.exported_file import read_header
 from atrous.engines.machine import peak_megabytes, processor, usable_processors
@@ -206,30 +205,10 @@ def _open(
         path = Path(source)
         return ExportedEngine(path, threads=threads, keep_compiled=keep, precision=precision)
     if name == "ONNX Runtime":
-        return cast(Engine, _OnnxRuntime(source, threads))
+        from atrous.engines.onnxruntime import OnnxRuntimeEngine
+
+        return OnnxRuntimeEngine(Path(source), None, ("CPUExecutionProvider",), threads)
     return open_engine(source, threads=threads, precision=precision)
-
-
-class _OnnxRuntime:
-    """Runs an exported file in ONNX Runtime, for the comparison."""
-
-    def __init__(self, path: str, threads: int) -> None:
-        import onnxruntime
-
-        onnxruntime.set_default_logger_severity(3)  # its warnings are about optimisations
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        header = read_header(Path(path))
-        self.logits_stride = header.logits_stride
-        self.precision = "int8" if header.precision == "int8" else "fp32"
-        self._session = onnxruntime.InferenceSession(
-            path, options, providers=["CPUExecutionProvider"]
-        )
-
-    def coarse_logits(self, image: Pixels) -> NDArray[np.float32]:
-        return cast(
-            NDArray[np.float32], self._session.run(["logits"], {"image": image[None]})[0][0]
-        )
 
 
 def _in_turns(runs: dict[str, Callable[[], Any]], samples: int) -> dict[str, list[float]]:

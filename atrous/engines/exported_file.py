@@ -25,12 +25,20 @@ POOLED = "pooled"  # their mean, (1, C, 1, 1)
 
 # Field numbers of onnx.proto.
 _MODEL_GRAPH, _MODEL_OPSET, _MODEL_METADATA, _MODEL_FUNCTIONS = 7, 8, 14, 25
-_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
 _GRAPH_INPUT, _GRAPH_OUTPUT = 11, 12
 _TENSOR_NAME, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 8, 13, 14
-_FUNCTION_NODE = 7
-_NODE_ATTRIBUTE = 5
-_ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
+# Where tensors can be: the kinds of messages that hold some, and in which fields.
+_HOLDING_TENSORS = {
+    "function": {7: "node"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse tensor"},
+    "node": {5: "attribute"},
+    "attribute": {
+        **dict.fromkeys((5, 10), "tensor"),
+        **dict.fromkeys((6, 11), "graph"),
+        **dict.fromkeys((22, 23), "sparse tensor"),
+    },
+    "sparse tensor": dict.fromkeys((1, 2), "tensor"),  # values and indices
+}
 
 
 @dataclass(frozen=True)
@@ -126,13 +134,11 @@ def _scan(data: mmap.mmap, path: Path) -> tuple[dict[str, str], tuple[list[str],
         elif number == _MODEL_OPSET:
             opset = max(opset, _opset(data, start, end))
         elif number == _MODEL_GRAPH:
-            _refuse_external(data, start, end, path)
+            _refuse_external("graph", data, start, end, path)
             inputs += _names(data, start, end, _GRAPH_INPUT)
             outputs += _names(data, start, end, _GRAPH_OUTPUT)
         elif number == _MODEL_FUNCTIONS:
-            for inner, begin, stop in _fields(data, start, end):
-                if inner == _FUNCTION_NODE:
-                    _refuse_external_in_node(data, begin, stop, path)
+            _refuse_external("function", data, start, end, path)
     return properties, (inputs, outputs), opset
 
 
@@ -193,34 +199,14 @@ def _texts(
             yield number, data[begin:stop].decode()
 
 
-def _refuse_external(data: mmap.mmap, start: int, end: int, path: Path) -> None:
-    """Raises if a tensor of a graph, or of a graph nested in it, lies in another file."""
+def _refuse_external(kind: str, data: mmap.mmap, start: int, end: int, path: Path) -> None:
+    """Raises if a tensor in a message, or in one nested in it, lies in another file."""
+    if kind == "tensor":
+        _refuse_external_tensor(data, start, end, path)
+        return
     for number, begin, stop in _fields(data, start, end):
-        if number == _GRAPH_INITIALIZER:
-            _refuse_external_tensor(data, begin, stop, path)
-        elif number == _GRAPH_SPARSE:
-            _refuse_external_sparse(data, begin, stop, path)
-        elif number == _GRAPH_NODE:
-            _refuse_external_in_node(data, begin, stop, path)
-
-
-def _refuse_external_in_node(data: mmap.mmap, start: int, end: int, path: Path) -> None:
-    for number, begin, stop in _fields(data, start, end):
-        if number != _NODE_ATTRIBUTE:
-            continue
-        for kind, first, last in _fields(data, begin, stop):
-            if kind in _ATTRIBUTE_TENSORS:
-                _refuse_external_tensor(data, first, last, path)
-            elif kind in _ATTRIBUTE_GRAPHS:
-                _refuse_external(data, first, last, path)
-            elif kind in _ATTRIBUTE_SPARSE:
-                _refuse_external_sparse(data, first, last, path)
-
-
-def _refuse_external_sparse(data: mmap.mmap, start: int, end: int, path: Path) -> None:
-    for number, begin, stop in _fields(data, start, end):
-        if number in (1, 2):  # values and indices
-            _refuse_external_tensor(data, begin, stop, path)
+        if inner := _HOLDING_TENSORS[kind].get(number):
+            _refuse_external(inner, data, begin, stop, path)
 
 
 def _refuse_external_tensor(data: mmap.mmap, start: int, end: int, path: Path) -> None:

@@ -1,8 +1,8 @@
-"""The engine for exported files on Nvidia's cards: ONNX Runtime."""
+"""ONNX Runtime: exported files on Nvidia's cards, and on processors to compare with."""
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from atrous.images.bands import Pixels
 _CUDA = ("CUDAExecutionProvider", {"use_tf32": 0})
 
 
-class CudaEngine:
+class OnnxRuntimeEngine:
     """Runs a file written by `atrous export`; see `atrous.engines.protocol.Engine`.
 
     Pictures are seen whole: ONNX Runtime gives no values from inside the graph, which tiles need.
@@ -27,7 +27,8 @@ class CudaEngine:
     Args:
         path: The file.
         precision: As in `Predictor`.
-        providers: Of ONNX Runtime; for tests without a card.
+        providers: Of ONNX Runtime.
+        threads: Threads of a processor to use; 0: all.
 
     Attributes:
         header: The metadata of the file.
@@ -44,9 +45,11 @@ class CudaEngine:
         path: Path,
         precision: Precision | None = None,
         providers: Sequence[Any] = (_CUDA,),
+        threads: int = 0,
     ) -> None:
-        import onnxruntime  # only who asks for cuda needs it
+        import onnxruntime  # only who asks for it needs it
 
+        onnxruntime.set_default_logger_severity(3)  # its warnings are about optimisations
         self.header = read_header(path)
         self.precision = chosen_precision(self.header, precision, where=path, device="cuda")
         self.classes = self.header.classes
@@ -63,7 +66,9 @@ class CudaEngine:
                 "this ONNX Runtime cannot use cuda",
                 fix="pip uninstall onnxruntime; pip install 'atrous[cuda]'; or --device cpu",
             )
-        self._session = onnxruntime.InferenceSession(str(path), providers=list(providers))
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self._session = onnxruntime.InferenceSession(str(path), options, list(providers))
         if name not in self._session.get_providers():  # it falls back to the processor silently
             raise AtrousError(
                 "E-DEVICE",
@@ -78,11 +83,9 @@ class CudaEngine:
             logits: NDArray[np.float32] = self._session.run(["logits"], {"image": image[None]})[0]
         return logits[0]
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> AbstractContextManager[object]:
         """Lets no other thread in that asks for the same."""
-        with self._lock:
-            yield
+        return self._lock
 
     def high_level(self, tile: Pixels) -> NDArray[np.float32] | None:
         """Refuses: only a picture beyond the limits of pictures is seen in tiles.

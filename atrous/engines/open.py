@@ -68,9 +68,9 @@ def open_engine(
         return _torch_engine(load_model(model), threads, precision, device)
     if device == "cuda":
         with needing("running an exported file on cuda", "cuda"):
-            from atrous.engines.onnxruntime import CudaEngine
+            from atrous.engines.onnxruntime import OnnxRuntimeEngine
 
-            return CudaEngine(path, precision)
+            return OnnxRuntimeEngine(path, precision)
     return ExportedEngine(
         path, threads=threads, precision=precision, streams=streams, device=device
     )

@@ -54,7 +54,7 @@ class Engine(Protocol):
         """Estimated memory for each pixel that the network sees at a time."""
         ...
 
-    def alone(self) -> AbstractContextManager[None]:
+    def alone(self) -> AbstractContextManager[object]:
         """Lets no other thread in meanwhile; for pictures that take all the memory."""
         ...
 

@@ -3,8 +3,7 @@
 import copy
 import hashlib
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import cached_property
 
 import numpy as np
@@ -58,11 +57,9 @@ class TorchEngine:
         self.streams = 1
         self._lock = threading.RLock()
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> AbstractContextManager[object]:
         """Lets no other thread in that asks for the same."""
-        with self._lock:
-            yield
+        return self._lock
 
     def coarse_logits(self, image: Pixels) -> NDArray[np.float32]:
         """Maps a picture (H, W, C) to logits (h, w, K) at `logits_stride`."""

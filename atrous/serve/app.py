@@ -1,7 +1,6 @@
 """What answers requests: reads a body, gives it to a worker, tells what the worker said."""
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -91,7 +90,9 @@ class Service:
         name = request.query_params.get("model", next(iter(self._pools)))
 
         def job(body: bytes) -> tuple[Pool, Job, str]:
-            pool = self._pool(name)
+            if name not in self._pools:
+                raise unknown_name("model", name, self._pools)
+            pool = self._pools[name]
             wish = read_wish(request.query_params.multi_items(), pool.model["classes"])
             size = picture_size(body) or (0, 0)
             check_pixels(size, self._settings.max_pixels)
@@ -160,11 +161,6 @@ class Service:
         finally:
             gone.cancel()
 
-    def _pool(self, name: str) -> Pool:
-        if name not in self._pools:
-            raise unknown_name("model", name, self._pools)
-        return self._pools[name]
-
     def _known(self, request: Request) -> str:
         """Returns the model a path names."""
         name: str = request.path_params["name"]
@@ -174,10 +170,10 @@ class Service:
         return name
 
     async def _models(self, request: Request) -> Response:
-        return _json([self._described(name) for name in self._pools])
+        return bodies.json_answer([self._described(name) for name in self._pools])
 
     async def _model(self, request: Request) -> Response:
-        return _json(self._described(next(iter(self._pools))))
+        return bodies.json_answer(self._described(next(iter(self._pools))))
 
     def _described(self, name: str) -> dict[str, Any]:
         model, file = dict(self._pools[name].model), self._files.get(name)
@@ -206,32 +202,34 @@ class Service:
         return self._files[name].response(request)
 
     async def _live(self, request: Request) -> Response:
-        return _json({"live": True})
+        return bodies.json_answer({"live": True})
 
     async def _ready(self, request: Request) -> Response:
         ready = not self.draining and all(pool.ready for pool in self._pools.values())
-        return _json({"ready": ready}, 200 if ready else 503)
+        return bodies.json_answer({"ready": ready}, 200 if ready else 503)
 
     async def _metrics(self, request: Request) -> Response:
         text = self.metrics.text(self._pools, self.budget.held)
         return Response(text, media_type="text/plain; version=0.0.4")
 
     async def _openapi(self, request: Request) -> Response:
-        return _json(openapi.description(list(self._pools), token=bool(self._settings.token)))
+        return bodies.json_answer(
+            openapi.description(list(self._pools), token=bool(self._settings.token))
+        )
 
     async def _v2_server(self, request: Request) -> Response:
-        return _json(
+        return bodies.json_answer(
             {"name": "atrous", "version": __version__, "extensions": ["binary_tensor_data"]}
         )
 
     async def _v2_model(self, request: Request) -> Response:
         name = self._known(request)
-        return _json(inference.metadata(name, self._pools[name].model))
+        return bodies.json_answer(inference.metadata(name, self._pools[name].model))
 
     async def _v2_ready(self, request: Request) -> Response:
         name = self._known(request)
         ready = not self.draining and self._pools[name].ready > 0
-        return _json({"name": name, "ready": ready}, 200 if ready else 503)
+        return bodies.json_answer({"name": name, "ready": ready}, 200 if ready else 503)
 
     async def _v2_infer(self, request: Request) -> Response:
         name = self._known(request)
@@ -261,26 +259,18 @@ async def _until_gone(request: Request) -> None:
         pass
 
 
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(
-        json.dumps(value).encode() + b"\n",
-        status,
-        {"cache-control": "no-store"},
-        "application/json",
-    )
-
-
 def _said(said: dict[str, Any], payload: bytes, media_type: str, share: bodies.Share) -> Response:
     """Returns what the worker said, as an answer."""
-    headers = {"cache-control": "no-store"}
     if "error" in said:
         error = said["error"]
         if not media_type:  # the inference protocol has its own word for it
             error["error"] = error["message"]
-        text = json.dumps(error).encode() + b"\n"
-        return Response(text, said["status"], headers, "application/json")
-    headers["server-timing"] = f"worker;dur={1e3 * said['seconds']:.1f}"
-    headers["atrous-precision"] = said["precision"]
+        return bodies.json_answer(error, said["status"])
+    headers = {
+        "cache-control": "no-store",
+        "server-timing": f"worker;dur={1e3 * said['seconds']:.1f}",
+        "atrous-precision": said["precision"],
+    }
     if "json_length" in said:
         headers[inference.LENGTH] = str(said["json_length"])
     kind = said.get("type", media_type)
@@ -291,11 +281,7 @@ def _said(said: dict[str, Any], payload: bytes, media_type: str, share: bodies.S
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, AtrousError)
-    status, headers, body = refusal(error)
-    if request.scope["path"].startswith("/v2"):  # the protocol's own word for it
-        body = json.dumps({"error": str(error.what), **json.loads(body)}).encode()
-        headers["content-length"] = str(len(body))
-    return Response(body, status, headers)
+    return refusal(error, request.scope["path"])
 
 
 async def _not_found(request: Request, error: Exception) -> Response:

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import json
+from collections.abc import Mapping
 from typing import Any, Self
 
 from starlette.responses import Response
@@ -102,6 +104,16 @@ async def read_body(
     if not share.held:
         raise AtrousError("E-BODY-EMPTY", "the body is empty", fix="send a picture as the body")
     return b"".join(parts)
+
+
+def json_answer(
+    value: Any, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Returns a value as an answer, which no cache keeps."""
+    body = json.dumps(value).encode() + b"\n"
+    return Response(
+        body, status, {"cache-control": "no-store", **(headers or {})}, "application/json"
+    )
 
 
 class HeldAnswer(Response):

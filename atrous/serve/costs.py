@@ -1,6 +1,7 @@
 """What pictures take, learnt from those that were segmented."""
 
 from collections import deque
+from statistics import median_high
 
 TILED = 2.2  # how much longer a pixel takes where tiles overlap
 _SMALL = 100_000  # pixels, below which a picture's own cost cannot be told from the fixed one
@@ -31,20 +32,16 @@ class Costs:
 
     def seconds(self, pixels: int) -> float:
         """Returns what a picture should take."""
-        return _median(self._fixed) + _median(self._rates) * self._weighted(pixels)
+        return median_high(self._fixed) + median_high(self._rates) * self._weighted(pixels)
 
     def learn(self, pixels: int, seconds: float) -> None:
         """Takes note of what a picture took."""
         if pixels < _SMALL:
             self._fixed.append(seconds)
         else:
-            rate = (seconds - _median(self._fixed)) / self._weighted(pixels)
+            rate = (seconds - median_high(self._fixed)) / self._weighted(pixels)
             self._rates.append(max(0.0, rate))
 
     def _weighted(self, pixels: int) -> float:
         tiled = 0 < self.whole_pixels < pixels
         return pixels * (TILED if tiled else 1.0)
-
-
-def _median(values: deque[float]) -> float:
-    return sorted(values)[len(values) // 2]

@@ -7,7 +7,7 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-PAGE = Path(__file__).with_name("page")
+from atrous.serve import site
 
 _CHUNK = 1 << 17
 _TYPES = {
@@ -68,9 +68,9 @@ def page_files(folder: Path) -> dict[str, File]:
     Files of unknown kinds and hidden ones are not given out.
     """
     files = {
-        path.relative_to(folder).as_posix(): File(path, _TYPES[path.suffix])
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.suffix in _TYPES and not path.name.startswith(".")
+        name: File(path, _TYPES[path.suffix])
+        for name, path in site.page_files(folder).items()
+        if path.suffix in _TYPES and not path.name.startswith(".")
     }
     if "index.html" in files:
         files[""] = files["index.html"]

@@ -3,9 +3,9 @@
 import hashlib
 import hmac
 from collections.abc import Callable, MutableMapping
-from typing import Any
 from urllib.parse import urlsplit
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from atrous.errors import AtrousError
@@ -58,7 +58,7 @@ class Guard:
         try:
             self._check(scope)
         except AtrousError as error:
-            await exchange.refuse(error)
+            await refusal(error, scope["path"])(scope, exchange.receive, exchange.send)
             return
         await self._app(scope, exchange.receive, exchange.send)
 
@@ -130,27 +130,14 @@ class _Exchange:
             message = {"type": "http.response.body", "body": b""}
         await self._send(message)
 
-    async def refuse(self, error: AtrousError) -> None:
-        status, headers, body = refusal(error)
-        start: dict[str, Any] = {
-            "type": "http.response.start",
-            "status": status,
-            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
-        }
-        await self.send(start)
-        await self.send({"type": "http.response.body", "body": body})
 
-
-def refusal(error: AtrousError) -> tuple[int, dict[str, str], bytes]:
-    """Returns status, headers and body of the answer that tells an error."""
-    status, body = refusals.status_of(error), refusals.as_json(error)
-    headers = {
-        "content-type": "application/json",
-        "content-length": str(len(body)),
-        "cache-control": "no-store",
-    }
+def refusal(error: AtrousError, path: str) -> Response:
+    """Returns the answer that tells an error to who asked for a path."""
+    status, said, headers = refusals.status_of(error), refusals.fields(error), {}
+    if path.startswith("/v2"):  # the inference protocol's own word for it
+        said["error"] = str(error.what)
     if isinstance(error, refusals.Busy):
         headers["retry-after"] = str(error.retry_after)
     if status == 401:
         headers["www-authenticate"] = "Bearer"
-    return status, headers, body
+    return bodies.json_answer(said, status, headers)

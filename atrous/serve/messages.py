@@ -9,7 +9,7 @@ import json
 import socket
 import struct
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 _LENGTHS = struct.Struct(">IQ")
 
@@ -33,17 +33,14 @@ async def read(stream: asyncio.StreamReader) -> Message:
     return fields, await stream.readexactly(length) if length else b""
 
 
-def receive(connection: socket.socket) -> Message | None:
+def receive(stream: BinaryIO) -> Message | None:
     """Reads a message in a worker; None: the front process is gone."""
-    lengths = _receive_exactly(connection, _LENGTHS.size)
-    if lengths is None:
+    lengths = stream.read(_LENGTHS.size)
+    if len(lengths) < _LENGTHS.size:
         return None
     text_length, length = _LENGTHS.unpack(lengths)
-    text = _receive_exactly(connection, text_length)
-    payload = _receive_exactly(connection, length)
-    if text is None or payload is None:
-        return None
-    return json.loads(text), bytes(payload)
+    text, payload = stream.read(text_length), stream.read(length)
+    return (json.loads(text), payload) if len(payload) == length else None
 
 
 def send(connection: socket.socket, fields: Mapping[str, Any], payload: bytes = b"") -> None:
@@ -54,15 +51,3 @@ def send(connection: socket.socket, fields: Mapping[str, Any], payload: bytes = 
     else:
         connection.sendall(head)
         connection.sendall(payload)
-
-
-def _receive_exactly(connection: socket.socket, length: int) -> bytearray | None:
-    data = bytearray(length)
-    view = memoryview(data)
-    at = 0
-    while at < length:
-        count = connection.recv_into(view[at:])
-        if count == 0:
-            return None
-        at += count
-    return data

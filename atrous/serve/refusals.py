@@ -1,6 +1,5 @@
 """Errors a client sees: which HTTP status an error has, and what its JSON says."""
 
-import json
 from typing import Any
 
 from atrous.errors import AtrousError, printable
@@ -31,11 +30,6 @@ _STATUS = {
 def status_of(error: AtrousError) -> int:
     """Returns the HTTP status of an error."""
     return _STATUS.get(error.code, 422)
-
-
-def as_json(error: AtrousError) -> bytes:
-    """Returns what a client is told: ``{"code", "message", "hint"}``."""
-    return json.dumps(fields(error)).encode() + b"\n"
 
 
 def fields(error: AtrousError) -> dict[str, Any]:

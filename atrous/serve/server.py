@@ -21,9 +21,9 @@ from atrous.engines.machine import usable_processors
 from atrous.errors import AtrousError, ExitCode
 from atrous.serve.app import Service
 from atrous.serve.connections import Protocol
-from atrous.serve.files import PAGE, File, page_files
+from atrous.serve.files import File, page_files
 from atrous.serve.settings import Settings
-from atrous.serve.site import check_rgb
+from atrous.serve.site import PAGE, check_rgb
 from atrous.serve.workers import Pool, first_to_fail
 
 LOG = logging.getLogger("atrous.serve")

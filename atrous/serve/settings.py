@@ -118,14 +118,17 @@ class Settings:
         return named
 
 
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return None
+
+
 def is_loopback(host: str) -> bool:
     """Returns whether an address is reached from this machine alone."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
+    address = _address(host)
+    return host.lower() == "localhost" or (address is not None and address.is_loopback)
 
 
 def read_token(path: Path) -> str:
@@ -177,11 +180,7 @@ def host_of(header: str) -> str:
 
 def is_address(host: str) -> bool:
     """Returns whether a host is written as an address: no name can be rebound to it."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
+    return _address(host) is not None
 
 
 def allowed_hosts(settings: Settings) -> frozenset[str]:

@@ -17,10 +17,10 @@ PAGE = Path(__file__).with_name("page")
 _SERVED, _STATIC = 'data-served-by="atrous"', 'data-served-by="files"'
 
 
-def page_files() -> dict[str, Path]:
+def page_files(folder: Path = PAGE) -> dict[str, Path]:
     """Returns the files of the page by their relative addresses, ``index.html`` among them."""
-    files = (path for path in sorted(PAGE.rglob("*")) if path.is_file())
-    return {path.relative_to(PAGE).as_posix(): path for path in files}
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path for path in files}
 
 
 def _entry(name: str, path: Path, header: Header) -> dict[str, Any]:

@@ -40,8 +40,9 @@ def run(connection: socket.socket, open_predictor: "Callable[[], Predictor]") ->
         messages.send(connection, {"ready": _warm_up(predictor)})
     except AtrousError as error:
         # With `where`: this goes to the person who starts the server, not to a client.
-        values = {"code": error.code, "what": error.what, "where": error.where, "fix": error.fix}
-        messages.send(connection, {"failed": values})
+        values = {"code": error.code, "what": error.what, "fix": error.fix}
+        where = {"where": error.where} if error.where else {}
+        messages.send(connection, {"failed": {**values, **where}})
         return
     jobs: queue.SimpleQueue[messages.Message] = queue.SimpleQueue()
     cancelled: set[int] = set()
@@ -65,7 +66,8 @@ def _listen(
 ) -> None:
     """Takes in the next job while one is being worked on."""
     try:
-        while (message := messages.receive(connection)) is not None:
+        stream = connection.makefile("rb")
+        while (message := messages.receive(stream)) is not None:
             if "cancel" in message[0]:
                 cancelled.add(message[0]["cancel"])
             else:
@@ -82,14 +84,13 @@ def _answered(
 
     start = time.monotonic()
     if start > fields["deadline"]:
-        late = AtrousError("E-DEADLINE", "it waited too long", fix="try again later")
-        return _refused(late)
+        return _refused(AtrousError("E-DEADLINE", "it waited too long", fix="try again later"))
     try:
         if "inference" in fields:
             described, payload = inference.infer(predictor, body, fields)
         else:
             described = {}
-            payload = answers.answer(predictor, body, _wish(fields), fields["max_pixels"])
+            payload = answers.answer(predictor, body, Wish(**fields["wish"]), fields["max_pixels"])
     except AtrousError as error:
         return _refused(error)
     except MemoryError:
@@ -103,10 +104,6 @@ def _answered(
         return _refused(AtrousError("E-BUG", f"{type(error).__name__}", fix="report it"))
     seconds, precision = time.monotonic() - start, predictor.precision
     return {"status": 200, "seconds": seconds, "precision": precision, **described}, payload
-
-
-def _wish(fields: dict[str, Any]) -> Wish:
-    return Wish(**{**fields["wish"], "classes": tuple(fields["wish"]["classes"])})
 
 
 def _refused(error: AtrousError) -> tuple[dict[str, Any], bytes]:

@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError
 from atrous.serve import messages
 from atrous.serve.costs import Costs
 from atrous.serve.refusals import Busy
@@ -60,20 +60,17 @@ class Job:
     answer: "asyncio.Future[messages.Message]" = field(repr=False)
     timer: asyncio.TimerHandle | None = None
 
-    def finish(self, fields: dict[str, Any], payload: bytes = b"") -> None:
+    def finish(self, answer: messages.Message | AtrousError) -> None:
         """Answers, unless the client has been answered or is gone."""
         if self.timer is not None:
             self.timer.cancel()
         self.body = b""
-        if not self.answer.done():
-            self.answer.set_result((fields, payload))
-
-    def refuse(self, error: AtrousError) -> None:
-        """Answers with an error."""
-        if self.timer is not None:
-            self.timer.cancel()
-        if not self.answer.done():
-            self.answer.set_exception(error)
+        if self.answer.done():
+            return
+        if isinstance(answer, AtrousError):
+            self.answer.set_exception(answer)
+        else:
+            self.answer.set_result(answer)
 
 
 class Worker:
@@ -129,10 +126,6 @@ class Worker:
         if not self.ready or len(self.jobs) > 1:
             return False
         return not self.jobs or max(self.jobs[0].seconds, job.seconds) <= SHORT
-
-    def kill(self) -> None:
-        """Ends the process at once; what follows is what follows any death."""
-        self.process.kill()
 
     async def gone(self, seconds: float) -> None:
         """Closes the socket, which ends the process, and waits until it has ended."""
@@ -281,19 +274,14 @@ class Pool:
             min(able, key=lambda worker: len(worker.jobs)).send(self.waiting.popleft())
 
     def _expire(self, job: Job) -> None:
-        job.refuse(
-            AtrousError(
-                "E-DEADLINE",
-                f"no answer within {self.deadline:g} s",
-                fix="try again later, or add max_side=1500",
-            )
-        )
+        what, fix = f"no answer within {self.deadline:g} s", "try again later, or add max_side=1500"
+        job.finish(AtrousError("E-DEADLINE", what, fix=fix))
         if job in self.waiting:
             self.waiting.remove(job)
         for worker in self.workers:
             if worker.jobs and worker.jobs[0] is job:
                 LOG.warning("%s: a worker is killed: its job passed the deadline", self.name)
-                worker.kill()
+                worker.process.kill()
 
     async def _keep(self) -> None:
         """Keeps one worker alive: starts it, listens to it, replaces it."""
@@ -336,12 +324,12 @@ class Pool:
                 self.costs.learn(fields.get("pixels", job.pixels), fields["seconds"])
             if fields.pop("restart", False):
                 worker.ready = False
-            job.finish(fields, payload)
+            job.finish((fields, payload))
             self._dispatch()
 
     def _started(self, worker: Worker, fields: dict[str, Any]) -> None:
         if "failed" in fields:
-            self._fail_start(_error(fields["failed"], self.name))
+            self._fail_start(AtrousError(**{"where": self.name, **fields["failed"]}))
         elif "model" in fields:
             self.model = fields["model"]
             self._described.set()
@@ -364,21 +352,11 @@ class Pool:
         worker.ready = False
         if worker.jobs:
             lost = worker.jobs.popleft()
-            lost.refuse(Busy("the worker that had this request ended", code="E-WORKER"))
+            lost.finish(Busy("the worker that had this request ended", code="E-WORKER"))
         again = [job for job in worker.jobs if not job.answer.done()]
         self.waiting.extendleft(reversed(again))
         worker.jobs.clear()
         self._dispatch()
-
-
-def _error(values: dict[str, str], name: str) -> AtrousError:
-    return AtrousError(
-        values["code"],
-        values["what"],
-        where=values["where"] or name,
-        fix=values["fix"],
-        exit_code=ExitCode.USAGE,
-    )
 
 
 async def first_to_fail(works: Sequence[Callable[[], Awaitable[None]]]) -> None:

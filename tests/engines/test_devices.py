@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from atrous.engines.onnxruntime import CudaEngine
+from atrous.engines.onnxruntime import OnnxRuntimeEngine
 from atrous.engines.openvino import ExportedEngine
 from atrous.engines.openvino_package import openvino_core
 from atrous.errors import AtrousError
@@ -34,7 +34,7 @@ def test_a_device_that_is_not_there_is_refused(
 
 
 def test_the_engine_for_cards_computes_what_the_file_says(tmp_path: Path) -> None:
-    engine = CudaEngine(tiny(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    engine = OnnxRuntimeEngine(tiny(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
     for image in pictures():
         np.testing.assert_allclose(engine.coarse_logits(image), expected(image), rtol=1e-6)
     assert Predictor(engine, memory=1)(pictures()[0]).labels.shape == (9, 13)  # seen whole
@@ -45,7 +45,7 @@ def test_the_engine_for_cards_computes_what_the_file_says(tmp_path: Path) -> Non
 
 def test_bf16_is_of_processors_alone(tmp_path: Path) -> None:
     with pytest.raises(AtrousError) as caught:
-        CudaEngine(tiny(tmp_path / "m.onnx"), "bf16", providers=["CPUExecutionProvider"])
+        OnnxRuntimeEngine(tiny(tmp_path / "m.onnx"), "bf16", providers=["CPUExecutionProvider"])
     assert caught.value.code == "E-PRECISION"
 
 
