@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atrous.cli.options import precision_option
+from atrous.cli.options import precision_option, threads_option
 from atrous.errors import printable
 
 if TYPE_CHECKING:
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     "--size", type=(click.IntRange(1), click.IntRange(1)), metavar="H W",
     help="Size of the picture [default: 513 513, or what the file is fixed to].",
 )  # fmt: skip
-@click.option(
-    "--threads", type=click.IntRange(1), help="Threads to use [default: the usable processors]."
-)
+@threads_option
 @click.option(
     "--samples", type=click.IntRange(1), default=9, show_default=True,
     help="Timed runs of each engine.",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from atrous.classes import ADE20K, CAMVID, CITYSCAPES, VOC, ClassTable
-from atrous.errors import AtrousError, needing, printable
+from atrous.errors import AtrousError, printable
 
 if TYPE_CHECKING:
     from atrous.model import Model
@@ -112,10 +112,9 @@ def convert(
     if out.exists() and not overwrite:
         raise AtrousError("E-FILE-EXISTS", "the file exists", where=out,
                           fix="name another file, or add --overwrite")  # fmt: skip
-    with needing("atrous convert"):
-        from atrous import loading
-        from atrous.build import create_classifier
-        from atrous.weights import edit_classes, store, zoo
+    from atrous import loading
+    from atrous.build import create_classifier
+    from atrous.weights import edit_classes, store, zoo
 
     given = {name: value for name, value in options.items() if value is not None}
     if "output_stride" in given:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from PIL import Image
 
-from atrous.cli.options import Progress
+from atrous.cli.options import ANY_PATH, FOLDER, Progress, threads_option
 from atrous.data.contact_sheet import (
     Tile,
     pick_samples,
@@ -24,11 +24,10 @@ from atrous.data.doctor.report import write_csv, write_html
 from atrous.data.doctor.survey import survey
 from atrous.data.formats.layout import Layout
 from atrous.data.opening import open_dataset, recognise
-from atrous.errors import AtrousError, ExitCode, needing, printable
+from atrous.errors import AtrousError, ExitCode, printable
 from atrous.images.bands import bands_of
 from atrous.images.decode import atomic
 
-DATA = click.Path(path_type=Path)
 _SAMPLES = 6  # of each split, in the report
 _SHOWN = 3  # files of a finding named on the terminal
 
@@ -39,9 +38,9 @@ def data() -> None:
 
 
 @data.command()
-@click.argument("path", type=DATA, metavar="DATA")
+@click.argument("path", type=ANY_PATH, metavar="DATA")
 @click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path),
+    "--out", type=FOLDER,
     help="Folder for data_report.html and data_report.csv; none is written without it.",
 )  # fmt: skip
 @click.option("--split", "splits", multiple=True, help="Check only this split; repeatable.")
@@ -165,7 +164,7 @@ def _print_finding(finding: Finding) -> None:
 
 
 @data.command()
-@click.argument("path", type=DATA, metavar="DATA")
+@click.argument("path", type=ANY_PATH, metavar="DATA")
 @click.option("--split", default="val", show_default=True, help="Split to show.")
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("data.png"),
@@ -214,9 +213,9 @@ _VIEWS = 3
 def _augmented_sheet(
     dataset: Dataset, indices: Sequence[int], crop_size: int, seed: int
 ) -> Image.Image:
-    with needing("augmentation"):
-        from atrous.data.normalisation import measured
-        from atrous.data.transforms import Augmentation, for_channels, sample_generator
+    from atrous.data.normalisation import measured
+    from atrous.data.transforms import Augmentation, for_channels, sample_generator
+
     augmentation = Augmentation(crop_size=(crop_size, crop_size))
     bands = bands_of(dataset)
     if not bands.is_rgb:
@@ -231,14 +230,12 @@ def _augmented_sheet(
 
 
 @data.command("next")
-@click.argument("paths", nargs=-1, required=True, type=DATA, metavar="NEW...")
+@click.argument("paths", nargs=-1, required=True, type=ANY_PATH, metavar="NEW...")
 @click.option("--model", metavar="MODEL", help="A model file, run or built-in name.")
 @click.option(
     "--count", type=click.IntRange(1), default=20, show_default=True, help="How many pictures."
 )
-@click.option(
-    "--threads", type=click.IntRange(1), help="Number of threads [default: all processors]."
-)
+@threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON per picture.")
 def next_pictures(
     paths: tuple[Path, ...], model: str | None, count: int, threads: int | None, as_json: bool

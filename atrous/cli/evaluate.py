@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atrous.cli.options import Progress, view_options
-from atrous.errors import needing, printable
+from atrous.cli.options import ANY_PATH, FOLDER, Progress, view_options
+from atrous.errors import printable
 from atrous.images.decode import atomic
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _TRIMAP_SHOWN = (1, 2, 3, 5, 10, 20, 40)
 
 @click.command()
 @click.argument("model", metavar="MODEL")
-@click.option("--data", required=True, type=click.Path(path_type=Path), help="Labelled pictures.")
+@click.option("--data", required=True, type=ANY_PATH, help="Labelled pictures.")
 @click.option("--split", default="val", show_default=True, help="Name of the split.")
 @view_options
 @click.option(
@@ -37,7 +37,7 @@ _TRIMAP_SHOWN = (1, 2, 3, 5, 10, 20, 40)
 )  # fmt: skip
 @click.option("--compare", metavar="MODEL2", help="Evaluate a second model on the same pictures.")
 @click.option(
-    "--report", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+    "--report", type=FOLDER, metavar="DIR",
     help="Write report.html and scores.json into this folder.",
 )  # fmt: skip
 @click.option(
@@ -72,8 +72,8 @@ def evaluate(
       atrous evaluate runs/scenes --data scenes
       atrous evaluate runs/x --data CITYSCAPES --scales 0.75,1,1.25 --flip --output-stride 8
     """  # noqa: D301  # click needs the backspace itself
-    with needing("evaluating"):
-        import torch  # noqa: F401  # so that the error names the missing extra
+    import torch  # noqa: F401  # a missing extra is said before anything about the data
+
     from atrous.data.opening import open_dataset
 
     opened = open_dataset(data, split)  # errors of the data set come before the model is loaded

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from atrous.cli.options import ANY_PATH
-from atrous.errors import AtrousError, needing, printable
+from atrous.errors import AtrousError, printable
 from atrous.images.bands import Bands
 
 
@@ -76,16 +76,18 @@ def export(
     if int8 and fp16:
         raise AtrousError("E-OPTIONS", "--int8 and --fp16 exclude each other")
     loaded = load_model(model)
-    with needing("export"):
-        if int8:
-            report = _quantize(loaded, out, calibration, budget, size, labels)
-            click.echo(report.table(), err=as_json)
-            header = report.header
-        else:
-            from atrous.export.export import export as write
+    pictures = _read(calibration, loaded.bands) if calibration else []
+    if int8:
+        from atrous.export.int8 import quantize
 
-            pictures = _read(calibration, loaded.bands) if calibration else []
-            header = write(loaded, out, size=size, half=fp16, pictures=pictures, labels=labels)
+        allowed = None if budget == 100 else budget / 100
+        report = quantize(loaded, out, pictures, budget=allowed, size=size, labels=labels)
+        click.echo(report.table(), err=as_json)
+        header = report.header
+    else:
+        from atrous.export.export import export as write
+
+        header = write(loaded, out, size=size, half=fp16, pictures=pictures, labels=labels)
     if as_json:
         click.echo(json.dumps(vars(header)))
     else:
@@ -107,17 +109,3 @@ def _read(paths: Sequence[Path], bands: Bands) -> list[Any]:
     if bands.plain:
         return [np.asarray(read_image(path)) for path in found]
     return [read_raster(path, bands) for path in found]
-
-
-def _quantize(
-    model: Any,
-    out: Path,
-    paths: Sequence[Path],
-    budget: float,
-    size: tuple[int, int] | None,
-    labels: bool,
-) -> Any:
-    from atrous.export.int8 import quantize
-
-    allowed = None if budget == 100 else budget / 100
-    return quantize(model, out, _read(paths, model.bands), budget=allowed, size=size, labels=labels)

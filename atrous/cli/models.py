@@ -6,7 +6,6 @@ from typing import Any
 import click
 
 from atrous.engines import built_in
-from atrous.errors import needing
 from atrous.weights import zoo
 
 
@@ -98,8 +97,8 @@ def _show_built_in() -> None:
 
 
 def _cost_rows(size: tuple[int, int], num_classes: int) -> list[dict[str, Any]]:
-    with needing("the table of networks"):
-        import torch
+    import torch
+
     from atrous.build import BACKBONES, create_model
     from atrous.cost import measure, parameters
 

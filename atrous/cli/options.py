@@ -111,6 +111,10 @@ def view_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+threads_option = click.option(
+    "--threads", type=click.IntRange(1), help="Number of threads [default: all processors]."
+)
+
 precision_option = click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16", "int8"]),

@@ -21,6 +21,7 @@ from atrous.cli.options import (
     amount,
     device_option,
     precision_option,
+    threads_option,
 )
 from atrous.errors import AtrousError, ExitCode, printable
 
@@ -50,9 +51,7 @@ def _shard(context: click.Context, option: click.Parameter, text: str) -> tuple[
     show_default=True,
     help="Folder of the output, an address in a store, or a tar file NAME.tar.",
 )
-@click.option(
-    "--threads", type=click.IntRange(1), help="Number of threads [default: all processors]."
-)
+@threads_option
 @click.option(
     "--memory",
     default="2GB",

@@ -6,22 +6,20 @@ from typing import Any
 
 import click
 
-from atrous.cli.options import Progress, view_options
-from atrous.errors import AtrousError, needing, printable
+from atrous.cli.options import ANY_PATH, Progress, view_options
+from atrous.errors import AtrousError, printable
 from atrous.predict.find import find_pictures
 
 
 @click.command()
 @click.argument("model", metavar="MODEL")
-@click.argument(
-    "paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PICTURES..."
-)
+@click.argument("paths", nargs=-1, required=True, type=ANY_PATH, metavar="PICTURES...")
 @click.option(
     "--to", "benchmark", required=True, type=click.Choice(["voc", "cityscapes", "coco-stuff"])
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The file to write.")
+@click.option("--out", required=True, type=ANY_PATH, help="The file to write.")
 @click.option(
-    "--names", type=click.Path(path_type=Path),
+    "--names", type=ANY_PATH,
     help="A file of names, one a line (ImageSets/Segmentation/test.txt); others are left out.",
 )  # fmt: skip
 @view_options
@@ -46,10 +44,10 @@ def submit(
           --to voc --out results.tar.gz
       atrous submit runs/x leftImg8bit/test --to cityscapes --out results.zip --flip
     """  # noqa: D301  # click needs the backspace itself
-    with needing("submitting"):
-        from atrous.evaluation.networks import open_network
-        from atrous.evaluation.submission import predictions, write
-        from atrous.evaluation.views import Views
+    from atrous.evaluation.networks import open_network
+    from atrous.evaluation.submission import predictions, write
+    from atrous.evaluation.views import Views
+
     pictures = _named(find_pictures(paths).paths, names)
     _, facts = open_network(model)
     progress = Progress(len(pictures), model)
