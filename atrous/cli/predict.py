@@ -254,12 +254,12 @@ def _out(out: Path, shard: tuple[int, int], *, needs_files: bool) -> Path:
 
 def _found(paths: Sequence[Path | str], out: Path, *, only_pictures: bool) -> "Found":
     """Returns the pictures and, unless an option is of pictures alone, the videos of a call."""
-    from atrous.predict.find import find_pictures
-    from atrous.predict.many import refuse_videos
+    from atrous.predict.find import AS_FRAMES, find_pictures, refuse_videos
 
     found = find_pictures(paths, out, videos=not only_pictures)
     if only_pictures:
-        refuse_videos(found.pictures, "--coco, --polygons, --annotate, --probability and --cutout")
+        options = "--coco, --polygons, --annotate, --probability and --cutout"
+        refuse_videos(found.pictures, f"{options} are not for videos", AS_FRAMES)
     return found
 
 

@@ -80,11 +80,7 @@ def upright_rgb(image: Image.Image, *, where: object = "") -> Image.Image:
         if orientation == 1:
             return rgb
         rgb.getexif()[_ORIENTATION] = orientation
-        notes = rgb.info.get("notes")
-        turned = ImageOps.exif_transpose(rgb)
-        if notes:
-            turned.info["notes"] = notes
-        return turned
+        return ImageOps.exif_transpose(rgb)
 
 
 def upright(image: Image.Image) -> Image.Image:

@@ -92,10 +92,8 @@ def probe(path: Path) -> Facts:
         )
     wanted = "stream=width,height,sample_aspect_ratio,nb_frames,avg_frame_rate,color_transfer"
     wanted += ",duration:stream_tags=rotate:stream_side_data=rotation:format=duration"
-    command = ["ffprobe", "-v", "error", *_SAFE, "-select_streams", "V:0"]
-    command += ["-show_entries", wanted, "-of", "json", _url(path)]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=_PROBE_SECONDS, check=False)
+        done = _ffprobe(path, "-show_entries", wanted, "-of", "json")
     except subprocess.TimeoutExpired:
         raise broken(path, f"ffprobe found nothing in {_PROBE_SECONDS:.0f} s") from None
     if done.returncode:
@@ -108,11 +106,16 @@ def probe(path: Path) -> Facts:
 
 def count_frames(path: Path) -> int:
     """Returns the number of frames in a video, from its container, without decoding; 0: none."""
-    command = ["ffprobe", "-v", "quiet", *_SAFE, "-select_streams", "V:0", "-count_packets"]
-    command += ["-show_entries", "stream=nb_read_packets", "-of", "csv=p=0", _url(path)]
-    said = subprocess.run(command, capture_output=True, check=False).stdout
-    digits = said.strip(b",\r\n ")
+    wanted = ("-count_packets", "-show_entries", "stream=nb_read_packets", "-of", "csv=p=0")
+    digits = _ffprobe(path, *wanted, seconds=None).stdout.strip(b",\r\n ")
     return int(digits) if digits.isdigit() else 0
+
+
+def _ffprobe(
+    path: Path, *options: str, seconds: float | None = _PROBE_SECONDS
+) -> subprocess.CompletedProcess[bytes]:
+    command = ["ffprobe", "-v", "error", *_SAFE, "-select_streams", "V:0", *options, _url(path)]
+    return subprocess.run(command, capture_output=True, timeout=seconds, check=False)
 
 
 def _facts(path: Path, stream: dict[str, Any], container: dict[str, Any]) -> Facts:

@@ -18,7 +18,7 @@ from atrous.images.pages import split_page
 from atrous.images.raster import place_of
 from atrous.images.stores import Named, fetch, is_address, stored
 from atrous.images.web import fetch_picture
-from atrous.predict.find import Picture
+from atrous.predict.find import Picture, refuse_videos
 from atrous.predict.predictor import Predictor
 from atrous.predict.records import check_free, digest_of, finished
 from atrous.predict.segmentation import OutputFiles, output_files
@@ -171,11 +171,7 @@ def checked_share(
 
 
 def _with_output(picture: Picture, there: set[str], extras: Extras) -> Picture:
-    if picture.is_video:
-        raise AtrousError(
-            "E-VIDEO-OPTION", "videos are not written to a store", where=picture.path,
-            fix="name a folder with --out",
-        )  # fmt: skip
+    refuse_videos([picture], "videos are not written to a store", "name a folder with --out")
     files = extras.files(Path(), picture)
     made = (file.name for file in (*files.pictures, files.summary) if file.as_posix() in there)
     return replace(picture, made=frozenset(made))

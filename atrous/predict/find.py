@@ -142,6 +142,16 @@ def find_pictures(
     return Found(with_unique_stems(pictures), dict(search.left_out))
 
 
+AS_FRAMES = "leave the option out, or save single frames: ffmpeg -i IN %06d.png"
+
+
+def refuse_videos(pictures: Iterable[Picture], what: str, fix: str) -> None:
+    """Raises if one of the pictures is a video, where none can be."""
+    for picture in pictures:
+        if picture.is_video:
+            raise AtrousError("E-VIDEO-OPTION", what, where=picture.path, fix=fix)
+
+
 def of_first_channel(found: Found, bands: Bands) -> Found:
     """Leaves out the files of a model's other channels: that of the first stands for a picture."""
     first, *others = (source.removeprefix("{stem}") for source in bands.sources or ("",))

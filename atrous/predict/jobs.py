@@ -13,7 +13,7 @@ from typing import Any
 from atrous.engines.machine import usable_processors
 from atrous.errors import AtrousError, InputError
 from atrous.images.stores import is_address
-from atrous.predict.batch import PLAIN, Extras, Job, Outcome, Task, checked_share
+from atrous.predict.batch import PLAIN, Extras, Job, Outcome, Task
 from atrous.predict.find import Picture
 from atrous.predict.predictor import Predictor
 
@@ -23,13 +23,12 @@ _PATIENCE = 20.0  # seconds for a worker to finish its picture when the call end
 
 def segment_in_jobs(
     options: Mapping[str, Any],
-    pictures: Sequence[Picture],
+    tasks: Sequence[Task],
     out: Path,
+    extras: Extras = PLAIN,
+    overwrite: bool = False,
     *,
     jobs: int,
-    overwrite: bool = False,
-    extras: Extras = PLAIN,
-    shard: tuple[int, int] = (1, 1),
 ) -> Iterator[Outcome]:
     """Does what `segment_files` does in several processes; yields pictures as they are finished.
 
@@ -38,17 +37,15 @@ def segment_in_jobs(
 
     Args:
         options: Of the `Predictor` of each worker, with a path or a name as the model.
-        pictures: As in `segment_files`.
+        tasks: From `checked_share`.
         out: As in `segment_files`.
-        jobs: Number of processes; they share the threads.
-        overwrite: As in `segment_files`.
         extras: As in `segment_files`.
-        shard: As in `segment_files`.
+        overwrite: As in `segment_files`.
+        jobs: Number of processes; they share the threads.
 
     Raises:
         AtrousError: As `segment_files`.
     """
-    tasks = checked_share(pictures, out, extras, shard)
     threads = max(1, (options.get("threads") or usable_processors()) // jobs)
     make = {**options, "threads": threads}
     crew = _Crew((make, out, extras, overwrite), min(jobs, len(tasks)), tasks)

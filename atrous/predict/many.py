@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from atrous.engines.machine import usable_processors
 from atrous.errors import AtrousError, unknown_name
 from atrous.images.stores import place
-from atrous.predict.batch import PLAIN, Extras, Outcome, segment_files, shown
-from atrous.predict.find import Picture, find_pictures, of_first_channel
+from atrous.predict.batch import PLAIN, Extras, Outcome, checked_share, segment_files, shown
+from atrous.predict.find import AS_FRAMES, Picture, find_pictures, of_first_channel, refuse_videos
 from atrous.predict.index import indexed
 from atrous.predict.jobs import segment_in_jobs
 from atrous.predict.on_ray import segment_on_ray
@@ -139,7 +139,7 @@ def segmented(
     for name in (*extras.probabilities, *extras.cutouts):
         if name not in predictor.classes:
             raise unknown_name("class", name, predictor.classes)
-        refuse_videos(pictures, "--probability and --cutout")
+        refuse_videos(pictures, "--probability and --cutout are not for videos", AS_FRAMES)
     if is_tar(out):
         again = partial(
             segmented, predictor, options,
@@ -161,24 +161,8 @@ def segmented(
             fix="save the model and name the file, or use one job",
         )
     chosen = {**options, "precision": predictor.precision}
-    same: dict[str, Any] = {"overwrite": overwrite, "extras": extras, "shard": shard}
+    work = checked_share(pictures, out, extras, shard), out, extras, overwrite
     if engine is None:
-        yield from segment_in_jobs(chosen, pictures, out, jobs=jobs or 1, **same)
+        yield from segment_in_jobs(chosen, *work, jobs=jobs or 1)
     else:
-        yield from segment_on_ray(chosen, pictures, out, actors=jobs, address=address, **same)
-
-
-def refuse_videos(pictures: Iterable[Picture], options: str) -> None:
-    """Makes sure that options which are not for videos meet none.
-
-    Raises:
-        AtrousError: One of the pictures is a video.
-    """
-    for picture in pictures:
-        if picture.is_video:
-            raise AtrousError(
-                "E-VIDEO-OPTION",
-                f"{options} are not for videos",
-                where=picture.path,
-                fix="leave the option out, or save single frames: ffmpeg -i IN %06d.png",
-            )
+        yield from segment_on_ray(chosen, *work, actors=jobs, address=address)

@@ -16,7 +16,7 @@ from typing import Any
 from atrous.engines.machine import usable_processors
 from atrous.errors import AtrousError, needing
 from atrous.images.decode import remove_unfinished
-from atrous.predict.batch import Extras, Job, Outcome, checked_share
+from atrous.predict.batch import Extras, Job, Outcome, Task
 from atrous.predict.find import Picture
 from atrous.predict.jobs import DEATHS, killed_its_workers
 from atrous.predict.predictor import Predictor
@@ -28,33 +28,30 @@ _STORE_BYTES = 100_000_000  # of Ray's shared memory, which holds paths and reco
 
 def segment_on_ray(
     options: Mapping[str, Any],
-    pictures: Sequence[Picture],
+    tasks: Sequence[Task],
     out: Path,
+    extras: Extras,
+    overwrite: bool,
     *,
     actors: int | None,
     address: str | None,
-    overwrite: bool,
-    extras: Extras,
-    shard: tuple[int, int],
 ) -> Iterator[Outcome]:
     """Segments pictures in actors of Ray Data; yields them as they are finished.
 
     Args:
         options: Of the `Predictor` of each actor, with a path or a name as the model. Threads are
             those of each actor.
-        pictures: As in `segment_files`.
+        tasks: From `checked_share`.
         out: The folder of the output, which all machines see.
+        extras: As in `segment_files`.
+        overwrite: As in `segment_files`.
         actors: Number of actors; None: one for each processor, on a cluster all but one.
         address: Of a running cluster; None: a cluster on this machine, stopped at the end.
-        overwrite: As in `segment_files`.
-        extras: As in `segment_files`.
-        shard: As in `segment_files`.
 
     Raises:
         AtrousError: Ray is missing, no cluster answers, it has too few processors, a machine
             cannot open the model, or the disk is full.
     """
-    tasks = checked_share(pictures, out, extras, shard)
     if not tasks:
         return
     with _cluster(address, actors, out) as (ray, actors):

@@ -21,7 +21,7 @@ from atrous.images.lock import locked
 from atrous.images.stores import is_address
 from atrous.images.tars import Member
 from atrous.predict.batch import Outcome, as_ours, check_folder
-from atrous.predict.find import Picture
+from atrous.predict.find import Picture, refuse_videos
 from atrous.predict.records import MARK, files_of, moved
 
 _BLOCK = 512
@@ -95,12 +95,7 @@ def _check(pictures: Sequence[Picture], out: Path, engine: str | None) -> None:
             "E-JOBS", f"{engine} does not write tar files", where=out,
             fix="use --jobs, or name a folder with --out",
         )  # fmt: skip
-    for picture in pictures:
-        if picture.is_video:
-            raise AtrousError(
-                "E-VIDEO-OPTION", "videos are not written to a tar file", where=picture.path,
-                fix="name a folder with --out",
-            )  # fmt: skip
+    refuse_videos(pictures, "videos are not written to a tar file", "name a folder with --out")
     check_folder(out.parent)
 
 

@@ -91,7 +91,9 @@ def test_a_picture_that_kills_its_worker_twice_is_reported(
     (tmp_path / "log").write_text("")
     monkeypatch.setattr(jobs_module.Job, "do", killing("003", deaths, tmp_path / "log"))
     found = find_pictures([pictures], out)
-    outcomes = list(segment_in_jobs({}, found.pictures, out, jobs=2, extras=Extras()))
+    outcomes = list(
+        segment_in_jobs({}, list(enumerate(found.pictures, 1)), out, jobs=2, extras=Extras())
+    )
     assert sorted(o.path.stem for o in outcomes) == [f"{i:03}" for i in range(9)]
     errors = {o.path.stem: o.error for o in outcomes if o.error is not None}
     assert list(errors) == reported
@@ -108,7 +110,7 @@ def test_a_full_disk_ends_the_call(forked, tmp_path, monkeypatch):
     monkeypatch.setattr(jobs_module.Job, "do", full)
     found = find_pictures([draw(tmp_path / "in", 3)], tmp_path / "out")
     with pytest.raises(AtrousError) as caught:
-        list(segment_in_jobs({}, found.pictures, tmp_path / "out", jobs=2))
+        list(segment_in_jobs({}, list(enumerate(found.pictures, 1)), tmp_path / "out", jobs=2))
     assert caught.value.code == "E-DISK-FULL"
 
 
@@ -120,7 +122,11 @@ def test_workers_share_the_threads(forked, tmp_path, monkeypatch):
     )
     found = find_pictures([draw(tmp_path / "in", 1)], tmp_path / "out")
     for options, jobs in (({"threads": 8}, 4), ({}, 64)):
-        list(segment_in_jobs(options, found.pictures, tmp_path / "out", jobs=jobs))
+        list(
+            segment_in_jobs(
+                options, list(enumerate(found.pictures, 1)), tmp_path / "out", jobs=jobs
+            )
+        )
     assert [made["threads"] for made in asked] == [2, max(1, usable_processors() // 64)]
 
 

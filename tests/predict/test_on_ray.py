@@ -74,8 +74,8 @@ from atrous.predict.on_ray import segment_on_ray
 from atrous.predict.batch import PLAIN
 pictures = find_pictures([{str(draw(tmp_path / "in", 3))!r}]).pictures
 try:
-    list(segment_on_ray({{"model": "none.onnx"}}, pictures, Path({str(tmp_path / "out")!r}),
-        actors=1, address=None, overwrite=False, extras=PLAIN, shard=(1, 1)))
+    list(segment_on_ray({{"model": "none.onnx"}}, list(enumerate(pictures, 1)),
+        Path({str(tmp_path / "out")!r}), PLAIN, False, actors=1, address=None))
 except AtrousError as error:
     print(error.code)
 """
