@@ -108,17 +108,12 @@ class _Value(click.ParamType[Any]):
             self.fail(f"{value!r} is not {self.name}", param, ctx)
 
 
-class _Batch(click.ParamType[Any]):
-    """A number of pictures, or ``auto``."""
-
-    name = "N|auto"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value == "auto" or isinstance(value, int):
-            return value
-        if not str(value).isdigit():
-            self.fail(f"{value!r} is neither a number nor auto", param, ctx)
-        return int(value)
+def _batch(context: click.Context, option: click.Parameter, text: str | None) -> int | str | None:
+    if text in (None, "auto"):
+        return text
+    if not text.isdigit():
+        raise click.BadParameter(f"{text!r} is neither a number nor auto")
+    return int(text)
 
 
 def _parse(text: str, hint: Any) -> Any:
@@ -230,7 +225,9 @@ class _Train(click.Command):
 @click.option("--override", is_flag=True, help="Resume with a config that differs.")
 @click.option("--extend", is_flag=True, help="Resume a finished run with more --steps.")
 @click.option("--dry-run", is_flag=True, help="Print memory and time of the run, and stop.")
-@click.option("--batch", type=_Batch(), help="auto: as many parts as memory needs.")
+@click.option(
+    "--batch", callback=_batch, metavar="N|auto", help="auto: as many parts as memory needs."
+)
 @_config_options
 def train(
     recipe: str | None,

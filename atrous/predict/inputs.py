@@ -36,20 +36,13 @@ def as_picture(source: Any) -> Image.Image:
     Raises:
         AtrousError: The file cannot be read, or the array is no picture.
     """
-    if is_address(source):
-        source = fetch(place(source))
-    if isinstance(source, (str, Path)):
+    source = _opened(source)
+    if isinstance(source, Path) or hasattr(source, "read"):
         return read_image(source)
     if isinstance(source, Image.Image):
         return upright_rgb(source, where=getattr(source, "filename", ""))
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return read_image(io.BytesIO(source))
     if isinstance(source, np.ndarray):
         return from_array(source)
-    if hasattr(source, "read"):
-        return read_image(source if _can_seek(source) else io.BytesIO(source.read()))
-    if hasattr(source, "movedim"):
-        return from_array(_channels_last(source.detach().cpu()))
     raise AtrousError(
         "E-IMAGE-ARRAY",
         "expected a path, bytes, a file object, a PIL picture, an array or a torch tensor, got "
@@ -68,21 +61,23 @@ def as_raster(source: Any, bands: Bands) -> Raster | PixelsInMemory:
     Raises:
         AtrousError: The file cannot be read, or has other channels or another type of values.
     """
-    if is_address(source):
-        source = fetch(place(source)).getvalue()  # without a place on the ground
-    if isinstance(source, (str, Path)):
-        return open_raster(Path(source), bands)
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        source = io.BytesIO(source)
-    if hasattr(source, "read"):
-        return open_raster(source if _can_seek(source) else io.BytesIO(source.read()), bands)
-    if hasattr(source, "movedim"):
-        source = _channels_last(source.detach().cpu())
+    source = _opened(source)
+    if isinstance(source, Path) or hasattr(source, "read"):
+        return open_raster(source, bands)
     return PixelsInMemory(bands.checked(np.asarray(source)))
 
 
-def _can_seek(source: IO[bytes]) -> bool:
-    return bool(getattr(source, "seekable", lambda: False)())
+def _opened(source: Any) -> Any:
+    """Returns a file as a path or a stream that can seek, and a tensor as an array."""
+    if is_address(source):
+        return fetch(place(source))
+    if isinstance(source, str):
+        return Path(source)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return io.BytesIO(source)
+    if hasattr(source, "read") and not getattr(source, "seekable", lambda: False)():
+        return io.BytesIO(source.read())
+    return _channels_last(source.detach().cpu()) if hasattr(source, "movedim") else source
 
 
 def _channels_last(tensor: "Tensor") -> NDArray[np.generic]:

@@ -189,30 +189,28 @@ def parts(engine: Engine, picture: Windows, grid: Grid) -> Iterator[Part]:
         AtrousError: The picture cannot be read.
     """
     with engine.alone():
-        yield from _parts(engine, picture, grid)
-
-
-def _parts(engine: Engine, picture: Windows, grid: Grid) -> Iterator[Part]:
-    pooled = pooled_features(engine, picture, grid)
-    stride, ramp = engine.logits_stride, RAMP // engine.logits_stride
-    below: dict[int, NDArray[np.float32]] = {}  # by column: first logits of the next row's parts
-    for top, rows in _owned(grid.rows):
-        right = None  # first logits of the next column's part
-        for left, columns in _owned(grid.columns):
-            window = picture.read(top, left, grid.rows.length, grid.columns.length)
-            logits = engine.tile_logits(window, pooled)
-            height, width = (-(-(own.stop - own.start) // stride) for own in (rows, columns))
-            logits = logits[rows.start // stride :, columns.start // stride :]
-            logits = logits[: height + ramp, : width + ramp]
-            if right is not None:
-                _mix(right, logits[:, :ramp], axis=1)
-            right = logits[:, width:].copy()
-            logits = logits[:, : width + 1]
-            if left in below:
-                _mix(below[left], logits[:ramp], axis=0)
-            below[left] = logits[height:].copy()
-            place = top + rows.start, left + columns.start
-            yield Part(*place, window[rows, columns], logits[: height + 1])
+        pooled = pooled_features(engine, picture, grid)
+        stride, ramp = engine.logits_stride, RAMP // engine.logits_stride
+        below: dict[
+            int, NDArray[np.float32]
+        ] = {}  # by column: first logits of the next row's parts
+        for top, rows in _owned(grid.rows):
+            right = None  # first logits of the next column's part
+            for left, columns in _owned(grid.columns):
+                window = picture.read(top, left, grid.rows.length, grid.columns.length)
+                logits = engine.tile_logits(window, pooled)
+                height, width = (-(-(own.stop - own.start) // stride) for own in (rows, columns))
+                logits = logits[rows.start // stride :, columns.start // stride :]
+                logits = logits[: height + ramp, : width + ramp]
+                if right is not None:
+                    _mix(right, logits[:, :ramp], axis=1)
+                right = logits[:, width:].copy()
+                logits = logits[:, : width + 1]
+                if left in below:
+                    _mix(below[left], logits[:ramp], axis=0)
+                below[left] = logits[height:].copy()
+                place = top + rows.start, left + columns.start
+                yield Part(*place, window[rows, columns], logits[: height + 1])
 
 
 def pooled_features(engine: Engine, picture: Windows, grid: Grid) -> NDArray[np.float32] | None:

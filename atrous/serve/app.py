@@ -30,8 +30,6 @@ LOG = logging.getLogger("atrous.serve")
 
 ANSWER_SECONDS = 60.0  # for a client to take its answer
 
-_V2 = "/v2/models/{name}"
-
 
 class Service:
     """Answers requests.
@@ -73,14 +71,12 @@ class Service:
             Route("/v2", self._v2_server),
             Route("/v2/health/live", self._live),
             Route("/v2/health/ready", self._ready),
-            Route(_V2, self._v2_model),
-            Route(_V2 + "/ready", self._v2_ready),
-            Route(_V2 + "/infer", self._v2_infer, methods=["POST"]),
-            Route(_V2 + "/versions/1", self._v2_model),
-            Route(_V2 + "/versions/1/ready", self._v2_ready),
-            Route(_V2 + "/versions/1/infer", self._v2_infer, methods=["POST"]),
-            Route("/{path:path}", self._page_file),
         ]
+        for model in ("/v2/models/{name}", "/v2/models/{name}/versions/1"):
+            routes.append(Route(model, self._v2_model))
+            routes.append(Route(model + "/ready", self._v2_ready))
+            routes.append(Route(model + "/infer", self._v2_infer, methods=["POST"]))
+        routes.append(Route("/{path:path}", self._page_file))
         handlers: Any = {AtrousError: _refused, HTTPException: _not_found, Exception: _bug}
         app = Starlette(routes=routes, exception_handlers=handlers)
         app.router.redirect_slashes = False  # it would redirect to what the Host header says

@@ -52,15 +52,13 @@ def _size(data: bytes) -> Size | None:
     if data.startswith(b"\xff\xd8\xff"):
         return _jpeg(data)
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        width, height = struct.unpack_from(">II", data, 16)
-        return height, width
+        return struct.unpack_from(">II", data, 16)[::-1]
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _webp(data)
     if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return _tiff(data)
     if data[:6] in (b"GIF87a", b"GIF89a"):
-        width, height = struct.unpack_from("<HH", data, 6)
-        return height, width
+        return struct.unpack_from("<HH", data, 6)[::-1]
     if data[:2] == b"BM":
         return _bmp(data)
     if data[4:8] == b"ftyp":
@@ -79,8 +77,7 @@ def _jpeg(data: bytes) -> Size | None:
         marker = data[at]
         at += 1
         if marker in _FRAMES:
-            height, width = struct.unpack_from(">HH", data, at + 3)
-            return height, width
+            return struct.unpack_from(">HH", data, at + 3)
         if marker not in _ALONE and marker != 0:
             at += struct.unpack_from(">H", data, at)[0]
     return None
@@ -109,8 +106,7 @@ def _heif(data: bytes) -> Size | None:
 
 def _bmp(data: bytes) -> Size:
     if struct.unpack_from("<I", data, 14)[0] == 12:
-        width, height = struct.unpack_from("<HH", data, 18)
-        return height, width
+        return struct.unpack_from("<HH", data, 18)[::-1]
     width, height = struct.unpack_from("<ii", data, 18)
     return abs(height), abs(width)
 
