@@ -1,15 +1,12 @@
 """``atrous bench``: time and memory of a model on this machine."""
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from atrous.cli.options import precision_option, threads_option
 from atrous.errors import printable
-
-if TYPE_CHECKING:
-    from atrous.engines.protocol import Precision
 
 
 @click.command()
@@ -25,14 +22,7 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @precision_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def bench(
-    model: str,
-    size: tuple[int, int] | None,
-    threads: int | None,
-    samples: int,
-    precision: "Precision",
-    as_json: bool,
-) -> None:
+def bench(model: str, as_json: bool, **options: Any) -> None:
     r"""Measures a model in every engine that is installed.
 
     OpenVINO runs an exported file, and so does ONNX Runtime where it is installed. Any other model
@@ -50,7 +40,7 @@ def bench(
     """
     from atrous.engines.bench import bench as measure
 
-    report = measure(model, size=size, threads=threads, samples=samples, precision=precision)
+    report = measure(model, **options)
     if as_json:
         click.echo(json.dumps(report.as_json()))
     else:

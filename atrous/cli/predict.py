@@ -5,7 +5,7 @@ import re
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,7 +26,6 @@ from atrous.cli.options import (
 from atrous.errors import AtrousError, ExitCode, printable
 
 if TYPE_CHECKING:
-    from atrous.engines.protocol import Device, Precision
     from atrous.predict.batch import Outcome
     from atrous.predict.find import Found
 
@@ -62,7 +61,7 @@ def _shard(context: click.Context, option: click.Parameter, text: str) -> tuple[
 @precision_option
 @device_option
 @click.option(
-    "--unknown", type=click.FloatRange(0, 1), default=0.0, metavar="P",
+    "--unknown", "unknown_below", type=click.FloatRange(0, 1), default=0.0, metavar="P",
     help="Label 255 (65535 above 255 classes) where no class has this probability.",
 )  # fmt: skip
 @click.option(
@@ -130,14 +129,9 @@ def _shard(context: click.Context, option: click.Parameter, text: str) -> tuple[
 @click.pass_obj
 def predict(
     debug: bool | None,
+    /,
     paths: tuple[Path | str, ...],
-    model: str | None,
     out: Path,
-    threads: int | None,
-    memory: int,
-    precision: "Precision",
-    device: "Device",
-    unknown: float,
     probabilities: tuple[str, ...],
     cutouts: tuple[str, ...],
     no_overlay: bool,
@@ -158,6 +152,7 @@ def predict(
     on_error: str,
     overwrite: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
     r"""Segments pictures and videos: a mask, an overlay and the share of each class.
 
@@ -205,11 +200,9 @@ def predict(
     coco, index, polygons = (
         own_file(file, shard, found.paths) for file in (coco, index, check_file(polygons))
     )
-    options: dict[str, Any] = {
-        "model": model, "threads": threads, "memory": memory, "unknown_below": unknown,
-        "precision": precision, "device": device,
-    }  # fmt: skip
-    streams = streams_for(found.pictures[shard[0] - 1 :: shard[1]], threads, jobs, engine)
+    streams = streams_for(
+        found.pictures[shard[0] - 1 :: shard[1]], options["threads"], jobs, engine
+    )
     predictor = Predictor(**options, streams=streams)
     found = of_first_channel(found, predictor.bands)
     annotations = annotations_of(
@@ -275,7 +268,8 @@ class _Report:
     def __init__(self, pictures: Sequence[str], *, as_json: bool, debug: bool) -> None:
         self.as_json, self.debug = as_json, debug
         self.stdout = sys.stdout
-        self.rows = _Rows(list(map(printable, pictures)))
+        self.width = min(48, max((len(printable(name)) for name in pictures), default=0))
+        self.headed = False
         self.progress = Progress(len(pictures), "predict")
         self.frames: dict[Path, Progress] = {}
         self.done = self.failed = 0
@@ -309,11 +303,21 @@ class _Report:
             if "num_frames" in outcome.record:
                 count = outcome.record["num_frames"]
                 shares = f"{count} frame{'s' * (count != 1)}: {shares}"
-            self.rows.print(printable(outcome.shown), f"{height} x {width}", spent, shares)
+            self._row(printable(outcome.shown), f"{height} x {width}", spent, shares)
             for note in outcome.record.get("notes", ()):
                 click.echo(f"note: {printable(outcome.shown)}: {printable(note)}", err=True)
         if self.progress.total > 1:
             self.progress.show(self.done)
+
+    def _row(self, name: str, size: str, spent: str, shares: str) -> None:
+        """Prints a row of a table as wide as the longest name; of a very long name, the end."""
+        if not self.headed:
+            self.headed = True
+            self._row("picture", "height x width", "time", "share of each class")
+        if len(name) > self.width:
+            name = "..." + name[-(self.width - 3) :]
+        row = f"{name:<{self.width}}  {size:>14}  {spent:>8}  {shares}"
+        click.echo(row, file=self.stdout)
 
     def end(self, precision: str, out: Path, left_out: dict[str, int]) -> None:
         """Prints what was done, and the files of folders that were left out."""
@@ -330,21 +334,3 @@ class _Report:
                 )
         if left_out:
             click.echo(f"left out: {printable(said(left_out))}", err=self.as_json)
-
-
-class _Rows:
-    """A table that is printed row by row; the longest name sets the first column's width."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        self.width = min(48, max(map(len, names), default=0))
-        self.headed, self.stdout = False, sys.stdout
-
-    def print(self, name: str, size: str, spent: str, shares: str) -> None:
-        """Prints a row; of a long name, the end."""
-        if not self.headed:
-            self.headed = True
-            self.print("picture", "height x width", "time", "share of each class")
-        if len(name) > self.width:
-            name = "..." + name[-(self.width - 3) :]
-        row = f"{name:<{self.width}}  {size:>14}  {spent:>8}  {shares}"
-        click.echo(row, file=self.stdout)

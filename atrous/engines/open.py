@@ -97,7 +97,9 @@ def load_model(source: str | Path) -> "DeepLabV3Plus":
     try:
         from atrous.loading import load
     except ModuleNotFoundError as error:
-        if not _exists(source) and not str(source).startswith("hf:"):
+        path = Path(source)
+        there = path.exists() or path.with_name(f"{path.name}.index").exists()
+        if not there and not str(source).startswith("hf:"):
             raise no_such_model(source) from error
         raise missing_extra(f"reading {source}", error) from error
     return load(source)
@@ -120,11 +122,6 @@ def _check(source: str | Path) -> None:
             raise not_a_model(path, known or "its name ends like no model's")
     elif path.suffix in _OF_MODELS:
         raise no_such_model(source)
-
-
-def _exists(source: str | Path) -> bool:
-    path = Path(source)
-    return path.exists() or path.with_name(f"{path.name}.index").exists()
 
 
 def not_a_model(path: Path, found: str) -> AtrousError:

@@ -99,15 +99,14 @@ def finished(
 
 def moved(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Returns a record with the paths that its files have in another folder."""
-    changed = dict(record)
-    for key in ("labels", "overlay", "frames"):
-        if record.get(key):
-            changed[key] = str(folder / Path(record[key]).name)
-    for several in ("probabilities", "cutouts"):
-        if several in record:
-            names = record[several].items()
-            changed[several] = {k: str(folder / Path(v).name) for k, v in names}
-    return changed
+
+    def there(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: there(path) for name, path in value.items()}
+        return value and str(folder / Path(value).name)
+
+    files = ("labels", "overlay", "frames", "probabilities", "cutouts")
+    return {key: there(value) if key in files else value for key, value in record.items()}
 
 
 def check_free(path: Path, at: str, files: Collection[Path], summary: Path) -> None:

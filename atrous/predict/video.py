@@ -146,7 +146,7 @@ def segment_video(
         on_frame(path, 0, expected)
     with ExitStack() as stack:
         frames = stack.enter_context(Frames(path, header, every=options.every))
-        output = stack.enter_context(_Output(files, path, header, mark))
+        output = _Output(files, path, header, mark, stack)
         steady = Steady() if options.stabilise else None
         for count, (time, frame) in enumerate(frames):
             image = Image.fromarray(frame)
@@ -157,7 +157,8 @@ def segment_video(
             output.add(count * options.every, time, result)
             if on_frame is not None:
                 on_frame(path, count + 1, expected)
-        output.end()
+        if output.writer is not None:
+            output.writer.end()
     notes = [*header.notes, *_damage(header, options.every, output.count, frames.errors)]
     record = {
         **facts,
@@ -184,33 +185,25 @@ def _damage(header: Facts, every: int, count: int, errors: Any) -> list[str]:
 
 
 class _Output:
-    """The files of a video while they are written, under temporary names until `end`."""
+    """The files of a video while they are written, under temporary names until a stack ends."""
 
-    def __init__(self, files: VideoFiles, path: Path, header: Facts, mark: str) -> None:
-        self._files, self._mark = files, mark
+    def __init__(
+        self, files: VideoFiles, path: Path, header: Facts, mark: str, stack: ExitStack
+    ) -> None:
+        self._mark = mark
         self.count, self._sure, self._changed = 0, 0.0, 0.0
         self._areas: Counter[str] = Counter()
         self._last: Labels | None = None
-        self._stack = ExitStack()
-        self._source, self._header = path, header
-
-    def __enter__(self) -> "_Output":
-        with ExitStack() as stack:
-            # Renamed in the opposite order: what holds no mark of its own comes last.
-            lines = stack.enter_context(atomic(self._files.frames))
-            self._lines = stack.enter_context(lines.open("w", encoding="utf-8"))
-            self._labels = self._writer = None
-            if self._files.labels:
-                self._labels = stack.enter_context(atomic(self._files.labels, folder=True))
-            if self._files.overlay:
-                target = stack.enter_context(atomic(self._files.overlay))
-                writer = VideoWriter(target, self._source, self._header, f"{MARK} {self._mark}")
-                self._writer = stack.enter_context(writer)
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._stack.__exit__(*error)
+        # Renamed in the opposite order: what holds no mark of its own comes last.
+        lines = stack.enter_context(atomic(files.frames))
+        self._lines = stack.enter_context(lines.open("w", encoding="utf-8"))
+        self._labels = self.writer = None
+        if files.labels:
+            self._labels = stack.enter_context(atomic(files.labels, folder=True))
+        if files.overlay:
+            target = stack.enter_context(atomic(files.overlay))
+            writer = VideoWriter(target, path, header, f"{MARK} {mark}")
+            self.writer = stack.enter_context(writer)
 
     def add(self, number: int, time: float, result: Segmentation) -> None:
         """Writes a frame."""
@@ -232,18 +225,13 @@ class _Output:
             (self._labels / f"{number:06}.labels.png").write_bytes(
                 encoded(picture, "PNG", pnginfo=text)
             )
-        if self._writer is not None:
-            self._writer.write(time, np.asarray(result.overlay()))
+        if self.writer is not None:
+            self.writer.write(time, np.asarray(result.overlay()))
         self.count += 1
         self._areas.update(result.areas)
         self._sure += result.confidence
         self._changed += changed or 0.0
         self._last = result.labels
-
-    def end(self) -> None:
-        """Ends the overlay; the files get their names when the context ends."""
-        if self._writer is not None:
-            self._writer.end()
 
     def totals(self) -> dict[str, Any]:
         """Returns means over all frames."""

@@ -5,24 +5,21 @@
 
 from typing import TYPE_CHECKING, Any
 
+from atrous.serve.settings import Settings
+
 if TYPE_CHECKING:
     from atrous.serve.server import Server
-    from atrous.serve.settings import Settings
 
 __all__ = ["Server", "Settings"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Settings":
-        from atrous.serve.settings import Settings
+    if name != "Server":
+        raise AttributeError(f"module 'atrous.serve' has no attribute {name!r}")
+    try:
+        from atrous.serve.server import Server
+    except ModuleNotFoundError as error:
+        from atrous.errors import missing_extra
 
-        return Settings
-    if name == "Server":
-        try:
-            from atrous.serve.server import Server
-        except ModuleNotFoundError as error:
-            from atrous.errors import missing_extra
-
-            raise missing_extra("the server", error, "serve") from error
-        return Server
-    raise AttributeError(f"module 'atrous.serve' has no attribute {name!r}")
+        raise missing_extra("the server", error, "serve") from error
+    return Server
