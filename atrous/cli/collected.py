@@ -24,40 +24,48 @@ def own_file(file: Path | None, shard: tuple[int, int], pictures: Sequence[Path]
     return file
 
 
-class Collected:
-    """Collects what is written once for all pictures: regions, polygons, annotations."""
+def write_collected(
+    outcomes: list["Outcome"],
+    classes: Sequence[str],
+    coco: Path | None,
+    polygons: Path | None,
+    annotations: "PreAnnotations | None",
+    *,
+    err: bool,
+) -> None:
+    """Writes regions, polygons and annotations of pictures without an error, and prints how many.
 
-    def __init__(
-        self,
-        classes: Sequence[str],
-        coco: Path | None,
-        polygons: Path | None,
-        annotations: "PreAnnotations | None",
-    ) -> None:
-        from atrous.predict.coco import CocoRegions
-        from atrous.predict.polygons import GroundPolygons
+    Args:
+        outcomes: Of the pictures.
+        classes: Names in the order of the label values.
+        coco: The file of the regions; None: none is wanted.
+        polygons: That of the polygons.
+        annotations: From `annotations_of`.
+        err: Whether to print to standard error.
+    """
+    from atrous.predict.coco import write_coco
+    from atrous.predict.polygons import labels_on_ground, write_polygons
 
-        self.classes, self.annotations = classes, annotations
-        self.regions = (coco, CocoRegions(classes)) if coco else None
-        self.ground = (polygons, GroundPolygons(classes)) if polygons else None
-
-    def add(self, outcome: "Outcome") -> None:
-        """Adds a picture that was segmented."""
-        for pair in (self.regions, self.ground):
-            if pair is not None:
-                pair[1].add(outcome)
-        if self.annotations is not None:
-            self.annotations.add(outcome)
-
-    def write(self, *, err: bool) -> None:
-        """Writes the files and prints what they hold."""
-        for pair, kind in ((self.regions, "regions"), (self.ground, "polygons")):
-            if pair is not None:
-                click.echo(f"{pair[1].write(pair[0])} {kind} in {printable(pair[0])}", err=err)
-        if self.ground is not None and (count := self.ground[1].without_place):
+    outcomes.sort(key=lambda outcome: outcome.place)
+    if coco is not None:
+        count = write_coco(coco, outcomes, classes)
+        click.echo(f"{count} regions in {printable(coco)}", err=err)
+    if polygons is not None:
+        count = write_polygons(polygons, outcomes, classes)
+        click.echo(f"{count} polygons in {printable(polygons)}", err=err)
+        if count := sum(not labels_on_ground(outcome) for outcome in outcomes):
             click.echo(f"{count} pictures have no georeference: no polygons of them", err=True)
-        if self.annotations is not None:
-            _write_annotations(self.annotations, self.classes, err=err)
+    if annotations is not None:
+        done = annotations.write(outcomes, classes)
+        where = printable(done.target)
+        click.echo(f"annotations of {done.written} pictures in {where}", err=err)
+        if done.kept:
+            click.echo(
+                f"annotations of {done.kept} pictures were there and are kept, for they may be "
+                "corrected; --overwrite writes them anew",
+                err=err,
+            )
+        click.echo(f"to import them: {annotations.how_to_import(where)}", err=err)
 
 
 def annotations_of(
@@ -72,17 +80,3 @@ def annotations_of(
             raise click.UsageError("--tolerance is of --annotate, which is not given")
         return None
     return PreAnnotations(kind, tolerance=TOLERANCE if tolerance is None else tolerance, **options)
-
-
-def _write_annotations(annotations: "PreAnnotations", classes: Sequence[str], *, err: bool) -> None:
-    """Writes the annotations and prints where they are and how a tool takes them."""
-    done = annotations.write(classes)
-    where = printable(done.target)
-    click.echo(f"annotations of {done.written} pictures in {where}", err=err)
-    if done.kept:
-        click.echo(
-            f"annotations of {done.kept} pictures were there and are kept, for they may be "
-            "corrected; --overwrite writes them anew",
-            err=err,
-        )
-    click.echo(f"to import them: {annotations.how_to_import(where)}", err=err)

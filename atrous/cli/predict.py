@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from atrous.cli.collected import Collected, annotations_of, own_file
+from atrous.cli.collected import annotations_of, own_file, write_collected
 from atrous.cli.options import (
     ANY_PATH,
     ANY_PLACE,
@@ -194,9 +194,9 @@ def predict(
     from atrous.predict.predictor import Predictor
     from atrous.predict.video import VideoOptions
 
-    only_pictures = bool(coco or polygons or annotate or probabilities or cutouts)
-    out = _out(out, shard, needs_files=bool(coco or polygons or annotate))
-    found = _found(paths, out, only_pictures=only_pictures)
+    needs_files = bool(coco or polygons or annotate)
+    out = _out(out, shard, needs_files=needs_files)
+    found = _found(paths, out, only_pictures=bool(needs_files or probabilities or cutouts))
     coco, index, polygons = (
         own_file(file, shard, found.paths) for file in (coco, index, check_file(polygons))
     )
@@ -210,7 +210,7 @@ def predict(
     )
     mine = found.pictures[shard[0] - 1 :: shard[1]]
     report = _Report([picture.shown for picture in mine], as_json=as_json, debug=bool(debug))
-    collected = Collected(predictor.classes, coco, polygons, annotations)
+    finished: list[Outcome] = []
     extras = Extras(
         probabilities, cutouts, not no_overlay, not (no_legend or no_overlay), keep_exif,
         VideoOptions(every, stabilise, label_frames),
@@ -222,10 +222,10 @@ def predict(
     for outcome in indexed(_alone_on_stdout(outcomes), index):
         report.add(outcome)
         if outcome.record is not None:
-            collected.add(outcome)
+            finished += [outcome] if needs_files else []
         elif on_error == "stop":
             break
-    collected.write(err=as_json)
+    write_collected(finished, predictor.classes, coco, polygons, annotations, err=as_json)
     report.end(predictor.precision, out, found.left_out)
     if report.failed:
         raise SystemExit(ExitCode.SOME_FAILED)

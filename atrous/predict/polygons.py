@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -34,77 +34,66 @@ def check_file(path: Path | None) -> Path | None:
     return path
 
 
-class GroundPolygons:
-    """Collects the label files of a call, and writes their regions.
+def write_polygons(path: Path, outcomes: Sequence[Outcome], classes: Sequence[str]) -> int:
+    """Writes the regions of pictures with a place on the ground; returns their number.
 
     Every connected region of a class becomes a polygon along the borders of its pixels, with its
-    holes and the properties ``class``, ``value`` and ``input``.
-
-    Attributes:
-        without_place: Number of pictures without a place on the ground, which are left out.
+    holes and the properties ``class``, ``value`` and ``input``. All are in the coordinate reference
+    system of the first picture, which the file names.
     """
+    import rasterio
 
-    def __init__(self, classes: Sequence[str]) -> None:
-        self._classes = classes
-        self._files: list[tuple[str, Path]] = []
-        self.without_place = 0
-
-    def add(self, outcome: Outcome) -> None:
-        """Adds a picture that was segmented."""
-        assert outcome.record is not None
-        labels = Path(outcome.record["labels"])
-        if labels.suffix == ".tif":
-            self._files.append((str(outcome.path), labels))
-        else:
-            self.without_place += 1
-
-    def write(self, path: Path) -> int:
-        """Writes the polygons, region by region, and returns their number.
-
-        All are in the coordinate reference system of the first picture, which the file names.
-        """
-        import rasterio
-
-        crs = None
-        if self._files:
-            with rasterio.open(self._files[0][1]) as first:
-                crs = first.crs
-        with atomic(path) as temporary:
-            if path.suffix.lower() != ".gpkg":
-                return self._write_geojson(temporary, crs)
-            with TemporaryDirectory() as folder:
-                source = Path(folder, "labels.geojson")
-                count = self._write_geojson(source, crs)
-                _as_geopackage(source, temporary)
-            return count
-
-    def _write_geojson(self, path: Path, crs: Any) -> int:
-        name = {"type": "name", "properties": {"name": crs.to_string()}} if crs else None
-        count = 0
-        with path.open("w", encoding="utf-8") as file:
-            file.write(f'{{"type": "FeatureCollection", "crs": {json.dumps(name)}, "features": [')
-            for input_, labels in self._files:
-                for feature in self._features(input_, labels, crs):
-                    file.write((",\n" if count else "\n") + json.dumps(feature))
-                    count += 1
-            file.write("\n]}\n")
+    files = [(str(each.path), labels) for each in outcomes if (labels := labels_on_ground(each))]
+    crs = None
+    if files:
+        with rasterio.open(files[0][1]) as first:
+            crs = first.crs
+    features = (feature for file in files for feature in _features(*file, classes, crs))
+    with atomic(path) as temporary:
+        if path.suffix.lower() != ".gpkg":
+            return _write_geojson(temporary, features, crs)
+        with TemporaryDirectory() as folder:
+            source = Path(folder, "labels.geojson")
+            count = _write_geojson(source, features, crs)
+            _as_geopackage(source, temporary)
         return count
 
-    def _features(self, input_: str, labels: Path, crs: Any) -> Iterator[dict[str, Any]]:
-        import rasterio
-        from rasterio.features import shapes
-        from rasterio.warp import transform_geom
 
-        # A transform without a coordinate system is not news.
-        with warnings.catch_warnings(action="ignore"), rasterio.open(labels) as file:
-            for geometry, number in shapes(rasterio.band(file, 1), transform=file.transform):
-                value = int(number)
-                if value >= len(self._classes):
-                    continue  # no label
-                if file.crs != crs:
-                    geometry = transform_geom(file.crs, crs, geometry)
-                properties = {"class": self._classes[value], "value": value, "input": input_}
-                yield {"type": "Feature", "properties": properties, "geometry": geometry}
+def labels_on_ground(outcome: Outcome) -> str:
+    """Returns the label file of a picture with a place on the ground; empty for others."""
+    labels = str((outcome.record or {}).get("labels"))
+    return labels if labels.endswith(".tif") else ""
+
+
+def _write_geojson(path: Path, features: Iterable[dict[str, Any]], crs: Any) -> int:
+    name = {"type": "name", "properties": {"name": crs.to_string()}} if crs else None
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        file.write(f'{{"type": "FeatureCollection", "crs": {json.dumps(name)}, "features": [')
+        for feature in features:
+            file.write((",\n" if count else "\n") + json.dumps(feature))
+            count += 1
+        file.write("\n]}\n")
+    return count
+
+
+def _features(
+    input_: str, labels: str, classes: Sequence[str], crs: Any
+) -> Iterator[dict[str, Any]]:
+    import rasterio
+    from rasterio.features import shapes
+    from rasterio.warp import transform_geom
+
+    # A transform without a coordinate system is not news.
+    with warnings.catch_warnings(action="ignore"), rasterio.open(labels) as file:
+        for geometry, number in shapes(rasterio.band(file, 1), transform=file.transform):
+            value = int(number)
+            if value >= len(classes):
+                continue  # no label
+            if file.crs != crs:
+                geometry = transform_geom(file.crs, crs, geometry)
+            properties = {"class": classes[value], "value": value, "input": input_}
+            yield {"type": "Feature", "properties": properties, "geometry": geometry}
 
 
 def _as_geopackage(source: Path, out: Path) -> None:

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from atrous.errors import AtrousError, unknown_name
+from atrous.errors import AtrousError
 from atrous.images.pages import split_page
 from atrous.images.stores import is_address
 from atrous.predict import annotate
 from atrous.predict.batch import Outcome
-from atrous.predict.coco import CocoRegions
+from atrous.predict.coco import write_coco
 from atrous.predict.find import Picture
 
 # Kinds of annotations, and how the tool takes them; {target} is the file or folder.
@@ -34,7 +34,7 @@ class Written(NamedTuple):
 
 
 class PreAnnotations:
-    """Collects the finished pictures of a call and writes their annotations.
+    """Writes the annotations of a call's finished pictures; what forbids them is said before.
 
     Args:
         kind: A key of `IMPORT`.
@@ -46,8 +46,7 @@ class PreAnnotations:
         shard: (i, n), as in `segment_files`.
 
     Raises:
-        AtrousError: An unknown kind, a picture that is no file, or one whose record would lie
-            among the annotations.
+        AtrousError: A picture that is no file, or one whose record would lie among the annotations.
     """
 
     def __init__(
@@ -60,12 +59,9 @@ class PreAnnotations:
         overwrite: bool = False,
         shard: tuple[int, int] = (1, 1),
     ) -> None:
-        if kind not in IMPORT:
-            raise unknown_name("kind of annotations", kind, IMPORT)
         self._kind, self._pictures = kind, pictures
         self._out = out if shard[1] == 1 else out / f"{shard[0]}-of-{shard[1]}"
         self._tolerance, self._overwrite = tolerance, overwrite
-        self._outcomes: list[Outcome] = []
         self._check(out, self._out / kind)
 
     def _check(self, records: Path, folder: Path) -> None:
@@ -91,27 +87,19 @@ class PreAnnotations:
                     where=picture.path, fix="rename its folder, or annotate it in another call",
                 )  # fmt: skip
 
-    def add(self, outcome: Outcome) -> None:
-        """Adds a picture without an error."""
-        self._outcomes.append(outcome)
-
     def how_to_import(self, target: str) -> str:
         """Returns a sentence on how the tool takes the file or folder."""
         return IMPORT[self._kind].format(target=target)
 
-    def write(self, classes: Sequence[str]) -> Written:
-        """Writes the annotations, in the order of the pictures.
+    def write(self, outcomes: Sequence[Outcome], classes: Sequence[str]) -> Written:
+        """Writes the annotations of pictures without an error.
 
         Raises:
             AtrousError: A label file is gone.
         """
-        outcomes = sorted(self._outcomes, key=lambda outcome: outcome.place)
         if self._kind == "coco":
-            regions = CocoRegions(classes, tolerance=self._tolerance, background=False)
-            for outcome in outcomes:
-                regions.add(outcome)
             target = self._out / "coco" / "instances.json"
-            regions.write(target)
+            write_coco(target, outcomes, classes, tolerance=self._tolerance, background=False)
             return Written(target, len(outcomes), 0)
         finished = [self._annotated(outcome) for outcome in outcomes]
         missing = [picture for picture in finished if self._overwrite or not self._there(picture)]

@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 
 from atrous.errors import AtrousError
 from atrous.predict.batch import Extras, segment_files
-from atrous.predict.coco import CocoRegions
+from atrous.predict.coco import write_coco
 from atrous.predict.find import Picture, find_pictures
 from atrous.predict.many import streams_for
 from atrous.predict.predictor import Predictor
@@ -269,11 +269,11 @@ def test_all_regions_go_into_one_coco_file(tmp_path):
     pixels[..., 0] = 200
     pixels[4:8, 4:12] = (0, 0, 250)
     Image.fromarray(pixels).save(tmp_path / "p.png")
-    regions = [CocoRegions(BrightestChannel.classes) for _ in range(2)]
-    for of_call in regions:  # the second call keeps what the first one made
-        (outcome,) = segmented(BrightestChannel(), [tmp_path / "p.png"], tmp_path / "out")
-        of_call.add(outcome)
-    count, again = (of_call.write(tmp_path / "regions.json") for of_call in regions)
+    counts = []
+    for _ in range(2):  # the second call keeps what the first one made
+        outcomes = segmented(BrightestChannel(), [tmp_path / "p.png"], tmp_path / "out")
+        counts.append(write_coco(tmp_path / "regions.json", outcomes, BrightestChannel.classes))
+    (count, again), (outcome,) = counts, outcomes
     assert count == again
     assert outcome.record is not None
     content = json.loads((tmp_path / "regions.json").read_text())
