@@ -10,7 +10,7 @@ import click
 
 from atrous.cli.options import ANY_PATH, FOLDER, Progress, view_options
 from atrous.errors import printable
-from atrous.images.decode import atomic
+from atrous.images.decode import write
 
 if TYPE_CHECKING:
     from atrous.data.dataset import Dataset
@@ -149,8 +149,7 @@ def _results(evaluated: Sequence["Evaluated"], data: Path, split: str) -> dict[s
 def _write(evaluated: Sequence["Evaluated"], results: dict[str, Any], folder: Path) -> None:
     from atrous.evaluation.report.report import write_html
 
-    with atomic(folder / "scores.json") as temporary:
-        temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write(folder / "scores.json", (json.dumps(results, indent=1) + "\n").encode())
     write_html(evaluated, folder / "report.html")
 
 

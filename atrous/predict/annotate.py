@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from atrous.errors import unknown_name
-from atrous.images.decode import atomic, open_image
+from atrous.images.decode import open_image, write
 from atrous.predict.regions import Polygon, boxed, outlines, polygon_area, simplified
 from atrous.predict.rle import encode_runs
 
@@ -128,7 +128,7 @@ def _labelme(
             "imagePath": Path(image_path).as_posix(), "imageData": None,
             "imageHeight": height, "imageWidth": width,
         }  # fmt: skip
-        _write(path, json.dumps(content, indent=1))
+        write(path, json.dumps(content, indent=1).encode())
     return out
 
 
@@ -178,7 +178,7 @@ def _cvat(pictures: Sequence[Picture], classes: Sequence[str], out: Path, tolera
                 width=str(right - left), height=str(bottom - top), z_order="0",
             )  # fmt: skip
     ElementTree.indent(root)
-    _write(out / "annotations.xml", ElementTree.tostring(root, "unicode", xml_declaration=True))
+    write(out / "annotations.xml", ElementTree.tostring(root, "utf-8", xml_declaration=True))
     return out / "annotations.xml"
 
 
@@ -193,12 +193,10 @@ def _yolo(pictures: Sequence[Picture], classes: Sequence[str], out: Path, tolera
             shares = (region.polygon / (width, height)).ravel()
             numbers = " ".join(f"{value:.6f}" for value in shares)
             lines.append(f"{names.index(region.label)} {numbers}\n")
-        _write(out / "labels" / f"{picture.name}.txt", "".join(lines))
+        write(out / "labels" / f"{picture.name}.txt", "".join(lines).encode())
     listed = "".join(f"  {index}: {json.dumps(name)}\n" for index, name in enumerate(names))
-    _write(
-        out / "data.yaml",
-        f"# Copy the pictures into images/.\npath: .\ntrain: images\nval: images\nnames:\n{listed}",
-    )
+    head = "# Copy the pictures into images/.\npath: .\ntrain: images\nval: images\nnames:\n"
+    write(out / "data.yaml", (head + listed).encode())
     return out / "data.yaml"
 
 
@@ -229,7 +227,7 @@ def _label_studio(
         if picture.confidence is not None:
             prediction["score"] = picture.confidence
         tasks.append({"data": {"image": str(picture.path)}, "predictions": [prediction]})
-    _write(out / "tasks.json", json.dumps(tasks))
+    write(out / "tasks.json", json.dumps(tasks).encode())
     return out / "tasks.json"
 
 
@@ -279,8 +277,3 @@ def read_labels(path: str | Path, size: tuple[int, int]) -> NDArray[Any]:
     """Returns the labels (H, W) that `atrous predict` wrote for a picture of this size."""
     with open_image(path, max_pixels=size[0] * size[1]) as image:
         return np.asarray(image)
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

@@ -20,7 +20,7 @@ from atrous.images.stores import Named, fetch, is_address, stored
 from atrous.images.web import fetch_picture
 from atrous.predict.find import Picture, refuse_videos
 from atrous.predict.predictor import Predictor
-from atrous.predict.records import check_free, digest_of, finished
+from atrous.predict.records import check_free, digest_of, finished, taken
 from atrous.predict.segmentation import OutputFiles, output_files
 from atrous.predict.video import (
     ALL_FRAMES,
@@ -298,10 +298,10 @@ class Job:
         if not self.overwrite and (made is None or summary.name in made):
             kept = finished(summary, of, made, picture.packed)
         if kept is None and picture.packed:
-            raise AtrousError(
-                "E-OUT-TAKEN", "the tar file has other output of this name: of another model, "
-                "options or picture", where=picture.shown, fix="name another tar file with --out",
-            )  # fmt: skip
+            what = (
+                "the tar file has other output of this name: of another model, options or picture"
+            )
+            raise taken(what, picture.shown, "name another tar file with --out")
         # Checked again, because another process may have written into the folder meanwhile.
         if kept is None and (made is None or made):
             check_output(picture, self.out, self.extras)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from atrous.images.decode import atomic
+from atrous.images.decode import write
 from atrous.predict.annotate import read_labels, regions_of
 from atrous.predict.batch import Outcome
 from atrous.predict.regions import coco_annotation
@@ -48,6 +48,5 @@ def write_coco(
         {"id": i, "name": name} for i, name in enumerate(classes, start=1) if name not in left_out
     ]
     content = {"images": images, "categories": categories, "annotations": annotations}
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(content), encoding="utf-8")
+    write(path, json.dumps(content).encode())
     return len(annotations)

@@ -11,6 +11,7 @@ from atrous.predict import annotate
 from atrous.predict.batch import Outcome
 from atrous.predict.coco import write_coco
 from atrous.predict.find import Picture
+from atrous.predict.records import taken
 
 # Kinds of annotations, and how the tool takes them; {target} is the file or folder.
 IMPORT = {
@@ -71,10 +72,7 @@ class PreAnnotations:
                 where=folder, fix="name a folder with --out",
             )  # fmt: skip
         if folder.exists() and not folder.is_dir():
-            raise AtrousError(
-                "E-OUT-TAKEN", "annotations need a folder, and this is a file", where=folder,
-                fix="choose another folder with --out, or move that file",
-            )  # fmt: skip
+            raise taken("annotations need a folder, and this is a file", folder)
         for picture in self._pictures:
             if not picture.is_file or split_page(picture.path)[1] is not None:
                 raise AtrousError(
@@ -82,10 +80,9 @@ class PreAnnotations:
                     where=picture.path, fix="save the picture and name its file",
                 )  # fmt: skip
             if (records / picture.stem).is_relative_to(folder):
-                raise AtrousError(
-                    "E-OUT-TAKEN", f"its record would lie among the annotations in {folder}",
-                    where=picture.path, fix="rename its folder, or annotate it in another call",
-                )  # fmt: skip
+                what = f"its record would lie among the annotations in {folder}"
+                fix = "rename its folder, or annotate it in another call"
+                raise taken(what, picture.path, fix)
 
     def how_to_import(self, target: str) -> str:
         """Returns a sentence on how the tool takes the file or folder."""

@@ -123,13 +123,13 @@ def check_free(path: Path, at: str, files: Collection[Path], summary: Path) -> N
     """
     record = read_record(summary)
     if record is None and summary.exists():
-        raise _taken(path, summary, "")
+        raise _would_replace(path, summary, "")
     if record is not None and not _is_of(record, path, at):
-        raise _taken(path, summary, str(record["input"]))
+        raise _would_replace(path, summary, str(record["input"]))
     vouched = files_of(record) if record else set()
     for file in files:
         if file.exists() and file.name not in vouched and mark_of(file) != at:
-            raise _taken(path, file, "another picture" if mark_of(file) else "")
+            raise _would_replace(path, file, "another picture" if mark_of(file) else "")
 
 
 def _is_of(record: Mapping[str, Any], path: Path, at: str) -> bool:
@@ -145,14 +145,16 @@ def _is_of(record: Mapping[str, Any], path: Path, at: str) -> bool:
     return not other.is_file() or other.samefile(file)
 
 
-def _taken(path: Path, file: Path, other: str) -> AtrousError:
+def _would_replace(path: Path, file: Path, other: str) -> AtrousError:
     whose = f"the output of {other}" if other else "not output of atrous predict"
-    return AtrousError(
-        "E-OUT-TAKEN",
-        f"its output would replace {file}, which is {whose}",
-        where=path,
-        fix="choose another folder with --out, or move that file",
-    )
+    return taken(f"its output would replace {file}, which is {whose}", path)
+
+
+def taken(
+    what: str, where: object, fix: str = "choose another --out, or move that file"
+) -> AtrousError:
+    """Returns the error of output whose place is taken."""
+    return AtrousError("E-OUT-TAKEN", what, where=where, fix=fix)
 
 
 def is_output(path: Path, beside: Collection[str] | None = None) -> bool:

@@ -22,7 +22,7 @@ from atrous.images.stores import is_address
 from atrous.images.tars import Member
 from atrous.predict.batch import Outcome, as_ours, check_folder
 from atrous.predict.find import Picture, refuse_videos
-from atrous.predict.records import MARK, files_of, moved
+from atrous.predict.records import MARK, files_of, moved, taken
 
 _BLOCK = 512
 _END = bytes(2 * _BLOCK)  # ends a tar file
@@ -108,10 +108,8 @@ def _opened(out: Path) -> io.FileIO:
         raise as_ours(error, str(out)) from error
     if not locked(file):
         file.close()
-        raise AtrousError(
-            "E-OUT-TAKEN", "another call writes to this tar file", where=out,
-            fix="wait for it, or choose another --out",
-        )  # fmt: skip
+        fix = "wait for it, or choose another --out"
+        raise taken("another call writes to this tar file", out, fix)
     return file
 
 
@@ -129,6 +127,7 @@ def _walked(file: io.FileIO, out: Path) -> tuple[dict[str, Member], int]:
     """Returns the whole JSONs in a tar file by their names, and where the last of them ends."""
     finished: dict[str, Member] = {}
     end, ours, size = 0, False, out.stat().st_size
+    not_ours = taken("this file is no tar file of atrous predict", out)
     if size == 0:
         return finished, end
     try:
@@ -137,22 +136,15 @@ def _walked(file: io.FileIO, out: Path) -> tuple[dict[str, Member], int]:
                 # A million pictures have millions of members.
                 archive.members.clear()  # type: ignore[attr-defined]
                 if info.uname != MARK:
-                    raise _taken(out)
+                    raise not_ours
                 ours, after = True, info.offset_data + info.size
                 if after <= size and info.name.endswith(".json"):
                     finished[info.name] = Member(info.name, out, info.offset_data, info.size)
                     end = after + -after % _BLOCK
     except tarfile.TarError:  # cut off
         if not ours:
-            raise _taken(out) from None
+            raise not_ours from None
     return finished, end
-
-
-def _taken(out: Path) -> AtrousError:
-    return AtrousError(
-        "E-OUT-TAKEN", "this file is no tar file of atrous predict", where=out,
-        fix="choose another --out, or move that file",
-    )  # fmt: skip
 
 
 def _append(file: io.FileIO, end: int, key: str, folder: Path, record: dict[str, Any]) -> int:

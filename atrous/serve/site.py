@@ -58,7 +58,10 @@ def write_site(out: Path, models: Sequence[str | Path]) -> dict[str, Any]:
     Raises:
         AtrousError: No such model, two of one name, or one that is fixed to one size.
     """
-    from atrous.images.decode import atomic  # loads what decodes; the service's front must not
+    from atrous.images.decode import (
+        atomic,
+        write,
+    )  # loads what decodes; the service's front must not
 
     found = [_exported(model) for model in models]
     names = [name for name, _, _ in found]
@@ -76,8 +79,7 @@ def write_site(out: Path, models: Sequence[str | Path]) -> dict[str, Any]:
         with atomic(out / address) as temporary:
             shutil.copyfile(path, temporary)
     for address, text in texts.items():
-        with atomic(out / address) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write(out / address, text.encode())
     written = [out / address for address in (*files, *texts)]
     size = sum(path.stat().st_size for path in written)
     return {"out": str(out), "models": names, "files": len(written), "bytes": size}
