@@ -18,7 +18,7 @@ from typing import IO
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from atrous.errors import AtrousError, ExitCode, InputError
+from atrous.errors import AtrousError, InputError, ResourceError
 from atrous.images.kinds import HEAD, kind_of
 from atrous.images.pages import go_to_page, split_page
 from atrous.images.rgb import to_rgb
@@ -174,11 +174,8 @@ def decoding(where: object, source: str | Path | IO[bytes] = "") -> Iterator[Non
     except UnidentifiedImageError:
         raise _unknown_format(source, where) from None
     except MemoryError as error:
-        raise AtrousError(
-            "E-IMAGE-MEMORY",
-            "not enough memory to decode the picture",
-            where=where,
-            exit_code=ExitCode.RESOURCES,
+        raise ResourceError(
+            "E-IMAGE-MEMORY", "not enough memory to decode the picture", where=where
         ) from error
     except PermissionError as error:
         raise InputError(

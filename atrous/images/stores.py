@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from atrous.errors import AtrousError, ExitCode, InputError, missing_extra
+from atrous.errors import AtrousError, InputError, ResourceError, missing_extra
 
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "hf": "huggingface_hub"}
 _CONDITIONAL = ("s3", "gs")  # stores that refuse to replace an object on request
@@ -159,15 +159,16 @@ def reaching(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise InputError("E-FILE-MISSING", "no such object or bucket", where=path) from None
     except Exception as error:
-        refused = isinstance(error, PermissionError) or "credential" in str(error).lower()
         said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise AtrousError(
-            "E-STORE-ACCESS" if refused else "E-STORE",
-            f"the store {'refuses access' if refused else 'gave an error'}: {said}",
-            where=path,
-            fix="give the credentials as to the store's own tool, such as AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY, and the right to list, read and write"
-            if refused
-            else "start again later: what is finished is kept",
-            exit_code=ExitCode.USAGE if refused else ExitCode.RESOURCES,
+        if isinstance(error, PermissionError) or "credential" in str(error).lower():
+            raise AtrousError(
+                "E-STORE-ACCESS",
+                f"the store refuses access: {said}",
+                where=path,
+                fix="give the credentials as to the store's own tool, such as AWS_ACCESS_KEY_ID "
+                "and AWS_SECRET_ACCESS_KEY, and the right to list, read and write",
+            ) from error
+        fix = "start again later: what is finished is kept"
+        raise ResourceError(
+            "E-STORE", f"the store gave an error: {said}", where=path, fix=fix
         ) from error

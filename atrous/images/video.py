@@ -24,7 +24,7 @@ from typing import IO, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from atrous.errors import AtrousError, ExitCode, InputError
+from atrous.errors import AtrousError, InputError, ResourceError
 from atrous.images.decode import check_file, damaged
 
 SUFFIXES = frozenset(
@@ -309,12 +309,11 @@ class VideoWriter:
         said = self._said.read()
         full = shutil.disk_usage(self._target.parent).free < 1 << 20
         if full or b"No space left" in said or b"quota exceeded" in said:
-            return AtrousError(
+            return ResourceError(
                 "E-DISK-FULL",
                 "no space left for the overlay",
                 where=self._target,
                 fix="make room, or choose another --out; the same call then does the rest",
-                exit_code=ExitCode.RESOURCES,
             )
         return InputError(
             "E-VIDEO-WRITE",

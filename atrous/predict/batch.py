@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Event
 from typing import IO, Any
 
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import AtrousError, InputError, ResourceError
 from atrous.images.decode import TIFF_MAGIC, exif_of
 from atrous.images.pages import split_page
 from atrous.images.raster import place_of
@@ -363,20 +363,17 @@ def as_ours(error: Exception, path: str) -> AtrousError:
     """Returns any exception as an `AtrousError` about a picture."""
     if isinstance(error, AtrousError):
         return error
-    if isinstance(error, MemoryError):
-        code, what, exit_code = "E-MEMORY", "not enough memory", ExitCode.RESOURCES
-        fix = "allow less with --memory, so that the picture is seen in tiles"
-    elif isinstance(error, OSError) and error.errno in _FULL:
-        code, what, exit_code = "E-DISK-FULL", f"{error.strerror}", ExitCode.RESOURCES
-        fix = "make room, or choose another --out; the same call then does the rest"
-    elif isinstance(error, OSError):
-        code, what, exit_code = "E-FILE-IO", f"{error.strerror or error}", ExitCode.SOME_FAILED
-        fix = ""
-    else:
-        code, what, exit_code = "E-BUG", f"{type(error).__name__}: {error}", ExitCode.SOME_FAILED
-        fix = "this is a bug in atrous; run again with --debug and report what it prints"
     where = getattr(error, "filename", None) or path
-    return AtrousError(code, what, where=where, fix=fix, exit_code=exit_code)
+    if isinstance(error, MemoryError):
+        fix = "allow less with --memory, so that the picture is seen in tiles"
+        return ResourceError("E-MEMORY", "not enough memory", where=where, fix=fix)
+    if isinstance(error, OSError) and error.errno in _FULL:
+        fix = "make room, or choose another --out; the same call then does the rest"
+        return ResourceError("E-DISK-FULL", f"{error.strerror}", where=where, fix=fix)
+    if isinstance(error, OSError):
+        return InputError("E-FILE-IO", f"{error.strerror or error}", where=where)
+    fix = "this is a bug in atrous; run again with --debug and report what it prints"
+    return InputError("E-BUG", f"{type(error).__name__}: {error}", where=where, fix=fix)
 
 
 def shown(outcome: Outcome) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.engines.protocol import Engine
-from atrous.errors import AtrousError, ExitCode
+from atrous.errors import ResourceError
 from atrous.images.bands import Pixels
 from atrous.images.tiff_windows import Windows
 
@@ -131,12 +131,11 @@ def plan(engine: Engine, picture: Windows, memory: int) -> Grid:
     if grid is None:
         height, width = (min(axis.length for axis in _axes(side, ALIGNMENT)) for side in size)
         needed = fixed + height * width * engine.bytes_per_pixel
-        raise AtrousError(
+        raise ResourceError(
             "E-MEMORY",
             f"{memory / 1e6:.0f} MB are too few for this model and a picture of {size[0]} x "
             f"{size[1]} (height x width)",
             fix=f"allow at least {-(-needed // 10**6)} MB with --memory",
-            exit_code=ExitCode.RESOURCES,
         )
     return grid
 
