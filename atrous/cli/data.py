@@ -87,7 +87,7 @@ def check(
 
     def show(done: int, total: int) -> None:
         progress.total = total
-        progress.show(done)
+        progress.count(done)
 
     surveyed = survey(layout, splits, workers=workers, on_progress=show)
     diagnosis = examine(surveyed, allow_unlabelled=allow_unlabelled, strict=strict)

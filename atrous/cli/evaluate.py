@@ -123,7 +123,7 @@ def _run(name: str, dataset: "Dataset", options: dict[str, Any], *, gallery: boo
     pictures, progress = Gallery(), Progress(len(dataset), name)
 
     def watch(outcome: "Outcome") -> None:
-        progress.show(outcome.position + 1)
+        progress.count(outcome.position + 1)
         if gallery:
             pictures(outcome)
 

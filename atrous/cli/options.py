@@ -1,6 +1,7 @@
 """Options and progress that several commands share."""
 
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -36,7 +37,6 @@ ANY_PLACE = Place(path_type=Path)
 PICTURES = Pictures(path_type=Path)
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_PLAIN_EVERY = 30.0  # seconds between lines of progress without a terminal
 
 T = TypeVar("T")
 
@@ -134,31 +134,44 @@ device_option = click.option(
 )
 
 
-class Progress:
-    """Progress on standard error: one changing line on a terminal, a line every 30 s elsewhere.
+class Line:
+    """A line on standard error that changes on a terminal; elsewhere a line every so many seconds.
 
     click's progress bar prints nothing without a terminal, where a log needs lines.
     """
 
-    def __init__(self, total: int, name: str, unit: str = "pictures") -> None:
-        self.total, self.name, self.unit = total, printable(name), unit
-        self.start = self.last = time.monotonic()
+    def __init__(self, every: float) -> None:
+        self.live, self._every = sys.stderr.isatty(), every
+        self._last = time.monotonic()
 
-    def show(self, done: int) -> None:
-        """Prints how many pictures are done, if the last line is old enough."""
-        now, finished = time.monotonic(), done == self.total
-        terminal = sys.stderr.isatty()
-        if not finished and now - self.last < (0.2 if terminal else _PLAIN_EVERY):
-            return
-        self.last = now
-        rate = done / max(now - self.start, 1e-9)
+    def show(self, text: str, *, end: bool = False) -> None:
+        """Prints the line if the last one is old enough, or if it is the last."""
+        now = time.monotonic()
+        if end or now - self._last >= (0.2 if self.live else self._every):
+            self._last = now
+            width = shutil.get_terminal_size().columns - 1  # a longer line would not be rewritten
+            shown = f"\r\x1b[K{text[:width]}" if self.live else text
+            click.echo(shown, err=True, nl=end or not self.live)
+
+
+class Progress(Line):
+    """Counts pictures, or other units, on a `Line`."""
+
+    def __init__(self, total: int, name: str, unit: str = "pictures") -> None:
+        super().__init__(every=30.0)
+        self.total, self.name, self.unit = total, printable(name), unit
+        self._start = time.monotonic()
+
+    def count(self, done: int) -> None:
+        """Shows how many are done."""
+        rate = done / max(time.monotonic() - self._start, 1e-9)
         left = max(0, self.total - done) / rate
         text = f"{self.name}: {done} of {self.total or '?'} {self.unit}, {rate:.1f}/s"
         text += f", {left:.0f} s left" if self.total else ""
-        click.echo(f"\r{text}  " if terminal else text, err=True, nl=finished or not terminal)
+        self.show(text, end=done == self.total)
 
     def over(self, items: Iterable[T]) -> Iterator[T]:
         """Yields the items, counting them."""
         for done, item in enumerate(items, start=1):
             yield item
-            self.show(done)
+            self.count(done)

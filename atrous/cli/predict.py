@@ -280,7 +280,7 @@ class _Report:
         if path not in self.frames:
             self.frames[path] = Progress(expected, path.name, "frames")
         if done:
-            self.frames[path].show(done)
+            self.frames[path].count(done)
 
     def add(self, outcome: "Outcome") -> None:
         """Prints the outcome of a picture."""
@@ -307,7 +307,7 @@ class _Report:
             for note in outcome.record.get("notes", ()):
                 click.echo(f"note: {printable(outcome.shown)}: {printable(note)}", err=True)
         if self.progress.total > 1:
-            self.progress.show(self.done)
+            self.progress.count(self.done)
 
     def _row(self, name: str, size: str, spent: str, shares: str) -> None:
         """Prints a row of a table as wide as the longest name; of a very long name, the end."""

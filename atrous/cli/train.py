@@ -1,9 +1,6 @@
 """``atrous train``: a recipe, some changes to it, a run folder."""
 
 import re
-import shutil
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -13,11 +10,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import click
 
 from atrous.architecture import Architecture
+from atrous.cli.options import Line
 from atrous.errors import AtrousError, unknown_name
 from atrous.training.config import TrainConfig, read_config
 from atrous.training.recipes import RECIPES
-
-_LINE_EVERY = 10.0  # seconds between lines where there is no terminal
 
 # The options of the help in their groups: first the options people use first.
 _GROUPS = {
@@ -273,12 +269,13 @@ def train(
     from atrous.training.loop import train as run
 
     assert folder is not None
-    show = _ProgressLine()
+    line = _TrainingLine(every=10.0)
     result = run(
         config, folder, resume=resume is not None, override=override, extend=extend,
-        on_progress=show, own_process=True,
+        on_progress=line, own_process=True,
     )  # fmt: skip
-    show.finish()
+    if line.live:
+        click.echo(err=True)
     if result.best:
         measure, name = next(iter(config.measures.items()))
         click.echo(
@@ -333,25 +330,11 @@ def _of_recipe(
     return config
 
 
-class _ProgressLine:
-    """Rewrites one line on a terminal; elsewhere prints a line every ten seconds."""
-
-    def __init__(self) -> None:
-        self.live = sys.stderr.isatty()
-        self.last = time.monotonic()
+class _TrainingLine(Line):
+    """Shows the place of a run, on a terminal with a bar."""
 
     def __call__(self, progress: Any) -> None:
-        """Shows the place of the run."""
-        if self.live:
-            done = 20 * progress.step // progress.steps
-            line = f"[{'#' * done}{'.' * (20 - done)}] {progress}"
-            width = shutil.get_terminal_size().columns - 1  # a longer line would not be rewritten
-            click.echo(f"\r\x1b[K{line[:width]}", nl=False, err=True)
-        elif time.monotonic() - self.last >= _LINE_EVERY:
-            self.last = time.monotonic()
-            click.echo(str(progress), err=True)
-
-    def finish(self) -> None:
-        """Ends the line."""
-        if self.live:
-            click.echo(err=True)
+        """Shows a place."""
+        done = 20 * progress.step // progress.steps
+        bar = f"[{'#' * done}{'.' * (20 - done)}] " if self.live else ""
+        self.show(f"{bar}{progress}")
