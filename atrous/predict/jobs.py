@@ -12,7 +12,7 @@ from typing import Any
 
 from atrous.engines.machine import usable_processors
 from atrous.errors import AtrousError, InputError
-from atrous.images.stores import is_address
+from atrous.images.decode import remove_unfinished
 from atrous.predict.batch import PLAIN, Extras, Job, Outcome, Task
 from atrous.predict.find import Picture
 from atrous.predict.predictor import Predictor
@@ -79,12 +79,6 @@ class _Worker:
         theirs.close()
         self.task: Task | None = None
 
-    def give(self, task: Task) -> None:
-        """Sends a picture."""
-        self.task = task
-        with suppress(OSError):  # the worker died, which `_Crew._heard` finds
-            self.connection.send(task)
-
 
 class _Crew:
     """The workers of a call, the pictures left to do, and the deaths over each picture."""
@@ -109,9 +103,10 @@ class _Crew:
                         yield outcome
 
     def _next(self, worker: _Worker) -> None:
-        worker.task = None
-        if self._left:
-            worker.give(self._left.popleft())
+        worker.task = self._left.popleft() if self._left else None
+        if worker.task is not None:
+            with suppress(OSError):  # the worker died, which `_heard` finds
+                worker.connection.send(worker.task)
 
     def _heard(self, worker: _Worker) -> Outcome | None:
         """Returns the outcome that a worker sent; replaces a worker that died."""
@@ -129,7 +124,7 @@ class _Crew:
         worker.process.join()
         assert worker.task is not None
         place, picture = worker.task
-        self._clean(worker)
+        remove_unfinished(self._out)
         self._deaths[place] += 1
         outcome = None
         if self._deaths[place] < DEATHS:
@@ -142,15 +137,6 @@ class _Crew:
         self._next(fresh)
         return outcome
 
-    def _clean(self, worker: _Worker) -> None:
-        """Removes the unfinished file of a worker that was killed."""
-        assert worker.task is not None
-        if is_address(self._out):  # stores have no unfinished files
-            return
-        folder = (self._out / worker.task[1].stem).parent
-        for path in folder.glob(f".tmp-{worker.process.pid}-*"):
-            path.unlink(missing_ok=True)
-
     def dismiss(self) -> None:
         """Ends all workers; each may finish its picture first."""
         for worker in self._workers:
@@ -162,8 +148,8 @@ class _Crew:
                 worker.process.kill()
                 worker.process.join()
             worker.connection.close()
-            if worker.task is not None:
-                self._clean(worker)
+        if any(worker.task is not None for worker in self._workers):
+            remove_unfinished(self._out)
 
 
 def _work(

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from atrous.classes import Color, Labels
 
+_TINT = 140  # opacity of the tint, 0..255
 _DISTINCT = 0.08  # least distance of two display colours in Oklab; .02 is just noticeable
 _MOST_SEPARATED = 64  # with more classes, no choice of colours is distinct
 
@@ -39,9 +40,7 @@ def palette_image(labels: Labels, palette: Sequence[Color]) -> Image.Image:
     return image
 
 
-def overlay(
-    image: Image.Image, labels: Labels, palette: Sequence[Color], *, opacity: float = 0.55
-) -> Image.Image:
+def overlay(image: Image.Image, labels: Labels, palette: Sequence[Color]) -> Image.Image:
     """Tints a picture by class and draws the borders between classes.
 
     Classes with a black colour (backgrounds, by custom) are left untinted.
@@ -50,13 +49,12 @@ def overlay(
         image: The picture, RGB.
         labels: (H, W) of the same size.
         palette: Colour of each class.
-        opacity: Opacity of the tint, 0..1.
     """
     border = len(palette) + (len(palette) == 255)  # no class has this index; 255 is the unknown
     colors = np.zeros((max(256, border + 1, int(labels.max()) + 1), 3), np.uint8)
     colors[: len(palette)] = display_colors(tuple(palette))
     colors[border] = 255
-    opacities = np.where(colors.any(axis=1), round(255 * opacity), 0).astype(np.uint8)
+    opacities = np.where(colors.any(axis=1), _TINT, 0).astype(np.uint8)
     opacities[border] = 255
     indices = labels.astype(np.uint16 if border >= 255 else labels.dtype)
     indices[borders(labels)] = border

@@ -86,13 +86,11 @@ def _overlay(result: "Segmentation", classes: Sequence[str]) -> bytes:
 
 
 def _json(result: "Segmentation", classes: Sequence[str]) -> bytes:
-    height, width = result.size
     areas = {name: share for name, share in result.areas.items() if not classes or name in classes}
-    return _json_bytes({"size": [height, width], "areas": areas, "classes": result.classes})
+    return _json_bytes({"size": result.size, "areas": areas, "classes": result.classes})
 
 
 def _rle(result: "Segmentation", classes: Sequence[str]) -> bytes:
-    height, width = result.size
     masks = [
         {
             "class": name,
@@ -103,7 +101,7 @@ def _rle(result: "Segmentation", classes: Sequence[str]) -> bytes:
         for name in (classes or result.areas)
         if name in result.classes
     ]
-    return _json_bytes({"size": [height, width], "masks": masks})
+    return _json_bytes({"size": result.size, "masks": masks})
 
 
 def _npz(result: "Segmentation", classes: Sequence[str]) -> bytes:

@@ -6,7 +6,6 @@ gone, for whatever reason, that job alone is lost and another worker takes its p
 """
 
 import asyncio
-import contextlib
 import itertools
 import json
 import logging
@@ -16,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -359,13 +358,11 @@ class Pool:
         self._dispatch()
 
 
-async def first_to_fail(works: Sequence[Callable[[], Awaitable[None]]]) -> None:
-    """Does several things at once; the first error ends the wait."""
-    tasks = [asyncio.ensure_future(work()) for work in works]
+async def first_to_fail(works: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+    """Does several things at once; the first error ends them all."""
     try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(*tasks, return_exceptions=True)
+        async with asyncio.TaskGroup() as group:
+            for work in works:
+                group.create_task(work())
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
