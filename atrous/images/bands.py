@@ -45,14 +45,9 @@ class Bands:
         """Returns what a network reads, from the fields of `atrous.architecture.Architecture`."""
         count = network.get("in_channels", len(RGB))
         unnamed = RGB if count == len(RGB) else tuple(f"band_{n + 1}" for n in range(count))
-        return cls(
-            tuple(network.get("channels") or unnamed),
-            network.get("dtype", "uint8"),
-            tuple(network.get("bands") or ()),
-            tuple(network.get("preview") or ()),
-            tuple(network.get("mean") or ()),
-            tuple(network.get("std") or ()),
-        )
+        names, dtype = tuple(network.get("channels") or unnamed), network.get("dtype", "uint8")
+        others = ("bands", "preview", "mean", "std")
+        return cls(names, dtype, *(tuple(network.get(key) or ()) for key in others))
 
     @property
     def plain(self) -> bool:

@@ -121,14 +121,12 @@ def fetch_picture(address: str) -> bytes:
             error.close()
         reason = str(error.reason).strip().splitlines()[0]
         raise _failure("REFUSED", f"the server answered {error.code} {reason}", address) from None
-    except TimeoutError:
-        raise _failure("TIME", f"nothing came for {_SILENCE:.0f} s", address) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         if isinstance(error, AtrousError):
             raise
         cause = getattr(error, "reason", None) or error
         if isinstance(cause, TimeoutError):
-            raise _failure("TIME", f"no connection in {_SILENCE:.0f} s", address) from None
+            raise _failure("TIME", f"nothing came for {_SILENCE:.0f} s", address) from None
         raise _failure("FAILED", f"{cause}" or type(cause).__name__, address) from None
 
 

@@ -138,15 +138,9 @@ class Predictor:
         """Returns the segmentation of a picture by coarse logits (h, w, K)."""
         stride = self.engine.logits_stride
         labels = labels_of(coarse, stride, (picture.height, picture.width), self.unknown_below)
+        notes = picture.info.get("notes", ())
         return Segmentation(
-            picture,
-            labels,
-            self.classes,
-            self.palette,
-            coarse,
-            stride,
-            self.unknown_below,
-            notes=picture.info.get("notes", ()),
+            picture, labels, self.classes, self.palette, coarse, stride, self.unknown_below, notes
         )
 
     def fits(self, size: tuple[int, int]) -> bool:
