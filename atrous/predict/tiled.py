@@ -1,9 +1,10 @@
 """The segmentation of a picture in tiles, which is computed whenever it is asked for."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from atrous.classes import Color, Labels
 from atrous.engines.protocol import Engine
 from atrous.images.bands import Bands, bands_of
 from atrous.images.decode import atomic
-from atrous.images.png_rows import PngRows
+from atrous.images.png_rows import png_rows
 from atrous.images.raster import NoData, Place
 from atrous.images.tiff_windows import Windows
 from atrous.predict import overlay, tiles, upsample
@@ -27,6 +28,8 @@ from atrous.predict.segmentation import (
     shares,
     without_data,
 )
+
+Writer = Callable[[NDArray[Any]], None]  # takes rows (n, W)
 
 _OVERLAY_SIDE = 2048  # the overlay's longest side
 
@@ -168,27 +171,27 @@ class TiledSegmentation(Segmentation):
         text, size, wide = (MARK, mark), self.size, len(self._stored_palette) > 256
         with ExitStack() as stack:
 
-            def png(path: Any, kind: Any, palette: Sequence[Color] = ()) -> PngRows:
+            def png(path: Path, kind: Any, palette: Sequence[Color] = ()) -> Writer:
                 temporary = stack.enter_context(atomic(path, new=files.is_new(path)))
                 return stack.enter_context(
-                    PngRows(temporary, size, kind, palette=palette, text=text)
+                    png_rows(temporary, size, kind, palette=palette, text=text)
                 )
 
             kind = "grey16" if wide else "palette"
             if self.place is not None:
                 write_labels = stack.enter_context(self._labels_tiff(files, mark, self.place))
             else:
-                write_labels = png(files.labels, kind, () if wide else self._stored_palette).write
+                write_labels = png(files.labels, kind, () if wide else self._stored_palette)
             grey = {name: png(path, "grey") for name, path in files.probabilities.items()}
             cutouts = {name: png(path, "rgba") for name, path in files.cutouts.items()}
             wanted = [*dict.fromkeys((*grey, *cutouts))]
             for rows in self._rows(wanted, image=bool(cutouts)):
                 write_labels(rows.labels)
-                for name, file in grey.items():
-                    file.write(np.rint(255 * rows.probabilities[name]).astype(np.uint8))
-                for name, file in cutouts.items():
+                for name, write in grey.items():
+                    write(np.rint(255 * rows.probabilities[name]).astype(np.uint8))
+                for name, write in cutouts.items():
                     assert rows.image is not None
-                    file.write(np.dstack([rows.image, opacity(rows.probabilities[name])]))
+                    write(np.dstack([rows.image, opacity(rows.probabilities[name])]))
 
 
 class _Reduced:
