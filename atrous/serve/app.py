@@ -125,11 +125,9 @@ class Service:
         finally:
             if status != 200:
                 share.give_back()
-            self._count(name, status, time.monotonic() - start)
-
-    def _count(self, name: str, status: int, seconds: float) -> None:
-        if status:  # names that clients made up would fill the memory
-            self.metrics.count(name if name in self._pools else "", status, seconds)
+            if status:  # names that clients made up would fill the memory
+                known = name if name in self._pools else ""
+                self.metrics.count(known, status, time.monotonic() - start)
 
     async def _body(self, request: Request, share: bodies.Share) -> bytes:
         headers = request.headers

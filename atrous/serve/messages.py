@@ -16,10 +16,10 @@ _LENGTHS = struct.Struct(">IQ")
 Message = tuple[dict[str, Any], bytes]
 
 
-def packed(fields: Mapping[str, Any], payload: bytes = b"") -> tuple[bytes, bytes]:
-    """Returns what is sent before a payload, and the payload."""
+def head(fields: Mapping[str, Any], payload: bytes) -> bytes:
+    """Returns what is sent before a payload."""
     text = json.dumps(fields, separators=(",", ":")).encode()
-    return _LENGTHS.pack(len(text), len(payload)) + text, payload
+    return _LENGTHS.pack(len(text), len(payload)) + text
 
 
 async def read(stream: asyncio.StreamReader) -> Message:
@@ -45,9 +45,8 @@ def receive(stream: BinaryIO) -> Message | None:
 
 def send(connection: socket.socket, fields: Mapping[str, Any], payload: bytes = b"") -> None:
     """Sends a message from a worker."""
-    head, payload = packed(fields, payload)
     if len(payload) < 1 << 16:
-        connection.sendall(head + payload)
+        connection.sendall(head(fields, payload) + payload)
     else:
-        connection.sendall(head)
+        connection.sendall(head(fields, payload))
         connection.sendall(payload)

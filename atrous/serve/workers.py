@@ -117,8 +117,7 @@ class Worker:
 
     def _write(self, fields: dict[str, Any], body: bytes = b"") -> None:
         assert self.writer is not None
-        head, body = messages.packed(fields, body)
-        self.writer.writelines((head, body))
+        self.writer.writelines((messages.head(fields, body), body))
 
     def takes(self, job: Job) -> bool:
         """Returns whether it can be given a job now."""
