@@ -31,6 +31,11 @@ def unlabelled(num_classes: int) -> int:
     return IGNORE_INDEX if num_classes <= IGNORE_INDEX else 65535
 
 
+def with_room(labels: Labels, value: int) -> Labels:
+    """Returns labels in a type that holds a value too; with 256 classes, 255 is one of them."""
+    return labels if value <= np.iinfo(labels.dtype).max else labels.astype(np.uint16)
+
+
 def pascal_palette(num_classes: int) -> tuple[Color, ...]:
     """Returns the colours of the PASCAL VOC devkit: the bits of the index, spread over RGB.
 

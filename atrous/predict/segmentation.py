@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from atrous.classes import Color, Labels, unlabelled
+from atrous.classes import Color, Labels, unlabelled, with_room
 from atrous.errors import unknown_name
 from atrous.images.bands import Pixels
 from atrous.images.decode import write
@@ -399,8 +399,3 @@ def without_data(labels: Labels, pixels: Pixels, no_data: NoData, num_classes: i
     unknown = unlabelled(num_classes)
     labels = with_room(labels, unknown)
     return np.where(absent, labels.dtype.type(unknown), labels)
-
-
-def with_room(labels: Labels, value: int) -> Labels:
-    """Returns labels in a type that holds a value too; with 256 classes, 255 is one of them."""
-    return labels if value <= np.iinfo(labels.dtype).max else labels.astype(np.uint16)

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from atrous.classes import unlabelled
+from atrous.classes import unlabelled, with_room
 from atrous.errors import AtrousError
 from atrous.images.decode import open_image, read_image, upright
 from atrous.predict import overlay as drawn
 from atrous.predict.rle import encode_coco
-from atrous.predict.segmentation import JPEG_SIDE, encoded, reduced, with_room
+from atrous.predict.segmentation import JPEG_SIDE, encoded, reduced
 from atrous.serve.parameters import FORMATS, Wish
 
 if TYPE_CHECKING:
