@@ -364,8 +364,7 @@ def reduced(image: Image.Image, side: int) -> Image.Image:
 
 def opacity(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Returns the opacity of a cut-out's pixels, 0..255, from their probability."""
-    values: NDArray[np.uint8] = np.rint(255 * np.clip(2 * probability - 0.5, 0, 1)).astype(np.uint8)
-    return values
+    return np.rint(255 * np.clip(2 * probability - 0.5, 0, 1)).astype(np.uint8)
 
 
 def shares(classes: tuple[str, ...], counts: NDArray[np.int64]) -> dict[str, float]:
