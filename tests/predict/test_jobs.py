@@ -14,6 +14,7 @@ from PIL import Image
 
 from atrous.engines.machine import usable_processors
 from atrous.errors import AtrousError
+from atrous.images.decode import _host
 from atrous.predict import jobs as jobs_module
 from atrous.predict.batch import Extras
 from atrous.predict.find import find_pictures
@@ -64,7 +65,7 @@ def killing(name: str, times: int, log: Path):
         if picture.path.stem == name and len(log.read_text()) < times:
             with log.open("a") as file:
                 file.write("x")
-            (self.out / f".tmp-{os.getpid()}-half.png").write_bytes(b"half")
+            (self.out / f".tmp-{os.getpid()}-{_host()}-half.png").write_bytes(b"half")
             os.kill(os.getpid(), signal.SIGKILL)
         return plain(self, place, picture)
 
