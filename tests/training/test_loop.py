@@ -360,7 +360,7 @@ def test_T01_a_start_that_failed_or_was_killed_is_simply_repeated(
 ) -> None:
     """Also by torchrun, which takes the folder for a run only once there is a checkpoint."""
     with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "begin", _killed)
+        patch.setattr(RunFolder, "write_config", _killed)
         with pytest.raises(KilledError):
             train(tiny(average_decay=0.9), tmp_path / "run", data=tiny_data())
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
