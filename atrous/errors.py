@@ -1,11 +1,11 @@
 """The package's one exception, which says what is wrong, where, and how to fix it; exit codes."""
 
+import copyreg
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from enum import IntEnum
-from functools import partial
 
 
 class ExitCode(IntEnum):
@@ -54,10 +54,9 @@ class AtrousError(ValueError):
         return f"{location}{self.what} [{self.code}]{remedy}"
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Pickle passes positional arguments alone to an exception. Worker processes send errors
-        # to their parent by pickle, so the keyword arguments need this detour.
-        rebuild = partial(AtrousError, where=self.where, fix=self.fix, exit_code=self.exit_code)
-        return (rebuild, (self.code, self.what))
+        # Pickle would call the class with `args`, which lack the code. Worker processes send errors
+        # to their parent by pickle: the attributes are copied instead.
+        return copyreg.__newobj__, (type(self), self.what), vars(self)  # type: ignore[attr-defined]
 
 
 class DataError(AtrousError):

@@ -2,7 +2,16 @@ import pickle
 
 import pytest
 
-from atrous.errors import AtrousError, ExitCode, missing_extra, unknown_name
+from atrous.errors import (
+    AtrousError,
+    DataError,
+    ExitCode,
+    InputError,
+    ResourceError,
+    missing_extra,
+    unknown_name,
+)
+from atrous.serve.refusals import Busy
 
 
 def test_errors_say_what_where_and_the_fix():
@@ -13,10 +22,16 @@ def test_errors_say_what_where_and_the_fix():
 
 
 def test_errors_survive_the_way_out_of_a_worker_process():
-    error = AtrousError("E-X", "it broke", where="a", fix="b", exit_code=ExitCode.DATA)
-    copy = pickle.loads(pickle.dumps(error))
-    assert str(copy) == str(error)
-    assert copy.exit_code == ExitCode.DATA
+    for kind in (AtrousError, DataError, ResourceError, InputError):
+        error = kind("E-X", "it broke", where="a", fix="b")
+        copy = pickle.loads(pickle.dumps(error))
+        assert type(copy) is kind
+        assert str(copy) == str(error)
+        assert copy.exit_code == kind.exit_code
+    error = AtrousError("E-X", "it broke", exit_code=ExitCode.DATA)
+    assert pickle.loads(pickle.dumps(error)).exit_code == ExitCode.DATA
+    assert repr(pickle.loads(pickle.dumps(error))) == repr(error)
+    assert pickle.loads(pickle.dumps(Busy("requests", 3.0))).retry_after == 4
 
 
 def test_hostile_names_are_printed_escaped():
