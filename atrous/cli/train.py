@@ -88,7 +88,7 @@ _NO_OPTION = {
 }
 
 
-class _Value(click.ParamType[Any]):
+class _Value(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.5 on
     """A field of the config: 513,513 for a pair, 3x256,3x256 for pairs of pairs, or none."""
 
     def __init__(self, hint: Any) -> None:
