@@ -8,7 +8,7 @@
 `animals`: sixty pictures with a cat or a dog, of the split `train`, classes background, cat, dog
 and person; everything else is background. Measured on all pictures of the split `val` with a cat
 or a dog, in two groups, and on sixty others of `train`, which the start (`voc`) was trained on.
-Beside both stands the built-in `animals`, which was trained for hours on all 3,131 pictures: more
+Beside both stands the built-in `animals`, which was trained on all 3,131 pictures: more
 than three minutes on sixty of them can be expected to give.
 `formats`: sixty pictures in each of seven forms, painted or of VOC_FOLDER; measured on others.
 
