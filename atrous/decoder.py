@@ -81,15 +81,16 @@ class DecoderStage(nn.Module):
             strides: Strides of `decoded`, of `low_level` and of the result.
             size: Height and width of the result.
         """
+        return self.refine(torch.cat(self.resized(decoded, low_level, strides, size), dim=1))
+
+    def resized(
+        self, decoded: Tensor, low_level: Tensor, strides: tuple[int, int, int], size: Size
+    ) -> tuple[Tensor, Tensor]:
+        """Returns both inputs at the stride of the result, the low-level features reduced."""
         decoded_stride, low_level_stride, stride = strides
-        return self.refine(
-            torch.cat(
-                [
-                    resize(decoded, decoded_stride, stride, size),
-                    resize(self.reduce(low_level), low_level_stride, stride, size),
-                ],
-                dim=1,
-            )
+        return (
+            resize(decoded, decoded_stride, stride, size),
+            resize(self.reduce(low_level), low_level_stride, stride, size),
         )
 
 

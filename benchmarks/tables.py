@@ -59,6 +59,17 @@ def training(backbone: str, crop: int, contender: str) -> Value:
     return read
 
 
+def bf16_training(crop: int, contender: str) -> Value:
+    """Reads how many times as long as an update in bf16 that of a contender takes."""
+
+    def read(result: dict[str, Any]) -> str:
+        rows = (r["ratio_of_seconds"] for r in result["rows"] if r["crop"] == crop)
+        ratios = next(rows)  # MobileNetV2's are the first
+        return times(ratios[contender] / ratios["bf16"]) if "bf16" in ratios else "not run"
+
+    return read
+
+
 FP32, INT8 = "fp32 against the peer's best fp32", "int8 against the peer's best int8"
 NETWORKS = {"mobilenet_v2": "MobileNetV2", "xception65": "Xception-65", "resnet101": "ResNet-101"}
 
@@ -82,6 +93,13 @@ CLAIMS: list[tuple[str, str, str, Value]] = [
      training("mobilenet_v2", 513, "smp")),
     ("an update of training, ResNet-101 at 513, against the peer", "training.py", "training",
      training("resnet101", 513, "smp")),
+    *(
+        (f"an update in bf16, MobileNetV2 at 321, against {what}", "training.py", "training",
+         bf16_training(321, contender))
+        for what, contender in (
+            ("fp32", "atrous"), ("torch's backward", "bf16_torch"), ("the peer", "bf16_smp")
+        )
+    ),
     ("`atrous train scenes`", "scenes.py", "scenes", lambda r: f"{r['seconds']:.0f} s"),
     ("loading training pictures, against torchvision", "data.py", "data",
      ratio("median_of_ratios", "atrous / torchvision")),

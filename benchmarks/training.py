@@ -1,4 +1,4 @@
-"""Training throughput and memory against segmentation_models.pytorch, on the CPU, in float32.
+"""Training throughput and memory against segmentation_models.pytorch, on the CPU.
 
     python benchmarks/training.py              # every row, some fifteen minutes on two idle cores
     python benchmarks/training.py --rows 0 1   # some of them; the others' results stay
@@ -21,6 +21,11 @@ stock      our network as smp_cl would train it: torch's layers, optimiser and m
            channels_last. The peer's networks are others than the paper's (of ResNet-101 the
            authors' has a stem of three convolutions and a decoder of two): this one is ours
 plain      this package without its backward of dilated depthwise convolutions (first row)
+bf16       this package with `--precision bf16`, on a processor with bf16 units (MobileNetV2's rows)
+bf16_torch the same with torch's backward of depthwise convolutions with a stride
+bf16_smp   the peer in channels_last under torch's autocast to bf16
+
+All others compute in float32.
 
 smp refuses sides that 16 does not divide: there its modules are called one by one (`peer.py`).
 
@@ -39,9 +44,10 @@ from torch import nn
 
 WARM = 2
 CLASSES = 21
-PEERS = ("smp", "smp_cl", "smp_kept")
-ALLOCATING = ("atrous", "plain", "smp_kept")
-CONTENDERS = ("atrous", "stock", *PEERS)
+PEERS = ("smp", "smp_cl", "smp_kept", "bf16_smp")
+BF16 = ("bf16", "bf16_torch", "bf16_smp")
+ALLOCATING = ("atrous", "plain", "smp_kept", "bf16", "bf16_torch")
+CONTENDERS = ("atrous", "stock", "smp", "smp_cl", "smp_kept")
 
 AT_A_TIME = 2  # besides ours
 KINDS: dict[str, Callable[[list[float]], float]] = {
@@ -95,10 +101,11 @@ def network(name: str, row: Row) -> Step:
     images = torch.randint(0, 256, (row.batch, 3, row.crop, row.crop), dtype=torch.uint8)
     targets = torch.randint(0, CLASSES, (row.batch, row.crop, row.crop))
     if name in PEERS:
-        return peer(row.backbone, images, targets, channels_last=name != "smp")
+        step = peer(row.backbone, images, targets, channels_last=name != "smp")
+        return under_autocast(step) if name in BF16 else step
     if name == "stock":
         return stock(row.backbone, images, targets)
-    return ours(row.backbone, images, targets, fast=name == "atrous")
+    return ours(row.backbone, images, targets, name)
 
 
 def peer(
@@ -142,11 +149,19 @@ def plain_step(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) ->
     return step
 
 
-def ours(backbone: str, images: torch.Tensor, targets: torch.Tensor, *, fast: bool) -> Step:
+def under_autocast(step: Step) -> Step:
+    def in_bf16() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            step()
+
+    return in_bf16
+
+
+def ours(backbone: str, images: torch.Tensor, targets: torch.Tensor, name: str) -> Step:
     from atrous.architecture import Architecture
     from atrous.build import create_model
     from atrous.training.config import TrainConfig
-    from atrous.training.cpu.install import _AtrousConv2d
+    from atrous.training.cpu import install
     from atrous.training.distributed import Processes
     from atrous.training.update import Learner
 
@@ -154,11 +169,14 @@ def ours(backbone: str, images: torch.Tensor, targets: torch.Tensor, *, fast: bo
         network=Architecture(backbone),
         batch_size=len(images),
         crop_size=(images.shape[2], images.shape[3]),
+        precision="bf16" if name in BF16 else "fp32",
     )
     model = create_model(backbone, num_classes=CLASSES)
     learner = Learner(model, config, Processes(0, 1, torch.device("cpu")))
-    if not fast:
-        _AtrousConv2d._trains_slowly = lambda *_: False  # type: ignore[method-assign]
+    if name == "plain":
+        install._AtrousConv2d._trains_slowly = lambda *_: False  # type: ignore[method-assign]
+    if name == "bf16_torch":
+        install._in_bf16 = lambda: False
 
     def step() -> None:
         learner.update(images, targets, 0)
@@ -174,8 +192,12 @@ def command(name: str, row: Row, threads: int) -> list[str]:
 
 def measured(row: Row, threads: int) -> dict[str, Any]:
     """Takes steps of ours and of two others in turns, then of ours and of the next two."""
+    from atrous.engines.openvino import has_bf16_units
+
     result: dict[str, Any] = {**row._asdict(), "memory_mb": {}}
     others = (*CONTENDERS[1:], "plain") if row is ROWS[0] else CONTENDERS[1:]
+    if row.backbone == "mobilenet_v2" and has_bf16_units():
+        others += BF16
     for index in range(0, len(others), AT_A_TIME):  # all at once would not fit into the memory
         names = ("atrous", *others[index : index + AT_A_TIME])
         taking = {name: Turns(command(name, row, threads)) for name in names}

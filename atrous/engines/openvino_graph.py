@@ -18,6 +18,7 @@ _MARKED = b"""<net name="marked" version="11"><layers>
 <input><port id="0" precision="FP32"><dim>1</dim></port></input></layer></layers>
 <edges><edge from-layer="0" from-port="0" to-layer="1" to-port="0"/></edges></net>"""
 _FINEST = 2  # the stride up to which layers are kept in fp32
+NARROW = 64  # the channels up to which they are
 
 
 def find(model: Any, name: str) -> Any:
@@ -78,21 +79,27 @@ def up_to_high_level(model: Any) -> Any:
 
 
 def keep_finest_layers(core: Any, model: Any) -> None:
-    """Marks the layers at strides 1 and 2 of the picture, so that bf16 leaves them in fp32.
+    """Marks the narrow layers at strides 1 and 2 of the picture, so that bf16 leaves them in fp32.
 
-    Pixels have 8 bits before their mean is subtracted, and bf16 has 8 bits for the difference. What
-    the first layers round away reaches every border of the labels; rounding in all other layers
-    together changes fewer labels (docs/performance.md).
+    These are the first convolutions, up to one of more than `NARROW` channels. What they round away
+    reaches every border of the labels, and they cost little. Wide layers at these strides cost most
+    of the time that bf16 could save, and rounding them changes hardly a label
+    (docs/performance.md).
     """
     marks = core.read_model(_MARKED, b"").get_parameters()[0].get_rt_info()
-    strides = {model.input(0).get_node().get_name(): 1}
+    strides: dict[str, float] = {model.input(0).get_node().get_name(): 1}
     for node in model.get_ordered_ops():
         read = [strides.get(value.get_node().get_name(), 0) for value in node.input_values()]
         if stride := max(read, default=0) * max(node.get_attributes().get("strides", [1])):
-            strides[node.get_name()] = stride
-            if stride <= _FINEST:
+            strides[node.get_name()] = math.inf if _is_wide(node) else stride
+            if strides[node.get_name()] <= _FINEST:
                 for key in marks:
                     node.set_rt_info(marks[key], key)
+
+
+def _is_wide(node: Any) -> bool:
+    is_convolution = node.get_type_name() in ("Convolution", "GroupConvolution")
+    return is_convolution and node.get_output_partial_shape(0)[1].get_length() > NARROW
 
 
 def bytes_per_pixel(model: Any) -> int:

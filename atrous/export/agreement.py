@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from atrous.engines.machine import processor
 from atrous.engines.openvino import ExportedEngine, has_bf16_units
+from atrous.engines.openvino_graph import NARROW
 from atrous.engines.protocol import Engine
 from atrous.engines.torch import TorchEngine
 from atrous.images.bands import Pixels
@@ -50,7 +51,7 @@ def bf16_agreement(
 
 
 def _rounding(model: DeepLabV3Plus) -> Engine:
-    """Returns an engine whose convolutions, but for those at strides 1 and 2, compute in bf16."""
+    """Returns an engine whose convolutions, but for the finest narrow ones, compute in bf16."""
     engine = TorchEngine(model)
     rows = 0
 
@@ -59,13 +60,14 @@ def _rounding(model: DeepLabV3Plus) -> Engine:
         rows = images[0].shape[-2]
 
     def rounded(module: nn.Conv2d, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        if module in finest and 3 * inputs[0].shape[-2] > rows * module.stride[0]:
+        if module in narrow and 3 * inputs[0].shape[-2] > rows * module.stride[0]:
             return None
         module.weight.data = module.weight.data.bfloat16().float()
         return tuple(x.bfloat16().float() for x in inputs)
 
     engine.model.normalize.register_forward_pre_hook(look)
-    finest = set(engine.model.encoder.backbone.modules())
+    backbone = engine.model.encoder.backbone.modules()
+    narrow = {m for m in backbone if isinstance(m, nn.Conv2d) and m.out_channels <= NARROW}
     for module in engine.model.modules():
         if isinstance(module, nn.Conv2d):
             module.register_forward_pre_hook(rounded)

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atrous.layers import AtrousConv2d, AtrousSeparableConv, ConvBN
-from atrous.training.cpu.depthwise import dilated_depthwise
+from atrous.decoder import DecoderStage
+from atrous.layers import AtrousConv2d, AtrousSeparableConv, ConvBN, Size
+from atrous.training.cpu.depthwise import depthwise
 from atrous.training.cpu.recompute import normalize, reading, rectify
 
 
@@ -42,21 +43,28 @@ class _AtrousConv2d(AtrousConv2d):
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         with reading(input):
             if self._trains_slowly(input):
-                return dilated_depthwise(input, weight, int(self.padding[0]), self.dilation[0])
+                return depthwise(
+                    input, weight, int(self.padding[0]), self.dilation[0], self.stride[0]
+                )
             return super()._conv_forward(input, weight, bias)
 
     def _trains_slowly(self, input: Tensor) -> bool:
-        """Returns whether `dilated_depthwise` can take this convolution over from torch."""
+        """Returns whether torch's backward pass is slow here and `depthwise` can replace it."""
+        rate, stride = self.dilation[0], self.stride[0]
         return (
             self.training
             and torch.is_grad_enabled()
             and input.device.type == "cpu"
             and self.groups == self.in_channels == self.out_channels > 1
-            and self.dilation[0] == self.dilation[1] > 1
+            and self.dilation == (rate, rate)
             and self.kernel_size[0] == self.kernel_size[1]
-            and self.stride[0] == 1
             and self.bias is None
+            and ((rate > 1 and stride == 1) or (rate == 1 and stride > 1 and _in_bf16()))
         )
+
+
+def _in_bf16() -> bool:
+    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is torch.bfloat16
 
 
 class _ConvBN(ConvBN):
@@ -77,6 +85,28 @@ class _AtrousSeparableConv(AtrousSeparableConv):
         if self.relu_before:
             x = rectify(x)
         return self.pointwise(self.depthwise(x))
+
+
+class _DecoderStage(DecoderStage):
+    """Decoder stage whose two inputs get gradients of their own.
+
+    The gradient of a concatenation comes in slices of one tensor. For a slice, torch's gradient of
+    the upsampling takes three to six times as long as for a tensor.
+    """
+
+    def resized(
+        self, decoded: Tensor, low_level: Tensor, strides: tuple[int, int, int], size: Size
+    ) -> tuple[Tensor, Tensor]:
+        """Returns both inputs at the stride of the result, the low-level features reduced."""
+        resized = super().resized(decoded, low_level, strides, size)
+        for features in resized:
+            if features.requires_grad and features.device.type == "cpu":
+                features.register_hook(_whole)  # type: ignore[no-untyped-call]
+        return resized
+
+
+def _whole(grad: Tensor) -> Tensor:
+    return grad.contiguous(memory_format=torch.channels_last)
 
 
 class _MaxPool2d(nn.MaxPool2d):
@@ -124,4 +154,5 @@ _FAST: dict[type[nn.Module], type[nn.Module]] = {
     AtrousConv2d: _AtrousConv2d,
     AtrousSeparableConv: _AtrousSeparableConv,
     ConvBN: _ConvBN,
+    DecoderStage: _DecoderStage,
 }

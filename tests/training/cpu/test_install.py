@@ -66,8 +66,26 @@ def test_layer_gives_the_same_in_training_and_evaluation(anchor, rate):
     install(layer)
     x = torch.randn(2, 3, 15, 14, dtype=torch.float64, requires_grad=True)
     training = layer.train()(x)
-    assert type(training.grad_fn).__name__.startswith("_DilatedDepthwise")
+    assert type(training.grad_fn).__name__.startswith("_Depthwise")
     torch.testing.assert_close(training, layer.eval()(x))
+
+
+@pytest.mark.parametrize("anchor", ["centre", "start"])
+@pytest.mark.parametrize("size", [15, 16])
+def test_strided_layer_in_bf16_has_torchs_gradients(anchor, size):
+    torch.manual_seed(0)
+    layer = AtrousConv2d(8, 8, 3, stride=2, groups=8, anchor=anchor)
+    x = torch.randn(2, 8, size, size, requires_grad=True)
+    gradients = []
+    for fast in (False, True):
+        if fast:
+            install(layer)
+        with torch.autocast("cpu", torch.bfloat16):
+            y = layer.train()(x)
+        assert type(y.grad_fn).__name__.startswith("_Depthwise") == fast
+        gradients.append(torch.autograd.grad(y.float().square().sum(), (x, layer.weight)))
+    for torchs, ours in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, torchs, rtol=0.02, atol=0.02 * float(torchs.abs().max()))
 
 
 @pytest.mark.parametrize("inplace", [False, True])
