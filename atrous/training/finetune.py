@@ -15,6 +15,7 @@ from atrous.data.dataset import Dataset
 from atrous.data.opening import recognise
 from atrous.engines import built_in
 from atrous.engines.machine import usable_processors
+from atrous.engines.openvino import has_bf16_units
 from atrous.errors import AtrousError
 from atrous.loading import load
 from atrous.training.config import TrainConfig
@@ -152,7 +153,7 @@ def _from_data(config: TrainConfig, data: Dataset, known: set[str]) -> dict[str,
         "batch_norm": "frozen" if frozen else "train",
         "batch_norm_momentum": None if frozen else 0.03,
         "cache_megabytes": int(min(memory, 0.1 * free_memory("cpu")) / 2**20),
-        "precision": "bf16" if on_gpu else "fp32",
+        "precision": "bf16" if on_gpu or has_bf16_units() else "fp32",
         "workers": min(8, usable_processors()) if on_gpu else 0,
     }
 

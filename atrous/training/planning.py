@@ -289,6 +289,7 @@ def _measure_evaluation(network: Model, config: TrainConfig, data: Dataset) -> f
         return 0.0
     network = network.to(chosen_device(config.device)).eval()
     some = Subset(data, range(0, len(data), -(-len(data) // 2)), "a look")
+    evaluate(network, Subset(data, range(1), "one picture"), trimap=None)  # warms up
     start = time.perf_counter()
     evaluate(network, some, trimap=None)
     return (time.perf_counter() - start) * len(data) / len(some)
