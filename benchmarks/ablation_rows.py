@@ -152,7 +152,14 @@ _BACKBONES = {
     "resnet50_time": Row({"backbone": "resnet50", "steps": 257}, settled=True),
 }
 ROWS: dict[str, dict[str, Row]] = {
-    "street": {**_DECODERS, **_LONG, **_DETAILS, **_STRIDES, **_SETTLED},
+    "street": {
+        **_DECODERS,
+        "decoder_intel": Row(),  # `decoder` on the processor of the rows beside it
+        **_LONG,
+        **_DETAILS,
+        **_STRIDES,
+        **_SETTLED,
+    },
     "cityscapes": {**_DECODERS, **_SETTLED, **_STRIDES},
     "scenes": {**_DECODERS, **_STRIDES},
     "random": _DECODERS,

@@ -46,7 +46,12 @@ TABLES = (
     Table(
         "Structure of the decoder (CamVid)",
         "street",
-        ("decoder", "one_3x3", "reduced_8", "reduced_64", "dense"),
+        ("decoder", "one_3x3", "reduced_8", "decoder_intel"),
+    ),
+    Table(
+        "Structure of the decoder (CamVid, on an Intel processor)",
+        "street",
+        ("decoder_intel", "reduced_64", "dense"),
     ),
     Table(
         "Output stride, scales and flip: decoder (CamVid)",

@@ -151,6 +151,8 @@ def machine(*packages: str) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "avx512": "avx512f" in flags,
         "vnni": "vnni" in flags,
+        "bf16": "avx512_bf16" in flags,
+        "amx": "amx_tile" in flags,
         "load_average": os.getloadavg()[0],
         "date": date.today().isoformat(),
         "python": platform.python_version(),
