@@ -76,7 +76,7 @@ def main() -> None:
     save(
         "cold",
         {
-            "what": f"atrous predict of one photo by an exported MobileNetV2 "
+            "what": f"atrous predict of {arguments.photo.name} by an exported MobileNetV2 "
             f"({arguments.model.stat().st_size / 1e6:.1f} MB) against the peer's script",
             "medians": {n: dict(zip(keys, v, strict=True)) for n, v in medians.items()},
             "ours_first_run": dict(zip(keys, [round(v, 2) for v in first], strict=True)),

@@ -173,9 +173,10 @@ def _atrous(words: Sequence[object]) -> str:
 
 def tables(result: dict[str, Any]) -> Iterator[str]:
     """Yields the lines of the tables in docs/train.md."""
-    groups = {name: row for name, row in result["animals"].items() if name != "run"}
-    yield "| pictures | model | mean of cat, dog, person | cat | dog | person |"
-    yield "|---|---|---|---|---|---|"
+    groups = {name: row for name, row in result.get("animals", {}).items() if name != "run"}
+    if groups:
+        yield "| pictures | model | mean of cat, dog, person | cat | dog | person |"
+        yield "|---|---|---|---|---|---|"
     for name, row in groups.items():
         for model in ("start", "finetune", "animals"):
             iou = [row[model]["class_iou"][animal] for animal in ANIMALS[1:]]

@@ -74,7 +74,8 @@ class TrainConfig:
             evaluate the average; 0: off.
         clip_norm: Largest norm of the gradient. For losses that jump; 0: off.
         evaluate_every: Updates between evaluations. Every recipe; 0: only at the end.
-        precision: Number format of the network. bf16, or fp16 with a loss scaler, for GPUs.
+        precision: Number format of the network. bf16 for GPUs and processors with bf16 units;
+            fp16, with a loss scaler, for GPUs.
         gradient_checkpointing: Recompute the backbone's blocks. For little memory.
         deterministic: Refuse operations that do not repeat exactly. A GPU run that must resume
             bit for bit.
