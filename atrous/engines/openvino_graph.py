@@ -82,9 +82,8 @@ def keep_finest_layers(core: Any, model: Any) -> None:
     """Marks the narrow layers at strides 1 and 2 of the picture, so that bf16 leaves them in fp32.
 
     These are the first convolutions, up to one of more than `NARROW` channels. What they round away
-    reaches every border of the labels, and they cost little. Wide layers at these strides cost most
-    of the time that bf16 could save, and rounding them changes hardly a label
-    (docs/performance.md).
+    reaches every border of the labels. A wide layer at these strides costs more time in fp32 than
+    all narrow ones together, and rounding it changes hardly a label (docs/performance.md).
     """
     marks = core.read_model(_MARKED, b"").get_parameters()[0].get_rt_info()
     strides: dict[str, float] = {model.input(0).get_node().get_name(): 1}
