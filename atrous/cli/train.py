@@ -1,6 +1,7 @@
 """``atrous train``: a recipe, some changes to it, a run folder."""
 
 import re
+import time
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -257,6 +258,7 @@ def train(
     folder = resume or out
     if recipe is not None and folder is None and not dry_run:
         raise click.UsageError("name a folder with --out")
+    started = time.perf_counter()
     config = _chosen(recipe, changes, resume=resume, epochs=epochs, minutes=minutes)
     if batch == "auto" or (dry_run and recipe != "finetune"):
         from atrous.training.planning import plan
@@ -270,8 +272,9 @@ def train(
 
     assert folder is not None
     line = _TrainingLine(every=10.0)
+    left = minutes and max(0.1, minutes - (time.perf_counter() - started) / 60)
     result = run(
-        config, folder, resume=resume is not None, override=override, extend=extend,
+        config, folder, resume=resume is not None, override=override, extend=extend, minutes=left,
         on_progress=line, own_process=True,
     )  # fmt: skip
     if line.live:

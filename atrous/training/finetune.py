@@ -74,7 +74,7 @@ def choose(
 ) -> Plan:
     """Returns the config of `finetune` with its memory and time; arguments as there."""
     started = time.monotonic()
-    check_length(epochs, minutes, changes.get("steps"))
+    check_length(steps=changes.get("steps"), epochs=epochs, minutes=minutes)
     weights = changes.get("weights", built_in.DEFAULT)
     network, known = _start(weights)
     config = TrainConfig(
@@ -183,12 +183,6 @@ def _scheduled(planned: Plan, minutes: float | None, changes: dict[str, Any]) ->
     """Returns the config with its steps, evaluations and moving average."""
     alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
     config = planned.config
-    if minutes is not None and not alone:
-        raise AtrousError(
-            "E-CONFIG",
-            "minutes cannot be given to several processes: each measures another time",
-            fix="use --epochs or --steps",
-        )
     if minutes is not None:
         config = _within(planned, minutes, "batch_size" not in changes)
     elif alone and "steps" not in changes and planned.seconds_per_step is not None:

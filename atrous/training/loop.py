@@ -29,7 +29,8 @@ from atrous.training.inputs import (
     open_data,
     with_channels,
 )
-from atrous.training.progress import Clock, Progress
+from atrous.training.planning import check_length
+from atrous.training.progress import Clock, Progress, TimeLimit
 from atrous.training.run_folder import (
     RunFolder,
     draw_confusion,
@@ -76,6 +77,7 @@ def train(
     resume: bool = False,
     override: bool = False,
     extend: bool = False,
+    minutes: float | None = None,
     data: tuple[Dataset, Dataset] | None = None,
     augment: Augment | None = None,
     loss: OwnLoss | None = None,
@@ -94,6 +96,9 @@ def train(
         resume: Go on from the folder's newest valid checkpoint.
         override: Accept a config that differs from the folder's.
         extend: Accept more steps than a finished run had.
+        minutes: The time from now to the end of the run. If the steps turn out not to fit, the
+            schedule ends sooner: the learning rate falls faster, and config.json has the steps.
+            Not for several processes.
         data: Data sets to train and to evaluate on, instead of the data `config.data` names.
         augment: Your augmentation of a picture, before the recipe's scale, crop and flip: maps
             picture (H, W, C) and target (H, W) to a picture and target of any size.
@@ -110,7 +115,8 @@ def train(
             (exit code 4); a disk that stays full, or memory that runs out (5).
         SystemExit: A signal stopped the run after a checkpoint: 130 for SIGINT, 143 for SIGTERM.
     """
-    out = Path(out)
+    check_length(minutes=minutes)
+    out, limit = Path(out), TimeLimit(minutes)
     resume = resume or (restarts() > 0 and (out / "config.json").exists())
     with (
         joined(config.device, config.timeout, out / "heartbeats") as processes,
@@ -161,10 +167,12 @@ def train(
                 state.add(update.loss)
             if processes.leads:
                 clock.tick(run, state, update)
+            config = clock.config = _within(limit, saver, state)
             evaluating = _due(state.step, config.evaluate_every, config.steps)
             if evaluating:
-                evaluation = validate(learner, val_data, run)
-                _record(run, learner, state, evaluation, on_evaluation)
+                with limit.evaluating():
+                    evaluation = validate(learner, val_data, run)
+                    _record(run, learner, state, evaluation, on_evaluation)
             stopped = stop.agreed(processes)
             if evaluating or stopped or _due(state.step, config.save_every, config.steps):
                 saver.save(state, must=bool(stopped))
@@ -186,6 +194,24 @@ def _be_deterministic(wanted: bool) -> None:
     # The call imports torch's compiler, so it is made only where something changes.
     if wanted != torch.are_deterministic_algorithms_enabled():
         torch.use_deterministic_algorithms(wanted)
+
+
+def _within(limit: TimeLimit, saver: Saver, state: State) -> TrainConfig:
+    """Returns the config of the run, with fewer steps if those planned miss the limit."""
+    learner = saver.learner
+    config = replace(learner.config, steps=limit.steps(state.step, learner.config))
+    if config.steps < learner.config.steps:
+        logger.warning(
+            "the updates are slower than planned: %d steps instead of %d fit into the time",
+            config.steps, learner.config.steps,
+        )  # fmt: skip
+        training = learner.model.provenance.training
+        if training is not None:
+            learner.model.provenance.training = replace(training, steps=config.steps)
+        learner.config = config
+        saver.save(state, must=True)  # first: the updates until here had the old schedule
+        saver.run.write_config(config)
+    return learner.config
 
 
 def _due(step: int, every: int, last: int) -> bool:

@@ -1,5 +1,6 @@
 """The cost of a run before it starts: its memory, its time, and the steps that fit a time limit."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -137,7 +138,7 @@ def with_budget(
     Raises:
         AtrousError: Both or impossible values, or a time that does not suffice for a step.
     """
-    check_length(epochs, minutes)
+    check_length(epochs=epochs, minutes=minutes)
     if epochs is not None:
         pictures = len(open_data(config)[0])
         config = replace(config, steps=max(1, round(epochs * pictures / config.batch_size)))
@@ -146,11 +147,19 @@ def with_budget(
     return config
 
 
-def check_length(*lengths: float | None) -> None:
-    """Raises AtrousError unless at most one of steps, epochs and minutes is given, above 0."""
-    given = [value for value in lengths if value is not None]
+def check_length(
+    *, steps: int | None = None, epochs: float | None = None, minutes: float | None = None
+) -> None:
+    """Raises AtrousError unless at most one length is given, above 0, and fits the processes."""
+    given = [value for value in (steps, epochs, minutes) if value is not None]
     if len(given) > 1 or (given and not 0 < given[0] < float("inf")):
         raise AtrousError("E-CONFIG", "give one of steps, epochs and minutes, above 0")
+    if minutes is not None and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise AtrousError(
+            "E-CONFIG",
+            "minutes cannot be given to several processes: each measures another time",
+            fix="use --epochs or --steps",
+        )
 
 
 def within(planned: Plan, seconds: float) -> TrainConfig:

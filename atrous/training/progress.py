@@ -1,7 +1,9 @@
 """The pace of a run, and the time it still takes."""
 
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from atrous.training.config import TrainConfig
@@ -76,3 +78,53 @@ class Clock:
             score=f"{name} {state.scores[measure]:.4f}" if state.scores else "",
         )
         self.on_progress(progress)
+
+
+class TimeLimit:
+    """Ends the schedule of a run sooner if its updates turn out slower than planned.
+
+    Args:
+        minutes: The time from now to the end of the run; None: no limit.
+    """
+
+    def __init__(self, minutes: float | None) -> None:
+        self.seconds = float("inf") if minutes is None else 60 * minutes
+        self.end = time.perf_counter() + self.seconds
+        self.evaluation = 0.0  # seconds of the last evaluation
+        self._evaluations = 0.0  # seconds of all evaluations
+        self._marks: deque[float] = deque(maxlen=_EVERY + 1)  # ends of updates, on a training clock
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Times an evaluation, which does not count as part of an update."""
+        start = time.perf_counter()
+        yield
+        self.evaluation = time.perf_counter() - start
+        self._evaluations += self.evaluation
+
+    def steps(self, step: int, config: TrainConfig) -> int:
+        """Returns the steps of the schedule, fewer than planned if these would miss the limit.
+
+        Call it after every update. The pace of the last ten updates decides. A run that would
+        miss its limit by less than 3 % goes on as planned.
+
+        Args:
+            step: Updates done.
+            config: The run as planned.
+        """
+        now = time.perf_counter()
+        self._marks.append(now - self._evaluations)
+        updates = len(self._marks) - 1
+        if updates < _EVERY:
+            return config.steps
+        pace = (self._marks[-1] - self._marks[0]) / updates
+        left = self.end - now
+
+        def needed(steps: int) -> float:
+            every = config.evaluate_every or steps
+            return (steps - step) * pace + (-(-steps // every) - step // every) * self.evaluation
+
+        if needed(config.steps) <= left + 0.03 * self.seconds:
+            return config.steps
+        fitting = (steps for steps in range(config.steps - 1, step, -1) if needed(steps) <= left)
+        return next(fitting, min(step + 1, config.steps))
