@@ -136,9 +136,10 @@ def segment_files(
     if predictor.engine.streams == 1:
         yield from (job.do(*task) for task in tasks)
         return
-    # Decoding and writing take one processor, and so does the network in each stream: together
-    # they keep all processors busy.
-    pool = ThreadPoolExecutor(predictor.engine.streams)
+    # Decoding and writing take one processor, and so does the network in each stream. One picture
+    # more than there are streams keeps the processors busy while another waits for Python or a
+    # disk.
+    pool = ThreadPoolExecutor(predictor.engine.streams + 1)
     begun: deque[Future[Outcome]] = deque()
     try:
         for task in tasks:

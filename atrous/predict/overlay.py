@@ -151,7 +151,7 @@ def legend(
         width: Width of the strip in pixels; a longer entry is cut off.
     """
     size = 14
-    font = ImageFont.load_default(size)
+    font = _font(size)
     entries = [f"{name} {100 * share:.1f} %" for name, share in zip(classes, shares, strict=True)]
     places, x, y = [], size // 2, size // 2
     for entry in entries:
@@ -166,6 +166,9 @@ def legend(
         draw.rectangle((x, y, x + size, y + size), fill=tuple(map(int, color)), outline="black")
         draw.text((x + size + 5, y - 1), entry, fill="black", font=font)
     return strip
+
+
+_font = lru_cache(ImageFont.load_default)  # it reads the font anew in each call
 
 
 def stacked(picture: Image.Image, strip: Image.Image) -> Image.Image:
