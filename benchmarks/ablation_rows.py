@@ -143,6 +143,7 @@ _DETAILS = {
     "reduced_64": Row({"reduced_channels": 64}),
 }
 _SETTLED = {f"{row}_settled": Row(of=row, settled=True) for row in ("decoder", "bilinear")}
+_LONG_SETTLED = {f"{row}_settled": Row(of=row, settled=True) for row in _LONG}
 _BACKBONES = {
     "xception41": Row(settled=True),
     "resnet50": Row(
@@ -159,6 +160,7 @@ ROWS: dict[str, dict[str, Row]] = {
         **_DETAILS,
         **_STRIDES,
         **_SETTLED,
+        **_LONG_SETTLED,
     },
     "cityscapes": {**_DECODERS, **_SETTLED, **_STRIDES},
     "scenes": {**_DECODERS, **_STRIDES},
