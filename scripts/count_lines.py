@@ -5,9 +5,8 @@ python scripts/count_lines.py
 python scripts/count_lines.py --since 319da30
 
 Files that git tracks are read, so that the figure is that of a commit. With --since, the lines of
-an earlier commit stand beside those of now, and the files of `FEATURES`, which did not exist then,
-are counted apart. The rest is the price of the earlier features, and of additions to their files
-since then: no script can tell these two apart.
+an earlier commit stand beside those of now, and what each commit since then added: those of
+`FEATURES` one by one, all others as a sum, which is the change for the same features.
 """
 
 import argparse
@@ -16,6 +15,7 @@ import io
 import subprocess
 import tokenize
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -30,39 +30,14 @@ _NO_CODE = {
 }
 
 
-# Features that came after 319da30, the commit of the twelve folders, with the files they brought.
-FEATURES = {
-    "the service and its page": ("atrous/serve/", "atrous/cli/serve.py", "atrous/cli/page.py"),
-    "video": ("atrous/predict/video", "atrous/images/video"),
-    "annotations for labelling tools": (
-        "atrous/predict/annotate.py", "atrous/predict/pre_annotations.py",
-    ),
-    "the pictures most worth labelling": ("atrous/predict/next.py",),
-    "bulk prediction in processes": (
-        "atrous/predict/jobs.py", "atrous/predict/many.py", "atrous/predict/on_ray",
-        "atrous/predict/index.py",
-    ),
-    "networks read back from exported files": ("atrous/weights/exported.py",),
-    "training on own data": (
-        "atrous/training/finetune.py", "atrous/training/renamed.py", "atrous/data/splitting.py",
-        "atrous/data/formats/mask_classes.py", "atrous/training/first_fit.py",
-    ),
-    "pictures of more than 8 bits": ("atrous/images/rgb.py",),
-    "pictures of any channels, on the map": (
-        "atrous/data/doctor/channels.py", "atrous/data/normalisation.py", "atrous/images/bands.py",
-        "atrous/images/labels_tiff.py", "atrous/images/raster.py", "atrous/predict/polygons.py",
-    ),
-    "pictures from addresses and object stores": (
-        "atrous/images/stores.py", "atrous/images/web.py",
-    ),
-    "pages of TIFF stacks, names of other kinds": (
-        "atrous/images/pages.py", "atrous/images/kinds.py",
-    ),
-    "several pictures at a time in one process": ("atrous/engines/requests.py",),
-    "labels inside exported files": ("atrous/export/labels.py",),
-    "bf16 measured to agree": ("atrous/export/agreement.py",),
-    "calibrated probabilities": ("atrous/evaluation/calibration.py",),
-}  # fmt: skip
+# Commits after 319da30, the commit of the twelve folders, that brought a feature or the handling of
+# a fault. All others changed how the same things are done.
+FEATURES = """
+    65f8d33 1c3505b 41dcab3 23b8427 c01e3eb 348ae5e fbc9def 1c8a80e d06fd94 fe9c635
+    48172f0 852a970 c098cd2 fe791c9 b92fcad c1df697 58cf4d9 78c341b 74a5fad 8394a4a
+    40faf19 702fa4e 9084fa9 3e7c157 b7311ff 8cee748 d3e64a5 692c6ab 1014281 e88de1c
+    66aa567 b0921fc f1ef23c 4ee7d6f 5fdebbf cfd176a b0f080b 3b5868c 5e5425b
+"""
 
 
 def main() -> None:
@@ -95,17 +70,32 @@ def _compare(commit: str, now: dict[str, int]) -> None:
     for folder in sorted({*before, *after}):
         print(f"{folder:12} {before[folder]:9} {after[folder]:6}")
     print(f"{'all':12} {before.total():9} {after.total():6}")
-    print("\nin files that did not exist then, by feature")
-    left = dict(now)
-    for feature, starts in FEATURES.items():
-        new = {name for name in left if name.startswith(starts) and name not in then}
-        if new:
-            print(f"{sum(left.pop(name) for name in new):6} {feature}")
-    print(f"{sum(left.values()):6} all other files, {sum(then.values())} then")
-    others = {name: number for name, number in left.items() if name not in then}
-    print(f"{sum(others.values()):6} of these in other new files, mostly split off old ones:")
-    for name, number in sorted(others.items()):
-        print(f"       {number:6} {name}")
+    print("\ncommits that brought a feature or the handling of a fault")
+    features, rest = FEATURES.split(), []
+    for line in _git("log", "--no-merges", "--reverse", "--format=%h %s", f"{commit}.."):
+        hash_, _, subject = line.partition(" ")
+        added = _added(hash_)
+        if any(hash_.startswith(feature) for feature in features):
+            print(f"{added:+6} {hash_} {subject[:80]}")
+        elif added:
+            rest.append(added)
+    print(f"{sum(rest):+6} all {len(rest)} other commits that changed the number of lines")
+
+
+def _added(commit: str) -> int:
+    """Returns how many lines of code a commit added to the package."""
+    lines = 0
+    for row in _git("diff-tree", "-r", "--no-commit-id", "--abbrev=40", commit, "--", "atrous"):
+        facts, name = row.split("\t")
+        if name.endswith(".py"):
+            before, after = facts.split()[2:4]
+            lines += _lines_of(after) - _lines_of(before)
+    return lines
+
+
+@cache
+def _lines_of(blob: str) -> int:
+    return 0 if set(blob) == {"0"} else len(code_lines("\n".join(_git("cat-file", "-p", blob))))
 
 
 def _folder(name: str) -> str:
