@@ -109,7 +109,7 @@ def _continued(config: TrainConfig, source: str, table: ClassTable) -> DeepLabV3
     try:
         model = load(source)
     except AtrousError as error:
-        if error.code == "E-MODEL-CLASSIFIER":
+        if error.code in ("E-MODEL-CLASSIFIER", "E-WEIGHTS-HEAD"):
             return None
         raise
     if model.architecture.backbone != config.network.backbone:

@@ -1,12 +1,19 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
+import atrous
 from atrous.architecture import Architecture
 from atrous.data.dataset import Sample
 from atrous.errors import AtrousError
 from atrous.training.inputs import balanced
 from atrous.training.setup import create_network
+from tests.networks import random_network
 from tests.tiny import tiny, tiny_data
+from tests.weights.tensorflow.tensorflow_files import write_checkpoint
+from tests.weights.tensorflow.test_infer import variables_of
 
 
 class Quarters:
@@ -61,3 +68,27 @@ def test_the_network_is_the_one_the_config_describes() -> None:
 def test_a_config_builds_the_papers_network_unless_told_otherwise() -> None:
     model = create_network(tiny(depth_multiplier=1.0), tiny_data()[0])
     assert model.architecture == Architecture("mobilenet_v2", len(model.classes))
+
+
+def test_a_classifier_of_tensorflow_gives_its_backbone(tmp_path: Path) -> None:
+    trained = random_network(
+        "mobilenet_v2", num_classes=3, depth_multiplier=0.1, atrous_rates=(), decoder=False
+    )
+    backbone = {
+        name: np.ascontiguousarray(array)
+        for name, array in variables_of(trained).items()
+        if name.startswith("MobilenetV2/")
+    }
+    path = write_checkpoint(tmp_path / "imagenet.ckpt", backbone)
+    model = create_network(tiny(weights=str(path)), tiny_data()[0])
+    theirs = trained.encoder.backbone.state_dict()
+    assert all(torch.equal(t, theirs[n]) for n, t in model.encoder.backbone.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["tf2_mobilenet_v2_1.0_224_ptq", "mobilenet_v2_1.0_224_quant"])
+def test_a_published_classifier_gives_its_backbone(shared: Path, name: str) -> None:
+    weights = str(shared / "weights" / f"{name}.tflite")
+    model = create_network(tiny(weights=weights, depth_multiplier=1.0), tiny_data()[0])
+    plain = atrous.create_model("mobilenet_v2", num_classes=2, pretrained=weights)
+    theirs = plain.encoder.backbone.state_dict()
+    assert all(torch.equal(t, theirs[n]) for n, t in model.encoder.backbone.state_dict().items())
