@@ -69,6 +69,11 @@ def overlay(image: Image.Image, labels: Labels, palette: Sequence[Color]) -> Ima
     return result
 
 
+def opacity(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Returns the opacity of a cut-out's pixels, 0..255, from their probability."""
+    return np.rint(255 * np.clip(2 * probability - 0.5, 0, 1)).astype(np.uint8)
+
+
 @lru_cache(maxsize=32)
 def display_colors(palette: tuple[Color, ...]) -> NDArray[np.uint8]:
     """Returns the colours of the classes on overlays and legends, (K, 3).

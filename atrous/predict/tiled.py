@@ -24,7 +24,6 @@ from atrous.predict.segmentation import (
     OutputFiles,
     Segmentation,
     labels_of,
-    opacity,
     shares,
     without_data,
 )
@@ -191,7 +190,7 @@ class TiledSegmentation(Segmentation):
                     write(np.rint(255 * rows.probabilities[name]).astype(np.uint8))
                 for name, write in cutouts.items():
                     assert rows.image is not None
-                    write(np.dstack([rows.image, opacity(rows.probabilities[name])]))
+                    write(np.dstack([rows.image, overlay.opacity(rows.probabilities[name])]))
 
 
 class _Reduced:
