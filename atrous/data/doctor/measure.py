@@ -26,9 +26,10 @@ from atrous.data.masks.targets import MaskReader, ShapeReader
 from atrous.data.normalisation import Sums, sums_of
 from atrous.errors import AtrousError
 from atrous.images.bands import PLAIN, Bands
-from atrous.images.decode import open_image, orientation_of, upright
+from atrous.images.decode import check_file, decoding, open_image, orientation_of, upright
 from atrous.images.raster import place_of
 from atrous.images.rgb import to_rgb
+from atrous.images.stores import Named
 from atrous.images.tars import Member, opened
 
 THUMBNAIL = 16  # pixels a side, of the grey copy near duplicates are found by
@@ -93,8 +94,7 @@ def _look_at_picture(sample: Item, read_target: ReadTarget, result: Measurement)
     data = stream.getvalue()
     result.digest = hashlib.sha256(data).digest()
     if coarse := without_refinements(data):
-        stream, name = BytesIO(coarse), stream.name
-        stream.name = name
+        stream = Named(coarse, str(sample.image))
     # PNG is the only format with checksums.
     with open_image(stream, checksums=data[:8] == _PNG, decode=False) as image:
         width, height = image.size
@@ -150,16 +150,9 @@ def _stream(path: Path | Member) -> BytesIO:
     """Returns a file's bytes as a stream that knows its name."""
     if isinstance(path, Member):
         return path.read()
-    try:
-        stream = BytesIO(path.read_bytes())
-    except OSError as error:
-        with open_image(path):  # raises a more exact error for common causes
-            raise AtrousError("E-FILE-READ", str(error.strerror), where=path) from None
-    if not stream.getbuffer().nbytes:
-        with open_image(path):
-            pass
-    stream.name = str(path)
-    return stream
+    with decoding(path):
+        check_file(path)
+        return Named(path.read_bytes(), str(path))
 
 
 def _look_at_annotation(sample: Item, read_target: ReadTarget, result: Measurement) -> None:
