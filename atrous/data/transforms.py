@@ -22,11 +22,9 @@ from numpy.random import Generator
 from torch import Tensor
 
 from atrous.data.dataset import Dataset, Sample, Target
-from atrous.data.resize import Window, resized_image, resized_target
+from atrous.data.resize import Window, random_window, resized_image, resized_target
 from atrous.errors import AtrousError
 from atrous.images.bands import Bands
-
-_CROP_ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
@@ -135,10 +133,7 @@ def choose_window(size: tuple[int, ...], augmentation: Augmentation, rng: Genera
     """
     scale = _draw_scale(augmentation, rng)
     resized = (max(1, int(size[0] * scale)), max(1, int(size[1] * scale)))
-    height, width = map(min, resized, augmentation.crop_size)
-    top = int(rng.integers(resized[0] - height + 1))
-    left = int(rng.integers(resized[1] - width + 1))
-    return Window(resized, top, left, height, width)
+    return random_window(resized, augmentation.crop_size, rng)
 
 
 def _draw_scale(augmentation: Augmentation, rng: Generator) -> float:
