@@ -1,7 +1,6 @@
 """Checks of pictures with their own channels: normalisation, and their places on the ground."""
 
 from collections.abc import Iterator
-from functools import reduce
 
 import numpy as np
 
@@ -9,7 +8,7 @@ from atrous.data.doctor.duplicates import split_pairs
 from atrous.data.doctor.findings import Finding, about_files
 from atrous.data.doctor.measure import Ground
 from atrous.data.doctor.survey import Survey
-from atrous.data.normalisation import Sums
+from atrous.data.normalisation import normalisation_of
 from atrous.errors import AtrousError
 
 
@@ -19,11 +18,11 @@ def check_normalisation(survey: Survey) -> Iterator[Finding]:
     if bands.plain or bands.mean or not survey.splits:
         return
     split = "train" if "train" in survey.splits else next(iter(survey.splits))
-    sums = [m.sums for m in survey.of(split) if m.sums]
+    sums = [m.sums for m in survey.of(split) if m.sums is not None]
     if not sums:
         return
     try:
-        mean, std = reduce(Sums.plus, sums).normalisation()
+        mean, std = normalisation_of(sums)
     except AtrousError as error:
         yield Finding("error", error.code, error.what, error.fix)
         return

@@ -41,12 +41,9 @@ _FOLDER_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 
 def recognise(path: Path) -> Layout | None:
     """Returns the layout a YAML file describes, itself or in its folder."""
-    if path.is_dir():
-        found = [path / name for name in _FOLDER_NAMES if (path / name).is_file()]
-        return _layout(read_dataset_yaml(found[0])) if found else None
-    if path.suffix.lower() not in (".yaml", ".yml"):
-        return None
-    return _layout(read_dataset_yaml(path))
+    files = [path / name for name in _FOLDER_NAMES] if path.is_dir() else [path]
+    found = [file for file in files if file.suffix.lower() in (".yaml", ".yml") and file.is_file()]
+    return _layout(read_dataset_yaml(found[0])) if found else None
 
 
 def _layout(content: DatasetYaml) -> Layout:
