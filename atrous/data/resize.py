@@ -93,9 +93,8 @@ def _rows_needed(window: Window, source: int) -> tuple[int, int]:
     step = max(window.size[0] - 1, 1)
     first = window.top * (source - 1) // step
     last = (window.top + window.height - 1) * (source - 1) // step + 1
-    return max(first - 1, 0), min(
-        last + 2, source
-    )  # an extra row on either side for the kernel's rounding
+    # The rounding of torch's kernel may need an extra row on either side.
+    return max(first - 1, 0), min(last + 2, source)
 
 
 def _bilinear(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -178,9 +178,8 @@ def _look_at_annotation(sample: Item, read_target: ReadTarget, result: Measureme
 def _of_mask(sample: Item, reader: MaskReader, result: Measurement) -> tuple[int, ...]:
     mask = _read_mask(sample, reader, result)
     _note_mask(mask, result)
-    values = np.array(
-        [list(result.values)], dtype=mask.labels.dtype
-    )  # mapping one pixel of each value is enough
+    # It is enough to map one pixel of each value.
+    values = np.array([list(result.values)], dtype=mask.labels.dtype)
     indices = reader.target(mask._replace(labels=values), result.annotation)
     for index, pixels in zip(indices[0].tolist(), result.values.values(), strict=True):
         result.counts[index] = result.counts.get(index, 0) + pixels

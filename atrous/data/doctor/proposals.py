@@ -83,9 +83,8 @@ def known_palette(colors: Collection[Color]) -> ClassTable | None:
     """Returns the published table whose colours these are, void aside; None if there is none."""
     for table in _PALETTES:
         others = [color for color in colors if color not in table.palette]
-        if (
-            len(others) <= 1 < len(colors)
-        ):  # the masks may hold one more colour for unlabelled pixels
+        # The masks may hold one more colour, for unlabelled pixels.
+        if len(others) <= 1 < len(colors):
             return table
     return None
 
