@@ -177,10 +177,17 @@ def _look_at_annotation(sample: Item, read_target: ReadTarget, result: Measureme
 
 def _of_mask(sample: Item, reader: MaskReader, result: Measurement) -> tuple[int, ...]:
     mask = _read_mask(sample, reader, result)
-    _note_mask(mask, result)
+    result.mask = f"{mask.format} {mask.mode}"
+    values, lengths = runs(mask.labels)
+    result.values = _totals(values, lengths)
+    result.colors = {v: mask.palette[v] for v in result.values if v < len(mask.palette)}
+    step = np.sign(np.diff(values.astype(np.int32)))
+    between = (step[1:] == step[:-1]) & (lengths[1:-1] <= 2)
+    result.edges = len(step)
+    result.blended = int(np.count_nonzero(between))
     # It is enough to map one pixel of each value.
-    values = np.array([list(result.values)], dtype=mask.labels.dtype)
-    indices = reader.target(mask._replace(labels=values), result.annotation)
+    once = np.array([list(result.values)], dtype=mask.labels.dtype)
+    indices = reader.target(mask._replace(labels=once), result.annotation)
     for index, pixels in zip(indices[0].tolist(), result.values.values(), strict=True):
         result.counts[index] = result.counts.get(index, 0) + pixels
     return mask.labels.shape
@@ -198,27 +205,11 @@ def _read_mask(sample: Item, reader: MaskReader, result: Measurement) -> Mask:
         return reader.read(stream)
     except AtrousError as error:
         if error.code == "E-MASK-COLOR":
-            result.unknown_colors = _colors_of(stream)
+            stream.seek(0)
+            with open_image(stream) as image:
+                counted = count_colors(np.asarray(image.convert("RGB")))
+            result.unknown_colors = dict(counted.most_common(_MOST_COLORS))
         raise
-
-
-def _colors_of(stream: BytesIO) -> dict[Color, int]:
-    stream.seek(0)
-    with open_image(stream) as image:
-        counted = count_colors(np.asarray(image.convert("RGB")))
-    return dict(counted.most_common(_MOST_COLORS))
-
-
-def _note_mask(mask: Mask, result: Measurement) -> None:
-    result.mask = f"{mask.format} {mask.mode}"
-    values, lengths = runs(mask.labels)
-    result.values = _totals(values, lengths)
-    result.colors = {v: mask.palette[v] for v in result.values if v < len(mask.palette)}
-    signed = values.astype(np.int32)
-    step = np.sign(np.diff(signed))
-    between = (step[1:] == step[:-1]) & (lengths[1:-1] <= 2)
-    result.edges = len(step)
-    result.blended = int(np.count_nonzero(between))
 
 
 def runs(labels: Target) -> tuple[Target, NDArray[np.int64]]:
