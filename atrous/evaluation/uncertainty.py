@@ -40,8 +40,7 @@ def mean_iou_resamples(
     sums = draws.astype(np.float64) @ chosen.reshape(n, 3 * k)  # exact below 2**53
     correct, true, predicted = sums.reshape(resamples, 3, k).transpose(1, 0, 2)
     values = iou(correct, true, predicted)
-    present = ~np.isnan(values)
-    return ratio(np.where(present, values, 0).sum(1), present.sum(1))
+    return ratio(np.nansum(values, axis=1), (~np.isnan(values)).sum(1))
 
 
 def interval(samples: NDArray[np.float64]) -> tuple[float, float]:

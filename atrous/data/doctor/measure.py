@@ -75,17 +75,16 @@ class Measurement:
 def measure(sample: Item, read_target: ReadTarget, bands: Bands = PLAIN) -> Measurement:
     """Reads a sample as training would, and returns its measurements. Errors are among them."""
     result = Measurement(sample.name, str(sample.image), str(sample.annotation))
-    troubles: list[AtrousError] = []
     as_plain = bands.plain and sample.window is None
     picture_of = _look_at_picture if as_plain else partial(_look_at_channels, bands=bands)
     for look in (picture_of, _look_at_annotation):
         try:
             look(sample, read_target, result)
         except AtrousError as error:
-            troubles.append(error)
+            result.troubles += (error,)
         except MemoryError:
-            troubles.append(AtrousError("E-DATA-MEMORY", "not enough memory", where=sample.image))
-    result.troubles = tuple(troubles)
+            shortage = AtrousError("E-DATA-MEMORY", "not enough memory", where=sample.image)
+            result.troubles += (shortage,)
     return result
 
 
