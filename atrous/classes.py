@@ -104,32 +104,32 @@ class CityscapesLabel(NamedTuple):
     """One evaluated Cityscapes class."""
 
     raw_id: int  # in *_labelIds.png and in submissions
-    train_id: int  # in *_labelTrainIds.png and in models
     name: str
     color: Color
 
 
-# The 19 evaluated classes; every other raw id is ignored in training and evaluation.
+# The 19 evaluated classes. Their position is the train id, in *_labelTrainIds.png and in models.
+# Every other raw id is ignored in training and evaluation.
 CITYSCAPES_LABELS = (
-    CityscapesLabel(7, 0, "road", (128, 64, 128)),
-    CityscapesLabel(8, 1, "sidewalk", (244, 35, 232)),
-    CityscapesLabel(11, 2, "building", (70, 70, 70)),
-    CityscapesLabel(12, 3, "wall", (102, 102, 156)),
-    CityscapesLabel(13, 4, "fence", (190, 153, 153)),
-    CityscapesLabel(17, 5, "pole", (153, 153, 153)),
-    CityscapesLabel(19, 6, "traffic light", (250, 170, 30)),
-    CityscapesLabel(20, 7, "traffic sign", (220, 220, 0)),
-    CityscapesLabel(21, 8, "vegetation", (107, 142, 35)),
-    CityscapesLabel(22, 9, "terrain", (152, 251, 152)),
-    CityscapesLabel(23, 10, "sky", (70, 130, 180)),
-    CityscapesLabel(24, 11, "person", (220, 20, 60)),
-    CityscapesLabel(25, 12, "rider", (255, 0, 0)),
-    CityscapesLabel(26, 13, "car", (0, 0, 142)),
-    CityscapesLabel(27, 14, "truck", (0, 0, 70)),
-    CityscapesLabel(28, 15, "bus", (0, 60, 100)),
-    CityscapesLabel(31, 16, "train", (0, 80, 100)),
-    CityscapesLabel(32, 17, "motorcycle", (0, 0, 230)),
-    CityscapesLabel(33, 18, "bicycle", (119, 11, 32)),
+    CityscapesLabel(7, "road", (128, 64, 128)),
+    CityscapesLabel(8, "sidewalk", (244, 35, 232)),
+    CityscapesLabel(11, "building", (70, 70, 70)),
+    CityscapesLabel(12, "wall", (102, 102, 156)),
+    CityscapesLabel(13, "fence", (190, 153, 153)),
+    CityscapesLabel(17, "pole", (153, 153, 153)),
+    CityscapesLabel(19, "traffic light", (250, 170, 30)),
+    CityscapesLabel(20, "traffic sign", (220, 220, 0)),
+    CityscapesLabel(21, "vegetation", (107, 142, 35)),
+    CityscapesLabel(22, "terrain", (152, 251, 152)),
+    CityscapesLabel(23, "sky", (70, 130, 180)),
+    CityscapesLabel(24, "person", (220, 20, 60)),
+    CityscapesLabel(25, "rider", (255, 0, 0)),
+    CityscapesLabel(26, "car", (0, 0, 142)),
+    CityscapesLabel(27, "truck", (0, 0, 70)),
+    CityscapesLabel(28, "bus", (0, 60, 100)),
+    CityscapesLabel(31, "train", (0, 80, 100)),
+    CityscapesLabel(32, "motorcycle", (0, 0, 230)),
+    CityscapesLabel(33, "bicycle", (119, 11, 32)),
 )
 
 CITYSCAPES = ClassTable(

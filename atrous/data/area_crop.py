@@ -13,7 +13,7 @@ from numpy.random import Generator
 from torch import Tensor
 
 from atrous.data.dataset import Dataset, Sample
-from atrous.data.resize import Window, resized_image
+from atrous.data.resize import Window, random_window, resized_image
 from atrous.data.transforms import distort_colors
 from atrous.images.bands import Pixels
 
@@ -47,17 +47,20 @@ class AreaCrop:
     def __call__(self, dataset: Dataset, index: int, rng: Generator) -> Sample:
         """Returns a varied view of a sample."""
         image, target = dataset[index]
-        cut = self._draw((image.shape[0], image.shape[1]), rng)
-        crop = resized_image(image, self._window(image.shape, cut, rng))
+        height, width = image.shape[:2]
+        part = self._draw(height, width, rng)
+        # The picture is resized so that the part has the size of the crop.
+        sides = zip((height, width), self.crop_size, part, strict=True)
+        whole = tuple(max(crop, round(side * crop / cut)) for side, crop, cut in sides)
+        crop = resized_image(image, random_window(whole, self.crop_size, rng))
         if self.photometric:
             crop = distort_colors(crop, self.photometric, rng)
         if rng.random() < self.flip:
             crop = crop.flip(-1)
         return Sample(np.ascontiguousarray(crop.permute(1, 2, 0).numpy()), target[:1, :1])
 
-    def _draw(self, size: tuple[int, int], rng: Generator) -> tuple[float, float]:
+    def _draw(self, height: int, width: int, rng: Generator) -> tuple[float, float]:
         """Draws height and width of a part of the picture; the whole picture after ten misses."""
-        height, width = size
         for _ in range(_ATTEMPTS):
             area = rng.uniform(*self.area_range) * height * width
             narrow, wide = self.aspect_range
@@ -65,18 +68,7 @@ class AreaCrop:
             cut = (math.sqrt(area / aspect), math.sqrt(area * aspect))
             if cut[0] <= height and cut[1] <= width:
                 return cut
-        return size
-
-    def _window(self, shape: tuple[int, ...], cut: tuple[float, float], rng: Generator) -> Window:
-        """Returns the crop at a random place, as a window of the picture resized for it."""
-        height, width = self.crop_size
-        whole = (
-            max(height, round(shape[0] * height / cut[0])),
-            max(width, round(shape[1] * width / cut[1])),
-        )
-        top = int(rng.integers(whole[0] - height + 1))
-        left = int(rng.integers(whole[1] - width + 1))
-        return Window(whole, top, left, height, width)
+        return height, width
 
 
 def central_crop(image: Pixels, size: tuple[int, int]) -> Tensor:

@@ -3,11 +3,9 @@
 import mmap
 import multiprocessing
 import sys
-from collections.abc import Sequence
 
 import numpy as np
 
-from atrous.classes import Color
 from atrous.data.dataset import Dataset, Sample, target_dtype
 from atrous.errors import ResourceError
 from atrous.images.bands import bands_of
@@ -36,6 +34,8 @@ class CachedDataset:
 
     def __init__(self, dataset: Dataset, budget: int) -> None:
         self._dataset = dataset
+        self.classes, self.palette = dataset.classes, dataset.palette
+        self.names = dataset.names
         self._dtype = np.dtype(target_dtype(len(dataset.classes)))
         self.bands = bands_of(dataset)
         self._pixel = np.dtype((self.bands.dtype, (len(self.bands.names),)))
@@ -53,21 +53,6 @@ class CachedDataset:
         table = np.frombuffer(self._table, np.int64)
         self._used, self._slots = table[:1], table[1:].reshape(-1, 3)  # (offset, height, width)
         self._slots[:, 0] = _ABSENT
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """As the data set's."""
-        return self._dataset.classes
-
-    @property
-    def palette(self) -> tuple[Color, ...]:
-        """As the data set's."""
-        return self._dataset.palette
-
-    @property
-    def names(self) -> Sequence[str]:
-        """As the data set's."""
-        return self._dataset.names
 
     def __len__(self) -> int:
         return len(self._dataset)

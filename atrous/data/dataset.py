@@ -128,12 +128,15 @@ class FileDataset:
         if item.annotation is None:
             dtype = target_dtype(len(self.classes))
             return Sample(image, np.full((height, width), unlabelled(len(self.classes)), dtype))
-        sample = Sample(image, self.read_target(item, (height, width)))
-        check_sample(sample, len(self.classes), picture=item.image, annotation=item.annotation)
+        target = self.read_target(item, (height, width))
+        if target.shape != (height, width):
+            raise other_size((height, width), target.shape, f"{item.image}, {item.annotation}")
+        invalid = (target >= len(self.classes)) & (target != np.iinfo(target.dtype).max)
+        if invalid.any():
+            raise no_classes(target[invalid], len(self.classes), item.annotation)
         if absent is not None and (nothing := absent.all(axis=2)).any():
-            no_label = sample.target.dtype.type(unlabelled(len(self.classes)))
-            return Sample(image, np.where(nothing, no_label, sample.target))
-        return sample
+            target = np.where(nothing, target.dtype.type(unlabelled(len(self.classes))), target)
+        return Sample(image, target)
 
     def fingerprint(self) -> str:
         """Hashes names, classes, file sizes, and up to 64 KiB at either end of each file."""
@@ -188,16 +191,6 @@ def stem(name: str) -> str:
 def target_dtype(num_classes: int) -> type[np.uint8] | type[np.uint16]:
     """Returns the smallest type that holds every class index and the value for unlabelled."""
     return np.uint8 if num_classes <= IGNORE_INDEX else np.uint16
-
-
-def check_sample(sample: Sample, num_classes: int, *, picture: object, annotation: object) -> None:
-    """Raises `AtrousError` unless target and picture have one size and all values are legal."""
-    image, target = sample
-    if target.shape != image.shape[:2]:
-        raise other_size(image.shape[:2], target.shape, f"{picture}, {annotation}")
-    invalid = (target >= num_classes) & (target != np.iinfo(target.dtype).max)
-    if invalid.any():
-        raise no_classes(target[invalid], num_classes, annotation)
 
 
 def other_size(picture: tuple[int, ...], target: tuple[int, ...], where: object) -> AtrousError:

@@ -1,8 +1,12 @@
 """Reports as one HTML file that needs no other file."""
 
+import base64
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from atrous import __version__
 from atrous.errors import needing
@@ -36,3 +40,10 @@ def write_page(
     page = environment.get_template("report.html.jinja").render(version=__version__, **values)
     with atomic(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
+
+
+def jpeg(image: Image.Image, quality: int) -> str:
+    """Returns a picture as the address of an image in a page that needs no other file."""
+    stream = io.BytesIO()
+    image.convert("RGB").save(stream, "JPEG", quality=quality)
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"

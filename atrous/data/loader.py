@@ -5,8 +5,9 @@ workers or ranks does not matter: workers draw no random numbers of their own.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -86,31 +87,27 @@ class TrainingLoader:
             AtrousError: A sample cannot be read (see `on_bad_sample`), a worker died, or the batch
                 cannot be shared.
         """
-
-        def order() -> Iterator[tuple[list[Draw], Position]]:
-            return training_order(
-                len(self.dataset),
-                seed=self.seed,
-                batch_size=self.batch_size,
-                start=start,
-                rank=self.rank,
-                world_size=self.world_size,
-            )
-
+        order = partial(
+            training_order,
+            len(self.dataset),
+            seed=self.seed,
+            batch_size=self.batch_size,
+            start=start,
+            rank=self.rank,
+            world_size=self.world_size,
+        )
         next(order())  # raises errors of the arguments here, and not in a worker
         substitutes = _SUBSTITUTES if self.on_bad_sample == "skip" else 0
-        loader = DataLoader(
-            _AugmentingReader(self.dataset, self.augmentation, self.seed, substitutes),
-            batch_sampler=(draws for draws, _ in order()),
-            collate_fn=_collate,
-            **_process_options(self.workers),
-        )
-        for (_, position), prepared in zip(order(), _watched(loader), strict=False):
-            self._register(prepared.failures)
-            if prepared.images is None:  # all substitutes were unreadable, too
-                raise prepared.failures[-1]
-            images, targets = prepared.images.permute(0, 3, 1, 2), prepared.targets
-            yield Batch(images, targets, prepared.names, position)
+        read = partial(_batch, self.dataset, self.augmentation, self.seed, substitutes)
+        draws = (draws for draws, _ in order())
+        for (_, position), (batch, failures) in zip(
+            order(), _in_workers(read, draws, self.workers), strict=False
+        ):
+            self._register(failures)
+            if batch is None:
+                raise failures[-1]
+            images, targets, names = batch
+            yield Batch(images.permute(0, 3, 1, 2), targets, names, position)
 
     def _register(self, failures: list[AtrousError]) -> None:
         for error in failures:
@@ -139,95 +136,75 @@ def evaluation_samples(
     Raises:
         AtrousError: A sample cannot be read, or a worker died.
     """
-    loader = DataLoader(
-        _PlainReader(dataset),
-        batch_size=None,
-        sampler=evaluation_order(len(dataset), rank=rank, world_size=world_size),
-        collate_fn=_unchanged,
-        **_process_options(workers),
-    )
-    for read in _watched(loader):
+    indices = evaluation_order(len(dataset), rank=rank, world_size=world_size)
+    for read in _in_workers(partial(_sample, dataset), indices, workers):
         if isinstance(read, AtrousError):
             raise read
         index, image, target = read
         yield index, Sample(image.numpy(), target.numpy())
 
 
-class _Prepared(NamedTuple):
-    """A sample, or with lists and a leading N a batch, on its way from a worker."""
-
-    images: Any
-    targets: Any
-    names: Any
-    failures: list[AtrousError]  # torch would lose the fields of an exception raised in a worker
+# torch would lose the fields of an error that is raised in a worker. Errors are returned instead.
 
 
-@dataclass(frozen=True)
-class _AugmentingReader(torch.utils.data.Dataset[_Prepared]):
-    dataset: Dataset
-    augmentation: Vary
-    seed: int
-    substitutes: int
-
-    def __getitem__(self, draw: Draw) -> _Prepared:
-        failures: list[AtrousError] = []
-        index = draw.sample
-        for attempt in range(1 + self.substitutes):
-            rng = sample_generator(self.seed, draw.epoch, draw.sample, attempt)
-            if attempt:
-                index = int(rng.integers(len(self.dataset)))
+def _batch(
+    dataset: Dataset, augmentation: Vary, seed: int, substitutes: int, draws: list[Draw]
+) -> tuple[tuple[Tensor, Tensor, list[str]] | None, list[AtrousError]]:
+    """Returns images (N, H, W, C), targets (N, H, W) and names, and the errors of bad samples."""
+    images, targets, names = [], [], []
+    failures: list[AtrousError] = []
+    for draw in draws:
+        for attempt in range(1 + substitutes):
+            rng = sample_generator(seed, draw.epoch, draw.sample, attempt)
+            index = int(rng.integers(len(dataset))) if attempt else draw.sample
             try:
-                image, target = self.augmentation(self.dataset, index, rng)
+                image, target = augmentation(dataset, index, rng)
             except AtrousError as error:
                 failures.append(error)
                 continue
             if target.dtype != np.uint8:
                 target = target.astype(np.int32)  # torch has few operations for uint16
-            return _Prepared(
-                as_tensor(image),
-                as_tensor(target),
-                self.dataset.names[index],
-                failures,
-            )
-        return _Prepared(None, None, None, failures)
+            images.append(as_tensor(image))
+            targets.append(as_tensor(target))
+            names.append(dataset.names[index])
+            break
+        else:  # all substitutes were unreadable, too
+            return None, failures
+    return (default_collate(images), default_collate(targets), names), failures
+
+
+def _sample(dataset: Dataset, index: int) -> tuple[int, Tensor, Tensor] | AtrousError:
+    try:
+        image, target = dataset[index]
+    except AtrousError as error:
+        return error
+    return index, as_tensor(image), as_tensor(target)
 
 
 @dataclass(frozen=True)
-class _PlainReader(torch.utils.data.Dataset[object]):
-    dataset: Dataset
+class _Calls(torch.utils.data.Dataset[Any]):
+    """A function, as torch's loader wants it."""
 
-    def __getitem__(self, index: int) -> tuple[int, Tensor, Tensor] | AtrousError:
-        try:
-            image, target = self.dataset[index]
-        except AtrousError as error:
-            return error
-        return index, as_tensor(image), as_tensor(target)
+    function: Callable[[Any], Any]
+
+    def __getitem__(self, argument: Any) -> Any:
+        return self.function(argument)
 
 
-def _collate(samples: list[_Prepared]) -> _Prepared:
-    failures = [error for sample in samples for error in sample.failures]
-    if any(sample.images is None for sample in samples):
-        return _Prepared(None, None, None, failures)
-    images = default_collate([sample.images for sample in samples])  # (N, H, W, C)
-    targets = default_collate([sample.targets for sample in samples])  # (N, H, W)
-    return _Prepared(images, targets, [sample.names for sample in samples], failures)
-
-
-def _unchanged(read: object) -> object:
-    return read
-
-
-def _process_options(workers: int) -> dict[str, Any]:
-    return {
-        "num_workers": workers,
-        "multiprocessing_context": CONTEXT if workers else None,
-        "pin_memory": torch.cuda.is_available(),
+def _in_workers(
+    function: Callable[[Any], Any], arguments: Iterable[Any], workers: int
+) -> Iterator[Any]:
+    """Yields the results of a function, computed ahead by some processes."""
+    loader = DataLoader(
+        _Calls(function),
+        batch_size=None,
+        sampler=arguments,
+        num_workers=workers,
+        multiprocessing_context=CONTEXT if workers else None,
+        pin_memory=torch.cuda.is_available(),
         # The default would draw from the global generator, which training uses.
-        "generator": torch.Generator(),
-    }
-
-
-def _watched(loader: DataLoader[Any]) -> Iterator[Any]:
+        generator=torch.Generator(),
+    )
     try:
         yield from loader
     except RuntimeError as error:

@@ -1,7 +1,6 @@
 """The normalisation of a data set: mean and deviation of each channel over its pixels with data."""
 
-from functools import reduce
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,35 +13,28 @@ from atrous.images.bands import Pixels
 PICTURES = 200  # looked at, evenly spaced
 
 
-class Sums(NamedTuple):
-    """Of the values of each channel: their number, their sum, and the sum of their squares."""
+Sums = NDArray[np.float64]  # (3, C): number of values, their sum, and the sum of their squares
 
-    pixels: NDArray[np.float64]
-    total: NDArray[np.float64]
-    squares: NDArray[np.float64]
 
-    def plus(self, other: "Sums") -> "Sums":
-        """Returns the sums over two pictures."""
-        return Sums(*(a + b for a, b in zip(self, other, strict=True)))
+def normalisation_of(sums: Sequence[Sums]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns mean and deviation of each channel over some pictures, in five digits.
 
-    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Returns mean and deviation of each channel, in five digits.
-
-        Raises:
-            AtrousError: A channel has no values, or one value everywhere.
-        """
-        count = np.maximum(self.pixels, 1)
-        mean = self.total / count
-        std = np.sqrt(np.maximum(self.squares / count - mean**2, 0))
-        if not (self.pixels.all() and std.all()):
-            channel = int(np.argmin(np.where(self.pixels > 0, std, -1)))
-            raise DataError(
-                "E-DATA-CHANNEL",
-                f"channel {channel + 1} has one value in all pictures, or no data",
-                fix="correct `bands` in the dataset YAML, or leave the channel out",
-            )
-        first, second = (tuple(float(f"{v:.5g}") for v in values) for values in (mean, std))
-        return first, second
+    Raises:
+        AtrousError: A channel has no values, or one value everywhere.
+    """
+    pixels, total, squares = np.sum(sums, axis=0)
+    count = np.maximum(pixels, 1)
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    if not (pixels.all() and std.all()):
+        channel = int(np.argmin(np.where(pixels > 0, std, -1)))
+        raise DataError(
+            "E-DATA-CHANNEL",
+            f"channel {channel + 1} has one value in all pictures, or no data",
+            fix="correct `bands` in the dataset YAML, or leave the channel out",
+        )
+    first, second = (tuple(float(f"{v:.5g}") for v in values) for values in (mean, std))
+    return first, second
 
 
 def sums_of(pixels: Pixels, absent: NDArray[np.bool_] | None) -> Sums:
@@ -52,7 +44,7 @@ def sums_of(pixels: Pixels, absent: NDArray[np.bool_] | None) -> Sums:
     if absent is not None:
         known &= ~absent.reshape(values.shape)
     values = np.where(known, values, 0.0)
-    return Sums(known.sum(0).astype(np.float64), values.sum(0), np.square(values).sum(0))
+    return np.stack([known.sum(0), values.sum(0), np.square(values).sum(0)])
 
 
 def measured(dataset: object) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -63,7 +55,7 @@ def measured(dataset: object) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """
     count = len(dataset)  # type: ignore[arg-type]
     places = range(0, count, -(-count // PICTURES))
-    return reduce(Sums.plus, (sums_of(*_pixels(dataset, i)) for i in places)).normalisation()
+    return normalisation_of([sums_of(*_pixels(dataset, i)) for i in places])
 
 
 def _pixels(dataset: object, index: int) -> tuple[Pixels, NDArray[np.bool_] | None]:

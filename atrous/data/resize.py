@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -24,6 +25,14 @@ class Window(NamedTuple):
     left: int
     height: int
     width: int
+
+
+def random_window(size: tuple[int, int], crop: tuple[int, int], rng: Generator) -> Window:
+    """Returns a window at a random place: of the crop's size, at most of the picture's `size`."""
+    height, width = map(min, size, crop)
+    top = int(rng.integers(size[0] - height + 1))
+    left = int(rng.integers(size[1] - width + 1))
+    return Window(size, top, left, height, width)
 
 
 def resized_image(image: Pixels, window: Window) -> Tensor:
@@ -84,9 +93,8 @@ def _rows_needed(window: Window, source: int) -> tuple[int, int]:
     step = max(window.size[0] - 1, 1)
     first = window.top * (source - 1) // step
     last = (window.top + window.height - 1) * (source - 1) // step + 1
-    return max(first - 1, 0), min(
-        last + 2, source
-    )  # an extra row on either side for the kernel's rounding
+    # The rounding of torch's kernel may need an extra row on either side.
+    return max(first - 1, 0), min(last + 2, source)
 
 
 def _bilinear(image: Tensor, size: tuple[int, int]) -> Tensor:

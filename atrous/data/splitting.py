@@ -3,13 +3,10 @@
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 
-from atrous.classes import Color
 from atrous.data.dataset import Dataset, Sample, combined_digest
 from atrous.errors import DataError
-from atrous.images.bands import Bands, bands_of
+from atrous.images.bands import bands_of
 
 
 def held_out(names: Sequence[str], count: int, *, seed: int = 0) -> set[int]:
@@ -55,7 +52,6 @@ def split_off(dataset: Dataset, share: float = 0.2, seed: int = 0) -> tuple[Data
     return Subset(dataset, rest), Subset(dataset, tuple(sorted(val)))
 
 
-@dataclass(frozen=True)
 class Subset:
     """Some samples of a data set (a `Dataset` itself).
 
@@ -65,29 +61,10 @@ class Subset:
         identity: The fingerprint; "": `fingerprint` hashes the files.
     """
 
-    dataset: Dataset
-    indices: Sequence[int]
-    identity: str = ""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The data set's classes."""
-        return self.dataset.classes
-
-    @property
-    def palette(self) -> tuple[Color, ...]:
-        """The data set's colours."""
-        return self.dataset.palette
-
-    @property
-    def bands(self) -> Bands:
-        """The data set's channels."""
-        return bands_of(self.dataset)
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """The names of the samples."""
-        return tuple(self.dataset.names[index] for index in self.indices)
+    def __init__(self, dataset: Dataset, indices: Sequence[int], identity: str = "") -> None:
+        self.dataset, self.indices, self.identity = dataset, indices, identity
+        self.classes, self.palette, self.bands = dataset.classes, dataset.palette, bands_of(dataset)
+        self.names = tuple(dataset.names[index] for index in indices)
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -13,7 +13,7 @@ a function of (seed, epoch, index), in any process.
 """
 
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,12 @@ from numpy.random import Generator
 from torch import Tensor
 
 from atrous.data.dataset import Dataset, Sample, Target
-from atrous.data.resize import Window, resized_image, resized_target
+from atrous.data.resize import Window, random_window, resized_image, resized_target
 from atrous.errors import AtrousError
 from atrous.images.bands import Bands
 
-_CROP_ATTEMPTS = 10
+# Of changes of brightness, contrast, saturation and hue; the last in turns.
+_AMOUNTS = ((0.875, 1.125), (0.5, 1.5), (0.5, 1.5), (-0.05, 0.05))
 
 
 @dataclass(frozen=True)
@@ -135,10 +136,7 @@ def choose_window(size: tuple[int, ...], augmentation: Augmentation, rng: Genera
     """
     scale = _draw_scale(augmentation, rng)
     resized = (max(1, int(size[0] * scale)), max(1, int(size[1] * scale)))
-    height, width = map(min, resized, augmentation.crop_size)
-    top = int(rng.integers(resized[0] - height + 1))
-    left = int(rng.integers(resized[1] - width + 1))
-    return Window(resized, top, left, height, width)
+    return random_window(resized, augmentation.crop_size, rng)
 
 
 def _draw_scale(augmentation: Augmentation, rng: Generator) -> float:
@@ -155,31 +153,22 @@ def distort_colors(image: Tensor, probability: float, rng: Generator) -> Tensor:
     Floats, which may lie in any range, are changed as bytes are but for hue, and not clipped.
     """
     if image.is_floating_point():
-        return _distort_floats(image, probability, rng)
-    tv = torchvision_transforms().functional
-    for change, low, high in (
-        (tv.adjust_brightness, 0.875, 1.125),
-        (_adjust_contrast, 0.5, 1.5),
-        (tv.adjust_saturation, 0.5, 1.5),
-        (tv.adjust_hue, -0.05, 0.05),
-    ):
+        grey = image.mean(0, keepdim=True)
+        # Brightness changes the distance to black, contrast to the mean, saturation to grey.
+        centers = (torch.zeros(1), grey.nanmean(), grey)
+        changes: list[Any] = [partial(_stretch, center) for center in centers]
+    else:
+        tv = torchvision_transforms().functional
+        changes = [tv.adjust_brightness, _adjust_contrast, tv.adjust_saturation, tv.adjust_hue]
+    for change, (low, high) in zip(changes, _AMOUNTS, strict=False):
         amount = rng.uniform(low, high)
         if rng.random() < probability:
             image = change(image, amount)
     return image
 
 
-def _distort_floats(image: Tensor, probability: float, rng: Generator) -> Tensor:
-    grey = image.mean(0, keepdim=True)
-    for towards, low, high in (
-        (torch.zeros(1), 0.875, 1.125),  # brightness
-        (grey.nanmean(), 0.5, 1.5),  # contrast
-        (grey, 0.5, 1.5),  # saturation
-    ):
-        amount = rng.uniform(low, high)
-        if rng.random() < probability:
-            image = towards + (image - towards) * amount
-    return image
+def _stretch(center: Tensor, image: Tensor, factor: float) -> Tensor:
+    return center + (image - center) * factor
 
 
 def _adjust_contrast(image: Tensor, factor: float) -> Tensor:

@@ -4,13 +4,14 @@ The trimap experiment is the paper's own measure of its decoder (arXiv:1802.0261
 Fig. 5a): mean IoU over a band around the unlabelled pixels, which in VOC lie on object borders.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atrous.evaluation.metrics import Counts, Labels, iou, mean_over_present
+from atrous.evaluation.metrics import Counts, Labels, iou, mean_over_present, ratio
 
 MAX_WIDTH = 40  # of the trimap band, in pixels
 IOU_DISTANCE = 0.02  # of the picture's diagonal (Cheng et al., Boundary IoU, arXiv:2103.16562)
@@ -50,7 +51,7 @@ class Boundaries:
         # true pixels of the labels, then confirmed and predicted pixels of the prediction.
         self.bands: Counts = np.zeros((MAX_WIDTH, 3, num_classes), np.int64)
         self._near: Counts = np.zeros((3, num_classes), np.int64)
-        self.pictures = {"void": 0, "borders": 0}  # number of pictures for each rule
+        self.pictures = Counter(void=0, borders=0)  # number of pictures for each rule
         self._narrowest: list[Counts] = []
         self._contours: list[Counts] = []
 
@@ -66,8 +67,7 @@ class Boundaries:
         """Adds the pictures of another count, after those of this one."""
         self.bands += other.bands
         self._near += other._near
-        for rule, pictures in other.pictures.items():
-            self.pictures[rule] += pictures
+        self.pictures.update(other.pictures)
         self._narrowest += other._narrowest
         self._contours += other._contours
 
@@ -146,10 +146,9 @@ def contour_f(counts: NDArray[Any]) -> NDArray[np.float64]:
         counts: (..., 4, K): true contour pixels that are found, all true ones, predicted contour
             pixels that are right, all predicted ones.
     """
-    found, true, confirmed, predicted = np.moveaxis(counts.astype(np.float64), -2, 0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        recall, precision = found / true, confirmed / predicted
-        score = 2 * precision * recall / (precision + recall)
+    found, true, confirmed, predicted = np.moveaxis(counts, -2, 0)
+    recall, precision = ratio(found, true), ratio(confirmed, predicted)
+    score = ratio(2 * precision * recall, precision + recall)
     missed = (true + predicted > 0) & ~(score > 0)  # no contour on one side, or no match
     return np.where(missed, 0.0, score)
 
@@ -191,10 +190,7 @@ def squared_distance(mask: NDArray[np.bool_], radius: int) -> NDArray[np.int32]:
 def contours(labels: Labels) -> NDArray[np.bool_]:
     """Returns the pixels with a neighbour above, below, left or right of another label."""
     result = np.zeros(labels.shape, np.bool_)
-    for here, there in (
-        (np.s_[:, :-1], np.s_[:, 1:]),
-        (np.s_[:-1], np.s_[1:]),
-    ):
+    for here, there in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
         differ = labels[here] != labels[there]
         result[here] |= differ
         result[there] |= differ

@@ -181,10 +181,29 @@ class _Run:
 def _added(
     network: Network, dataset: "Dataset", views: Views, run: _Run, indices: range
 ) -> Iterator[Outcome]:
-    """Yields some pictures, each after its counts have joined the run."""
-    for outcome, sample in _outcomes(network, dataset, views, run, indices):
-        run.add(outcome, sample, network.logits_stride)
-        yield outcome
+    """Yields some pictures, each after its counts have joined the run.
+
+    A thread reads the next picture meanwhile.
+    """
+    names = getattr(dataset, "names", None)
+    with ThreadPoolExecutor(1) as reader:
+        following = reader.submit(dataset.__getitem__, indices[0])
+        for index in indices:
+            name = names[index] if names else f"picture {index}"
+            with run.timed("waiting"):
+                image, target = following.result()
+            if index + 1 in indices:
+                following = reader.submit(dataset.__getitem__, index + 1)
+            if target.shape != image.shape[:2]:
+                raise other_size(image.shape[:2], target.shape, name)
+            if run.match.values is not None:
+                target = run.match.values[target]
+            with run.timed("network"):
+                labels, sample = segment(network, image, views, where=name)
+            shown = network.bands.shown(image)
+            outcome = Outcome(index, name, shown, target, labels, run.match.palette)
+            run.add(outcome, sample, network.logits_stride)
+            yield outcome
 
 
 def _added_in_jobs(jobs: int, held: tuple[Any, ...], run: _Run) -> Iterator[Outcome]:
@@ -236,29 +255,6 @@ def _evaluated(index: int) -> tuple[Outcome, _Run]:
     run = _Run(*of)
     (outcome,) = _added(network, dataset, views, run, range(index, index + 1))
     return outcome, run
-
-
-def _outcomes(
-    network: Network, dataset: "Dataset", views: Views, run: _Run, indices: range
-) -> Iterator[tuple[Outcome, NDArray[np.float32]]]:
-    """Yields the result of each picture; a thread reads the next picture meanwhile."""
-    names = getattr(dataset, "names", None)
-    with ThreadPoolExecutor(1) as reader:
-        following = reader.submit(dataset.__getitem__, indices[0])
-        for index in indices:
-            name = names[index] if names else f"picture {index}"
-            with run.timed("waiting"):
-                image, target = following.result()
-            if index + 1 in indices:
-                following = reader.submit(dataset.__getitem__, index + 1)
-            if target.shape != image.shape[:2]:
-                raise other_size(image.shape[:2], target.shape, name)
-            if run.match.values is not None:
-                target = run.match.values[target]
-            with run.timed("network"):
-                labels, sample = segment(network, image, views, where=name)
-            shown = network.bands.shown(image)
-            yield Outcome(index, name, shown, target, labels, run.match.palette), sample
 
 
 def _check_channels(network: Network, dataset: "Dataset") -> None:

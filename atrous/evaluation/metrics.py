@@ -129,7 +129,7 @@ def iou(
     correct: NDArray[np.number], true: NDArray[np.number], predicted: NDArray[np.number]
 ) -> NDArray[np.float64]:
     """Returns intersection over union from pixel counts; NaN where the union is empty."""
-    return _ratio(correct, true + predicted - correct)
+    return ratio(correct, true + predicted - correct)
 
 
 def mean_iou(counts: NDArray[np.number]) -> float:
@@ -151,12 +151,12 @@ def mean_over_present(values: NDArray[np.float64], classes: Sequence[int] | None
 
 def class_accuracy(counts: NDArray[np.number]) -> NDArray[np.float64]:
     """Returns the share of each class's pixels that were found (recall): (K,)."""
-    return _ratio(np.diagonal(counts), counts.sum(1))
+    return ratio(np.diagonal(counts), counts.sum(1))
 
 
 def pixel_accuracy(counts: NDArray[np.number]) -> float:
     """Returns the share of labelled pixels that are right; NaN without any."""
-    return float(_ratio(np.trace(counts), counts.sum()))
+    return float(ratio(np.trace(counts), counts.sum()))
 
 
 def frequency_weighted_iou(counts: NDArray[np.number]) -> float:
@@ -176,13 +176,14 @@ def of_two_classes(counts: NDArray[np.number], target: int) -> dict[str, float]:
     """
     correct, true, predicted = counts[target, target], counts[target].sum(), counts[:, target].sum()
     return {
-        "dice": float(_ratio(2 * correct, true + predicted)),
-        "precision": float(_ratio(correct, predicted)),
-        "recall": float(_ratio(correct, true)),
+        "dice": float(ratio(2 * correct, true + predicted)),
+        "precision": float(ratio(correct, predicted)),
+        "recall": float(ratio(correct, true)),
     }
 
 
-def _ratio(part: NDArray[np.number], whole: NDArray[np.number]) -> NDArray[np.float64]:
+def ratio(part: NDArray[np.number], whole: NDArray[np.number]) -> NDArray[np.float64]:
+    """Returns part / whole; NaN where the whole is zero."""
     part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
     undefined = np.full(np.broadcast(part, whole).shape, np.nan)
     return np.divide(part, whole, out=undefined, where=whole != 0)

@@ -28,7 +28,6 @@ class Network(Protocol):
 
     def __call__(self, image: Tensor) -> Tensor:
         """Maps (C, H, W) to coarse logits (K, h, w), float32 on the CPU or the GPU."""
-        ...
 
 
 class TorchNetwork:

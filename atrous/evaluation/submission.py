@@ -115,9 +115,8 @@ def _write_voc(results: Iterable[Result], path: Path) -> None:
 
 def _write_cityscapes(results: Iterable[Result], path: Path) -> None:
     """Writes grey masks of raw ids; names start with CITY_SEQUENCE_FRAME for the server."""
-    with zipfile.ZipFile(
-        path, "w", zipfile.ZIP_STORED
-    ) as archive:  # PNG files are compressed already
+    # PNG files are compressed already.
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, labels in results:
             mask = Image.fromarray(cityscapes.submission(labels.astype(np.uint8)))
             archive.writestr(f"{name.removesuffix('_leftImg8bit')}.png", _png(mask))

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.errors import DataError
-from atrous.evaluation.metrics import Counts, Labels, iou, mean_over_present
+from atrous.evaluation.metrics import Counts, Labels, iou, mean_over_present, ratio
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -40,9 +40,7 @@ def mean_iou_resamples(
     sums = draws.astype(np.float64) @ chosen.reshape(n, 3 * k)  # exact below 2**53
     correct, true, predicted = sums.reshape(resamples, 3, k).transpose(1, 0, 2)
     values = iou(correct, true, predicted)
-    present = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):
-        return np.where(present, values, 0).sum(1) / present.sum(1)
+    return ratio(np.nansum(values, axis=1), (~np.isnan(values)).sum(1))
 
 
 def interval(samples: NDArray[np.float64]) -> tuple[float, float]:
@@ -125,17 +123,13 @@ class Reliability:
     @property
     def accuracy(self) -> NDArray[np.float64]:
         """Share of right pixels by bin, (15,); NaN in an empty one."""
-        with np.errstate(invalid="ignore"):
-            return self._right / self.pixels
+        return ratio(self._right, self.pixels)
 
     @property
     def confidence(self) -> NDArray[np.float64]:
         """Mean confidence by bin, (15,); NaN in an empty one."""
-        with np.errstate(invalid="ignore"):
-            return self._confidence / self.pixels
+        return ratio(self._confidence, self.pixels)
 
     def expected_calibration_error(self) -> float:
         """Returns the mean gap between confidence and accuracy over pixels; NaN without pixels."""
-        if not self.pixels.any():
-            return float("nan")
-        return float(np.abs(self._right - self._confidence).sum() / self.pixels.sum())
+        return float(ratio(np.abs(self._right - self._confidence).sum(), self.pixels.sum()))

@@ -328,10 +328,7 @@ def atomic(path: str | Path, *, new: bool = False, folder: bool = False) -> Iter
 
 def write(path: Path, data: bytes, *, new: bool = False) -> None:
     """Writes a file whole or not at all; the arguments are those of `atomic`."""
-    if is_address(path):
-        put(path, data, new=new)
-        return
-    with atomic(path) as temporary:
+    with atomic(path, new=new) as temporary:
         temporary.write_bytes(data)
 
 

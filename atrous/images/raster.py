@@ -7,6 +7,7 @@ window at a time. Without it, files of one band or of 8-bit RGB and RGBA are rea
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -181,11 +182,7 @@ def place_of(path: Path) -> Place | None:
 
 def has_rasterio() -> bool:
     """Returns whether rasterio is installed."""
-    try:
-        import rasterio  # noqa: F401
-    except ModuleNotFoundError:
-        return False
-    return True
+    return find_spec("rasterio") is not None
 
 
 def _is_tiff(source: Path | IO[bytes]) -> bool:

@@ -49,21 +49,17 @@ class Windows(Protocol):
     @property
     def size(self) -> tuple[int, int]:
         """Height and width."""
-        ...
 
     @property
     def bytes_held(self) -> int:
         """The most memory that reading takes."""
-        ...
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Decisions of the conversion to RGB; see `to_rgb`."""
-        ...
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
         """Returns a window inside the picture, (height, width, C); of RGB 8 bits."""
-        ...
 
 
 class _Block(NamedTuple):

@@ -39,7 +39,7 @@ def streets(tmp_path_factory):
     for i, size in enumerate(((48, 96), (48, 96), (40, 77))):
         blocks = rng.choice([*raw_ids, 0, 3, 4, 9, 14], (7, 9))
         mask = np.kron(blocks, np.ones((8, 11), int))[: size[0], : size[1]].astype(np.uint8)
-        by_raw = {label.raw_id: label.train_id for label in CITYSCAPES_LABELS}
+        by_raw = {label.raw_id: k for k, label in enumerate(CITYSCAPES_LABELS)}
         train = np.vectorize(lambda v, table=by_raw: table.get(v, 5))(mask)
         wrong = np.kron(rng.integers(0, 18, (12, 20)), np.ones((4, 5), int))
         wrong = wrong[: size[0], : size[1]]

@@ -1,15 +1,14 @@
 """Checks of pictures with their own channels: normalisation, and their places on the ground."""
 
 from collections.abc import Iterator
-from functools import reduce
 
 import numpy as np
 
 from atrous.data.doctor.duplicates import split_pairs
-from atrous.data.doctor.findings import Finding
+from atrous.data.doctor.findings import Finding, about_files
 from atrous.data.doctor.measure import Ground
 from atrous.data.doctor.survey import Survey
-from atrous.data.normalisation import Sums
+from atrous.data.normalisation import normalisation_of
 from atrous.errors import AtrousError
 
 
@@ -19,11 +18,11 @@ def check_normalisation(survey: Survey) -> Iterator[Finding]:
     if bands.plain or bands.mean or not survey.splits:
         return
     split = "train" if "train" in survey.splits else next(iter(survey.splits))
-    sums = [m.sums for m in survey.of(split) if m.sums]
+    sums = [m.sums for m in survey.of(split) if m.sums is not None]
     if not sums:
         return
     try:
-        mean, std = reduce(Sums.plus, sums).normalisation()
+        mean, std = normalisation_of(sums)
     except AtrousError as error:
         yield Finding("error", error.code, error.what, error.fix)
         return
@@ -38,24 +37,19 @@ def check_ground(survey: Survey) -> Iterator[Finding]:
     placed = {
         split: [(m.name, m.ground) for m in survey.of(split) if m.ground] for split in survey.splits
     }
-    kinds = sorted(
-        {
-            (g.crs, f"{g.pixel[0]:.6g} x {g.pixel[1]:.6g}")
-            for part in placed.values()
-            for _, g in part
-        }
-    )
-    if kinds:
-        shown = "; ".join(f"{pixel} map units a pixel in {crs}" for crs, pixel in kinds)
-        level, code = ("note", "N-DATA-GROUND") if len(kinds) == 1 else ("warning", "W-DATA-GROUND")
-        fix = "" if len(kinds) == 1 else "resample all pictures to one resolution: gdalwarp -tr"
-        yield Finding(level, code, f"on the ground: {shown}", fix)  # type: ignore[arg-type]
+    grounds = [ground for part in placed.values() for _, ground in part]
+    kinds = sorted({(g.crs, f"{g.pixel[0]:.6g} x {g.pixel[1]:.6g}") for g in grounds})
+    what = "on the ground: " + "; ".join(f"{px} map units a pixel in {crs}" for crs, px in kinds)
+    if len(kinds) == 1:
+        yield Finding("note", "N-DATA-GROUND", what)
+    elif kinds:
+        fix = "resample all pictures to one resolution: gdalwarp -tr"
+        yield Finding("warning", "W-DATA-GROUND", what, fix)
     for one, other in split_pairs(survey.splits):
-        pairs = tuple(f"{a} = {b}" for a, b in _overlaps(placed[one], placed[other]))
-        if pairs:
-            what = f"pictures of {other} that overlap some of {one} on the ground: {len(pairs)}"
-            fix = f"scores on {other} will be too high: divide the splits by region"
-            yield Finding("warning", "W-DATA-GROUND-LEAK", what, fix, pairs)
+        pairs = (f"{a} = {b}" for a, b in _overlaps(placed[one], placed[other]))
+        what = f"pictures of {other} that overlap some of {one} on the ground"
+        fix = f"scores on {other} will be too high: divide the splits by region"
+        yield from about_files(pairs, "warning", "W-DATA-GROUND-LEAK", what, fix)
 
 
 def _overlaps(

@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +17,7 @@ _FLAT = 4.0  # grey levels of standard deviation below which a thumbnail is too 
 _BANDS = 8  # the signature has eight parts of 16 bits; pictures with an equal part are compared
 
 
-class Pair(NamedTuple):
-    """Two samples, by index."""
-
-    first: int
-    second: int
+Pair = tuple[int, int]  # two samples, by index
 
 
 def same_files(measurements: Sequence[Measurement], among: Iterable[int]) -> list[list[int]]:
@@ -39,39 +34,37 @@ def shared_files(
 ) -> list[Pair]:
     """Returns a pair of samples for each picture file that two splits share."""
     known = {measurements[i].digest: i for i in one if measurements[i].digest}
-    return [Pair(known[digest], i) for i in other if (digest := measurements[i].digest) in known]
+    return [(known[digest], i) for i in other if (digest := measurements[i].digest) in known]
 
 
 def near_pairs(
     measurements: Sequence[Measurement], one: Sequence[int], other: Sequence[int]
 ) -> Iterator[Pair]:
     """Yields pairs of samples of two splits that look alike without being the same file."""
-    ours, theirs = _thumbnails(measurements, one), _thumbnails(measurements, other)
+    (samples, pixels), (others, their_pixels) = (_thumbnails(measurements, s) for s in (one, other))
     buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for row, signature in enumerate(_signatures(ours.pixels)):
+    for row, signature in enumerate(_signatures(pixels)):
         for band, bits in enumerate(signature.tolist()):
             buckets[band, bits].append(row)
-    for row, signature in enumerate(_signatures(theirs.pixels)):
+    for row, signature in enumerate(_signatures(their_pixels)):
         near = {r for band, bits in enumerate(signature.tolist()) for r in buckets[band, bits]}
         rows = sorted(near)
-        distances = np.abs(ours.pixels[rows] - theirs.pixels[row]).mean(axis=1)
+        distances = np.abs(pixels[rows] - their_pixels[row]).mean(axis=1)
         for candidate in np.flatnonzero(distances <= _NEAR):
-            first, second = ours.samples[rows[candidate]], theirs.samples[row]
+            first, second = samples[rows[candidate]], others[row]
             if measurements[first].digest != measurements[second].digest:
-                yield Pair(first, second)
+                yield first, second
 
 
-class _Thumbnails(NamedTuple):
-    samples: list[int]
-    pixels: NDArray[np.int16]  # (N, THUMBNAIL ** 2)
-
-
-def _thumbnails(measurements: Sequence[Measurement], among: Sequence[int]) -> _Thumbnails:
+def _thumbnails(
+    measurements: Sequence[Measurement], among: Sequence[int]
+) -> tuple[list[int], NDArray[np.int16]]:
+    """Returns the samples whose thumbnails are not flat, and these thumbnails (N, 256)."""
     known = [i for i in among if measurements[i].thumbnail]
     joined = b"".join(measurements[i].thumbnail for i in known)
     pixels = np.frombuffer(joined, dtype=np.uint8).reshape(-1, THUMBNAIL**2).astype(np.int16)
     telling = np.flatnonzero(pixels.std(axis=1) >= _FLAT) if len(known) else np.array([], int)
-    return _Thumbnails([known[i] for i in telling], pixels[telling])
+    return [known[i] for i in telling], pixels[telling]
 
 
 def _signatures(pixels: NDArray[np.int16]) -> NDArray[np.uint16]:

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from atrous.data.doctor.duplicates import near_pairs, same_files, shared_files, split_pairs
-from atrous.data.doctor.findings import Finding, Level
+from atrous.data.doctor.findings import Finding, Level, about_files
 from atrous.data.doctor.survey import Survey
 
 _TINY = 64  # pixels of the shorter side
@@ -27,9 +27,9 @@ def check_splits(survey: Survey) -> Iterator[Finding]:
 
 
 _PARTNERS = {
-    "E-DATA-UNLABELLED": "pictures of {split} without annotation: {count}",
-    "E-DATA-NO-PICTURE": "annotations of {split} without picture: {count}",
-    "E-DATA-TWICE": "files of {split} with the name of another: {count}",
+    "E-DATA-UNLABELLED": "pictures of {} without annotation",
+    "E-DATA-NO-PICTURE": "annotations of {} without picture",
+    "E-DATA-TWICE": "files of {} with the name of another",
 }
 
 
@@ -37,10 +37,9 @@ def check_pairs(survey: Survey) -> Iterator[Finding]:
     """Finds pictures and annotations without a partner, or with several."""
     for split, problems in survey.problems.items():
         for code, what in _PARTNERS.items():
-            where = tuple(f"{p.where}: {p.what}" for p in problems if p.code == code)
-            if where:
-                fix = "add the missing files or remove these; --allow-unlabelled leaves these out"
-                yield Finding("error", code, what.format(count=len(where), split=split), fix, where)
+            where = (f"{p.where}: {p.what}" for p in problems if p.code == code)
+            fix = "add the missing files or remove these; --allow-unlabelled leaves these out"
+            yield from about_files(where, "error", code, what.format(split), fix)
 
 
 def check_readable(survey: Survey) -> Iterator[Finding]:
@@ -59,12 +58,12 @@ def check_readable(survey: Survey) -> Iterator[Finding]:
 def check_duplicates(survey: Survey) -> Iterator[Finding]:
     """Finds pictures that a split holds twice, or that two splits share and must not share."""
     measurements = survey.measurements
+    pictures = [m.picture for m in measurements]
     for split, indices in survey.splits.items():
         groups = same_files(measurements, dict.fromkeys(indices))
-        if groups:
-            where = tuple(" = ".join(measurements[i].picture for i in group) for group in groups)
-            what = f"pictures that are in {split} more than once: {len(groups)}"
-            yield Finding("warning", "W-DATA-DUPLICATE", what, "keep one copy of each", where)
+        where = (" = ".join(pictures[i] for i in group) for group in groups)
+        what = f"pictures that are in {split} more than once"
+        yield from about_files(where, "warning", "W-DATA-DUPLICATE", what, "keep one copy of each")
     for one, other in split_pairs(survey.splits):
         ours, theirs = survey.splits[one], survey.splits[other]
         for found, code, how in (
@@ -72,30 +71,26 @@ def check_duplicates(survey: Survey) -> Iterator[Finding]:
             (list(near_pairs(measurements, ours, theirs)), "W-DATA-NEAR-LEAK", "nearly the same"),
         ):
             if found:
-                where = tuple(
-                    f"{measurements[a].picture} = {measurements[b].picture}" for a, b in found
-                )
-                count = len({pair.second for pair in found})
+                pairs = tuple(f"{pictures[a]} = {pictures[b]}" for a, b in found)
+                count = len({second for _, second in found})
                 what = f"pictures of {other} that are in {one} too ({how}): {count}"
                 fix = (
                     f"scores on {other} will be too high: remove the pictures from {one} or {other}"
                 )
-                yield Finding("warning", code, what, fix, where)
+                yield Finding("warning", code, what, fix, pairs)
 
 
 def check_sizes(survey: Survey) -> Iterator[Finding]:
     """Finds pictures that are too small to learn from, or large enough to slow training down."""
     sized = [(m.picture, m.size) for m in survey.measurements if m.size]
-    tiny = tuple(f"{path}: {h}x{w}" for path, (h, w) in sized if min(h, w) < _TINY)
-    huge = tuple(f"{path}: {h}x{w}" for path, (h, w) in sized if h * w > _HUGE)
-    if tiny:
-        what = f"pictures less than {_TINY} pixels high or wide: {len(tiny)}"
-        fix = "at output stride 16 they shrink to four features a side; leave these pictures out"
-        yield Finding("warning", "W-DATA-TINY", what, fix, tiny)
-    if huge:
-        what = f"pictures of more than {_HUGE // 1_000_000} million pixels: {len(huge)}"
-        fix = "cut them into tiles: every crop decodes the whole picture"
-        yield Finding("warning", "W-DATA-HUGE", what, fix, huge)
+    tiny = (f"{path}: {h}x{w}" for path, (h, w) in sized if min(h, w) < _TINY)
+    what = f"pictures less than {_TINY} pixels high or wide"
+    fix = "at output stride 16 they shrink to four features a side; leave these pictures out"
+    yield from about_files(tiny, "warning", "W-DATA-TINY", what, fix)
+    huge = (f"{path}: {h}x{w}" for path, (h, w) in sized if h * w > _HUGE)
+    what = f"pictures of more than {_HUGE // 1_000_000} million pixels"
+    fix = "cut them into tiles: every crop decodes the whole picture"
+    yield from about_files(huge, "warning", "W-DATA-HUGE", what, fix)
 
 
 def check_formats(survey: Survey) -> Iterator[Finding]:
@@ -107,7 +102,6 @@ def check_formats(survey: Survey) -> Iterator[Finding]:
         named = ", ".join(f"{count} {name}" for name, count in sorted(unprotected.items()))
         what = f"files without checksums, in which a flipped bit may go unnoticed: {named}"
         yield Finding("note", "N-DATA-UNPROTECTED", what)
-    turned = tuple(m.picture for m in survey.measurements if m.turned)
-    if turned:
-        what = f"pictures turned by EXIF, whose annotations must be upright: {len(turned)}"
-        yield Finding("note", "N-DATA-TURNED", what, where=turned)
+    turned = (m.picture for m in survey.measurements if m.turned)
+    what = "pictures turned by EXIF, whose annotations must be upright"
+    yield from about_files(turned, "note", "N-DATA-TURNED", what)

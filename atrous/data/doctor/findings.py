@@ -1,5 +1,6 @@
 """A finding: one statement of the doctor about a data set."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,3 +39,12 @@ class Finding:
         where = self.where[0] if self.where else data
         fix = f"{self.fix}\n{self.proposal}" if self.proposal else self.fix
         return DataError(self.code, self.what, where=where, fix=fix)
+
+
+def about_files(
+    where: Iterable[str], level: Level, code: str, what: str, fix: str = ""
+) -> Iterator[Finding]:
+    """Yields a finding that ends with the number of its files; nothing if there are no files."""
+    files = tuple(where)
+    if files:
+        yield Finding(level, code, f"{what}: {len(files)}", fix, files)

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
 
 from atrous.classes import Color, unlabelled
-from atrous.data.doctor.findings import Finding
+from atrous.data.doctor.findings import Finding, about_files
 from atrous.data.doctor.proposals import Reading, known_palette, mapping_yaml, readings
 from atrous.data.doctor.survey import Survey
 from atrous.errors import listed
@@ -109,31 +109,27 @@ def check_palettes(survey: Survey) -> Iterator[Finding]:
     for measurement in survey.measurements:
         for value, color in measurement.colors.items():
             colors[value][color] += 1
-    unclear = {value: found for value, found in colors.items() if len(found) > 1}
-    if unclear:
-        where = tuple(
-            f"index {value}: {', '.join(f'{c} in {n} masks' for c, n in found.most_common(5))}"
-            for value, found in sorted(unclear.items())
-        )
-        what = f"indices that have different colours in different masks: {len(unclear)}"
-        fix = (
-            "each mask was saved with its own palette, so an index means another class in each: "
-            "export the masks again in colour or with one palette"
-        )
-        yield Finding("error", "E-MASK-PALETTES", what, fix, where)
+    where = (
+        f"index {value}: {', '.join(f'{c} in {n} masks' for c, n in found.most_common(5))}"
+        for value, found in sorted(colors.items())
+        if len(found) > 1
+    )
+    what = "indices that have different colours in different masks"
+    fix = "each mask was saved with its own palette, so an index means another class in each: "
+    fix += "export the masks again in colour or with one palette"
+    return about_files(where, "error", "E-MASK-PALETTES", what, fix)
 
 
 def check_edges(survey: Survey) -> Iterator[Finding]:
     """Finds masks whose edges were interpolated or smoothed."""
-    where = tuple(
+    where = (
         f"{m.annotation}: {m.blended} of {m.edges} changes along its rows"
         for m in survey.measurements
         if m.blended > _MOST_BLENDED * m.edges and m.blended > 20
     )
-    if where:
-        what = f"masks with blended edges, which pass through values in between: {len(where)}"
-        fix = "these masks were resized or smoothed like photographs; resize with nearest neighbour"
-        yield Finding("error", "E-MASK-BLENDED", what, fix, where)
+    what = "masks with blended edges, which pass through values in between"
+    fix = "these masks were resized or smoothed like photographs; resize with nearest neighbour"
+    return about_files(where, "error", "E-MASK-BLENDED", what, fix)
 
 
 def check_void(survey: Survey) -> Iterator[Finding]:
@@ -146,16 +142,10 @@ def check_void(survey: Survey) -> Iterator[Finding]:
             what = f"{share:.0%} of the pixels of {split} are unlabelled"
             fix = "check whether 255 means unlabelled in these masks"
             yield Finding("warning", "W-DATA-VOID", what, fix)
-    empty = tuple(m.annotation for m in survey.measurements if set(m.counts) == {ignore})
-    if empty:
-        what = f"pictures without a labelled pixel: {len(empty)}"
-        yield Finding(
-            "warning",
-            "W-DATA-ALL-VOID",
-            what,
-            "leave these pictures out: training learns nothing from them",
-            empty,
-        )
+    empty = (m.annotation for m in survey.measurements if set(m.counts) == {ignore})
+    what = "pictures without a labelled pixel"
+    fix = "leave these pictures out: training learns nothing from them"
+    yield from about_files(empty, "warning", "W-DATA-ALL-VOID", what, fix)
 
 
 def check_classes(survey: Survey) -> Iterator[Finding]:
@@ -175,8 +165,7 @@ def check_classes(survey: Survey) -> Iterator[Finding]:
 
 def check_outlines(survey: Survey) -> Iterator[Finding]:
     """Finds outlines that cross themselves: tools disagree on what is inside of them."""
-    where = tuple(shape for m in survey.measurements for shape in m.crossings)
-    if where:
-        what = f"outlines that cross themselves: {len(where)}"
-        fix = "they are filled by the even-odd rule; correct the outlines if another area is meant"
-        yield Finding("warning", "W-SHAPE-CROSSING", what, fix, where)
+    where = (shape for m in survey.measurements for shape in m.crossings)
+    what = "outlines that cross themselves"
+    fix = "they are filled by the even-odd rule; correct the outlines if another area is meant"
+    return about_files(where, "warning", "W-SHAPE-CROSSING", what, fix)

@@ -26,9 +26,10 @@ from atrous.data.masks.targets import MaskReader, ShapeReader
 from atrous.data.normalisation import Sums, sums_of
 from atrous.errors import AtrousError
 from atrous.images.bands import PLAIN, Bands
-from atrous.images.decode import open_image, orientation_of, upright
+from atrous.images.decode import check_file, decoding, open_image, orientation_of, upright
 from atrous.images.raster import place_of
 from atrous.images.rgb import to_rgb
+from atrous.images.stores import Named
 from atrous.images.tars import Member, opened
 
 THUMBNAIL = 16  # pixels a side, of the grey copy near duplicates are found by
@@ -74,17 +75,16 @@ class Measurement:
 def measure(sample: Item, read_target: ReadTarget, bands: Bands = PLAIN) -> Measurement:
     """Reads a sample as training would, and returns its measurements. Errors are among them."""
     result = Measurement(sample.name, str(sample.image), str(sample.annotation))
-    troubles: list[AtrousError] = []
     as_plain = bands.plain and sample.window is None
     picture_of = _look_at_picture if as_plain else partial(_look_at_channels, bands=bands)
     for look in (picture_of, _look_at_annotation):
         try:
             look(sample, read_target, result)
         except AtrousError as error:
-            troubles.append(error)
+            result.troubles += (error,)
         except MemoryError:
-            troubles.append(AtrousError("E-DATA-MEMORY", "not enough memory", where=sample.image))
-    result.troubles = tuple(troubles)
+            shortage = AtrousError("E-DATA-MEMORY", "not enough memory", where=sample.image)
+            result.troubles += (shortage,)
     return result
 
 
@@ -93,8 +93,7 @@ def _look_at_picture(sample: Item, read_target: ReadTarget, result: Measurement)
     data = stream.getvalue()
     result.digest = hashlib.sha256(data).digest()
     if coarse := without_refinements(data):
-        stream, name = BytesIO(coarse), stream.name
-        stream.name = name
+        stream = Named(coarse, str(sample.image))
     # PNG is the only format with checksums.
     with open_image(stream, checksums=data[:8] == _PNG, decode=False) as image:
         width, height = image.size
@@ -150,16 +149,9 @@ def _stream(path: Path | Member) -> BytesIO:
     """Returns a file's bytes as a stream that knows its name."""
     if isinstance(path, Member):
         return path.read()
-    try:
-        stream = BytesIO(path.read_bytes())
-    except OSError as error:
-        with open_image(path):  # raises a more exact error for common causes
-            raise AtrousError("E-FILE-READ", str(error.strerror), where=path) from None
-    if not stream.getbuffer().nbytes:
-        with open_image(path):
-            pass
-    stream.name = str(path)
-    return stream
+    with decoding(path):
+        check_file(path)
+        return Named(path.read_bytes(), str(path))
 
 
 def _look_at_annotation(sample: Item, read_target: ReadTarget, result: Measurement) -> None:
@@ -184,11 +176,17 @@ def _look_at_annotation(sample: Item, read_target: ReadTarget, result: Measureme
 
 def _of_mask(sample: Item, reader: MaskReader, result: Measurement) -> tuple[int, ...]:
     mask = _read_mask(sample, reader, result)
-    _note_mask(mask, result)
-    values = np.array(
-        [list(result.values)], dtype=mask.labels.dtype
-    )  # mapping one pixel of each value is enough
-    indices = reader.target(mask._replace(labels=values), result.annotation)
+    result.mask = f"{mask.format} {mask.mode}"
+    values, lengths = runs(mask.labels)
+    result.values = _totals(values, lengths)
+    result.colors = {v: mask.palette[v] for v in result.values if v < len(mask.palette)}
+    step = np.sign(np.diff(values.astype(np.int32)))
+    between = (step[1:] == step[:-1]) & (lengths[1:-1] <= 2)
+    result.edges = len(step)
+    result.blended = int(np.count_nonzero(between))
+    # It is enough to map one pixel of each value.
+    once = np.array([list(result.values)], dtype=mask.labels.dtype)
+    indices = reader.target(mask._replace(labels=once), result.annotation)
     for index, pixels in zip(indices[0].tolist(), result.values.values(), strict=True):
         result.counts[index] = result.counts.get(index, 0) + pixels
     return mask.labels.shape
@@ -206,27 +204,11 @@ def _read_mask(sample: Item, reader: MaskReader, result: Measurement) -> Mask:
         return reader.read(stream)
     except AtrousError as error:
         if error.code == "E-MASK-COLOR":
-            result.unknown_colors = _colors_of(stream)
+            stream.seek(0)
+            with open_image(stream) as image:
+                counted = count_colors(np.asarray(image.convert("RGB")))
+            result.unknown_colors = dict(counted.most_common(_MOST_COLORS))
         raise
-
-
-def _colors_of(stream: BytesIO) -> dict[Color, int]:
-    stream.seek(0)
-    with open_image(stream) as image:
-        counted = count_colors(np.asarray(image.convert("RGB")))
-    return dict(counted.most_common(_MOST_COLORS))
-
-
-def _note_mask(mask: Mask, result: Measurement) -> None:
-    result.mask = f"{mask.format} {mask.mode}"
-    values, lengths = runs(mask.labels)
-    result.values = _totals(values, lengths)
-    result.colors = {v: mask.palette[v] for v in result.values if v < len(mask.palette)}
-    signed = values.astype(np.int32)
-    step = np.sign(np.diff(signed))
-    between = (step[1:] == step[:-1]) & (lengths[1:-1] <= 2)
-    result.edges = len(step)
-    result.blended = int(np.count_nonzero(between))
 
 
 def runs(labels: Target) -> tuple[Target, NDArray[np.int64]]:

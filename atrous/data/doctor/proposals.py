@@ -59,51 +59,32 @@ def readings(values: Mapping[int, int], num_classes: int) -> list[Reading]:
     """
     ignore = unlabelled(num_classes)
     present = {value for value, pixels in values.items() if pixels and value != ignore}
-    kinds = (_raw_cityscapes, _from_one, _void_is_last, _spread)
-    found = [reading for kind in kinds if (reading := kind(present, num_classes)) is not None]
+    highest = max(present, default=0)
+    found = []
+    if num_classes == len(CITYSCAPES.classes) <= highest and present <= CITYSCAPES_MAPPING.keys():
+        because = "these are Cityscapes' raw ids, and the classes train ids"
+        found.append(Reading(CITYSCAPES_MAPPING, because))
+    if highest == num_classes:
+        sure = 0 not in present or num_classes == len(ADE20K.classes)
+        because = "the classes are counted from 1" + ("" if sure else ", if 0 means unlabelled")
+        found.append(Reading({0: None} | {i + 1: i for i in range(num_classes)}, because))
+        if 0 in present:
+            because = f"{num_classes} comes after the last class: right if it means unlabelled"
+            found.append(Reading({num_classes: None}, because))
+    if len(present) == num_classes < highest:
+        because = "as many values as classes: right if both are in the same order"
+        found.append(Reading({value: i for i, value in enumerate(sorted(present))}, because))
     if present == {0} and values.get(ignore):
         found.append(Reading({0: 0, ignore: 1}, f"0 and {ignore} only: background and foreground"))
     return found
-
-
-def _raw_cityscapes(present: set[int], num_classes: int) -> Reading | None:
-    if num_classes != len(CITYSCAPES.classes) or max(present, default=0) < num_classes:
-        return None
-    if not present <= CITYSCAPES_MAPPING.keys():
-        return None
-    return Reading(CITYSCAPES_MAPPING, "these are Cityscapes' raw ids, and the classes train ids")
-
-
-def _from_one(present: set[int], num_classes: int) -> Reading | None:
-    if num_classes not in present or max(present) > num_classes:
-        return None
-    mapping: dict[int, int | None] = {0: None} | {i + 1: i for i in range(num_classes)}
-    if 0 not in present or num_classes == len(ADE20K.classes):
-        return Reading(mapping, "the classes are counted from 1")
-    return Reading(mapping, "the classes are counted from 1, if 0 means unlabelled")
-
-
-def _void_is_last(present: set[int], num_classes: int) -> Reading | None:
-    if not {0, num_classes} <= present or max(present) > num_classes:
-        return None
-    because = f"{num_classes} comes after the last class: right if it means unlabelled"
-    return Reading({num_classes: None}, because)
-
-
-def _spread(present: set[int], num_classes: int) -> Reading | None:
-    if len(present) != num_classes or max(present) <= num_classes:
-        return None
-    mapping = {value: index for index, value in enumerate(sorted(present))}
-    return Reading(mapping, "as many values as classes: right if both are in the same order")
 
 
 def known_palette(colors: Collection[Color]) -> ClassTable | None:
     """Returns the published table whose colours these are, void aside; None if there is none."""
     for table in _PALETTES:
         others = [color for color in colors if color not in table.palette]
-        if (
-            len(others) <= 1 < len(colors)
-        ):  # the masks may hold one more colour for unlabelled pixels
+        # The masks may hold one more colour, for unlabelled pixels.
+        if len(others) <= 1 < len(colors):
             return table
     return None
 

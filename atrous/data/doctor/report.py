@@ -1,18 +1,16 @@
 """The doctor's report: one self-contained HTML file, and a table of all samples."""
 
-import base64
 import csv
-import io
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from atrous.data.contact_sheet import Tile
 from atrous.data.doctor.diagnosis import Diagnosis
 from atrous.data.doctor.measure import Measurement
-from atrous.data.html_page import write_page
+from atrous.data.html_page import jpeg, write_page
 from atrous.errors import printable
 from atrous.images.decode import atomic
 from atrous.predict.overlay import display_colors
@@ -70,7 +68,7 @@ def write_html(diagnosis: Diagnosis, samples: Mapping[str, Sequence[Tile]], path
     write_page(
         "atrous.data.doctor",
         path,
-        {"shown": printable, "jpeg": _jpeg},
+        {"shown": printable, "jpeg": partial(jpeg, quality=80)},
         diagnosis=diagnosis,
         survey=survey,
         name=printable(survey.root.resolve().name),
@@ -89,9 +87,3 @@ def _sizes(diagnosis: Diagnosis, split: str) -> list[str]:
     sizes = sorted((m.size for m in diagnosis.survey.of(split) if m.size), key=np.prod)
     places = (0, len(sizes) // 2, -1)
     return [f"{sizes[i][0]} x {sizes[i][1]}" for i in places] if sizes else ["n/a"] * 3
-
-
-def _jpeg(image: Image.Image) -> str:
-    stream = io.BytesIO()
-    image.convert("RGB").save(stream, "JPEG", quality=80)
-    return base64.b64encode(stream.getvalue()).decode()

@@ -3,7 +3,7 @@
 import multiprocessing
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,8 +21,6 @@ from atrous.images.bands import PLAIN, Bands
 
 _CHUNK = 16  # samples a worker takes at a time
 _UNIONS = ("trainval", "all")  # unions of other splits; surveyed only if named
-
-Look = Callable[[Item], Measurement]
 
 
 @dataclass
@@ -95,7 +93,9 @@ def survey(
         result.splits[split] = [_number(item, samples) for item in dataset.items]
     unique = [sample for _, sample in samples.values()]
     look = partial(measure, read_target=layout.read_target, bands=result.bands)
-    result.measurements = _measure_all(unique, look, workers, on_progress)
+    for measurement in _measured(unique, look, workers or usable_processors()):
+        result.measurements.append(measurement)
+        on_progress(len(result.measurements), len(unique))
     return result
 
 
@@ -105,41 +105,18 @@ def _number(sample: Item, known: dict[tuple[str, str], tuple[int, Item]]) -> int
     return known.setdefault(key, (len(known), sample))[0]
 
 
-def _measure_all(
-    samples: Sequence[Item],
-    look: Look,
-    workers: int | None,
-    on_progress: Callable[[int, int], None],
-) -> list[Measurement]:
-    done: dict[int, list[Measurement]] = {}
-    finished = 0
-    for start, measured in _chunks(samples, look, workers or usable_processors()):
-        done[start] = measured
-        finished += len(measured)
-        on_progress(finished, len(samples))
-    return [measurement for start in sorted(done) for measurement in done[start]]
-
-
-def _chunks(
-    samples: Sequence[Item], look: Look, workers: int
-) -> Iterator[tuple[int, list[Measurement]]]:
-    starts = range(0, len(samples), _CHUNK)
-    _hold(samples, look)
-    if workers == 1 or len(starts) < 2:
-        yield from map(_measure_chunk, starts)
+def _measured(
+    samples: Sequence[Item], look: Callable[[Item], Measurement], workers: int
+) -> Iterator[Measurement]:
+    if workers == 1 or len(samples) <= _CHUNK:
+        yield from map(look, samples)
         return
     # Forking is fast and shares memory, but is safe only in a process with one thread.
     can_fork = "fork" in multiprocessing.get_all_start_methods() and threading.active_count() == 1
     context = multiprocessing.get_context("fork" if can_fork else "spawn")
-    with ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_hold, initargs=(samples, look)
-    ) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
         try:
-            futures: list[Future[tuple[int, list[Measurement]]]] = [
-                pool.submit(_measure_chunk, start) for start in starts
-            ]
-            for future in as_completed(futures):
-                yield future.result()
+            yield from pool.map(look, samples, chunksize=_CHUNK)
         except BrokenProcessPool:
             raise ResourceError(
                 "E-DATA-WORKER",
@@ -148,18 +125,3 @@ def _chunks(
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-_held: tuple[Sequence[Item], Look] | None = None
-
-
-def _hold(samples: Sequence[Item], look: Look) -> None:
-    """Stores the samples in this process, so that a task needs only a number."""
-    global _held
-    _held = samples, look
-
-
-def _measure_chunk(start: int) -> tuple[int, list[Measurement]]:
-    assert _held is not None
-    samples, look = _held
-    return start, [look(sample) for sample in samples[start : start + _CHUNK]]

@@ -20,7 +20,7 @@ LOOKS_FOR = "Cityscapes: leftImg8bit/SPLIT/CITY/ and gtFine/ or gtCoarse/ with *
 _RAW_IDS = 34  # 0..33; the licence plate, -1, is drawn in no mask
 
 MAPPING: dict[int, int | None] = dict.fromkeys(range(_RAW_IDS)) | {
-    label.raw_id: label.train_id for label in CITYSCAPES_LABELS
+    label.raw_id: train_id for train_id, label in enumerate(CITYSCAPES_LABELS)
 }
 
 
@@ -57,6 +57,5 @@ def submission(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     Unlabelled pixels, and values that are no train ids, become raw id 0.
     """
     table = np.zeros(256, dtype=np.uint8)
-    for label in CITYSCAPES_LABELS:
-        table[label.train_id] = label.raw_id
+    table[: len(CITYSCAPES_LABELS)] = [label.raw_id for label in CITYSCAPES_LABELS]
     return table[labels]

@@ -90,9 +90,13 @@ def _label_map(path: Path) -> ClassFile:
 
 
 def _class_dict(path: Path) -> ClassFile:
+    return _of_colors([(row[0].strip(), color_of(row[1:4])) for row in _table(path)], path)
+
+
+def _table(path: Path) -> list[list[str]]:
+    """Returns the rows below the header of a CSV file."""
     with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.reader(file))[1:]
-    return _of_colors([(row[0].strip(), color_of(row[1:4])) for row in rows if row], path)
+        return [row for row in list(csv.reader(file))[1:] if row]
 
 
 def _plain(name: str) -> str:
@@ -112,16 +116,11 @@ def _of_colors(rows: Sequence[tuple[str, Color]], path: Path) -> ClassFile:
 
 
 def _values(path: Path) -> ClassFile:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = [(_value(row[0]), row[1].strip()) for row in list(csv.reader(file))[1:] if row]
-    mapping: dict[int, int | None] = {}
-    names: list[str] = []
-    for value, name in sorted(rows):
-        if is_void(name):
-            mapping[value] = None
-        else:
-            mapping[value] = len(names)
-            names.append(_plain(name))
+    rows = sorted((_value(row[0]), row[1].strip()) for row in _table(path))
+    named = [(value, name) for value, name in rows if not is_void(name)]
+    mapping = dict.fromkeys(value for value, _ in rows)
+    mapping |= {value: index for index, (value, _) in enumerate(named)}
+    names = [_plain(name) for _, name in named]
     return ClassFile(class_table(path.name, names, where=path), mapping)
 
 

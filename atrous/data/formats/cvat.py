@@ -2,10 +2,9 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from atrous.data.formats.documents import check_size, invalid, once_per_file, re
 from atrous.data.formats.layout import Layout, class_table, shape_classes
 from atrous.data.formats.pairing import Listing, find_pictures, pick_described, split_name
 from atrous.data.formats.splits import divide
-from atrous.data.masks.shapes import Points, Region, Shape
+from atrous.data.masks.shapes import Points, Region, Shape, ellipse, rectangle
 from atrous.data.masks.targets import ShapeReader
 from atrous.errors import AtrousError, DataError
 from atrous.predict.rle import decode_runs
@@ -27,21 +26,15 @@ _COVERS_NOTHING = ("tag", "attribute", "points", "polyline", "skeleton")
 
 LOOKS_FOR = "CVAT for images 1.1: annotations.xml, or such a file itself, beside images/"
 
-_ELLIPSE_CORNERS = 64
 
-
-@dataclass(frozen=True)
-class _Picture:
+class _Picture(NamedTuple):
     name: str
     subset: str
     size: tuple[int, int]  # height, width
     elements: tuple["Element", ...]  # its shapes, lowest first
 
 
-@dataclass(frozen=True)
-class _CvatFile:
-    labels: tuple[tuple[str, Color | None], ...]
-    pictures: Mapping[str, _Picture]  # by subset and name
+_Content = tuple[list[tuple[str, Color | None]], dict[str, _Picture]]  # labels; by subset and name
 
 
 def recognise(path: Path) -> Layout | None:
@@ -49,15 +42,15 @@ def recognise(path: Path) -> Layout | None:
     document = path / "annotations.xml" if path.is_dir() else path
     if document.suffix.lower() != ".xml" or not document.is_file():
         return None
-    content = _read(document)
-    colors = {"background": (0, 0, 0), **dict(content.labels)}
-    names, index = shape_classes(["background", *(name for name, _ in content.labels)])
+    labels, pictures = _read(document)
+    colors = {"background": (0, 0, 0), **dict(labels)}
+    names, index = shape_classes(["background", *(name for name, _ in labels)])
     palette = [color for name in names if (color := colors.get(name)) is not None]
     table = class_table(
         "cvat", names, palette if len(palette) == len(names) else (), where=document
     )
     reader = ShapeReader(partial(_shapes, index=index), len(names), 0, "given")
-    subsets = sorted({picture.subset for picture in content.pictures.values()})
+    subsets = sorted({picture.subset for picture in pictures.values()})
     if len(subsets) < 2 and split_name("".join(subsets)) in ("", "default"):
         splits = divide(partial(_listed, document, "".join(subsets)), document.parent)
     else:
@@ -70,7 +63,7 @@ def recognise(path: Path) -> Layout | None:
 
 
 @once_per_file
-def _read(path: Path) -> _CvatFile:
+def _read(path: Path) -> _Content:
     root = read_xml(path)
     if root.tag != "annotations" or root.find("track") is not None:
         raise invalid(
@@ -78,11 +71,11 @@ def _read(path: Path) -> _CvatFile:
             path,
             "export the task as «CVAT for images 1.1»; the format for video holds tracks",
         )
-    labels = tuple(
+    labels = [
         (label.findtext("name", ""), _color(label.findtext("color", "")))
         for label in root.iterfind("meta//labels/label")
         if label.find("parent") is None  # CVAT lists the points of a skeleton as labels, too
-    )
+    ]
     pictures: dict[str, _Picture] = {}
     for image in root.iterfind("image"):
         name = read_field(image.attrib, "name", str, path, "<image>")
@@ -98,7 +91,7 @@ def _read(path: Path) -> _CvatFile:
                 fix="export each task on its own, or rename one of the two pictures",
             )
         pictures[key] = _Picture(name, subset, size, tuple(ordered))
-    return _CvatFile(labels, pictures)
+    return labels, pictures
 
 
 def _color(text: str) -> Color | None:
@@ -111,7 +104,7 @@ def _color(text: str) -> Color | None:
 
 def _listed(document: Path, subset: str) -> Listing:
     """Lists the pictures of a subset: in its own folder, or else where all pictures are."""
-    pictures = _read(document).pictures
+    _, pictures = _read(document)
     keys = {picture.name: key for key, picture in pictures.items() if picture.subset == subset}
     others = {picture.name for picture in pictures.values() if picture.subset != subset}
     root = document.parent
@@ -135,7 +128,8 @@ def _shapes(item: Item, size: tuple[int, int], *, index: Mapping[str, int]) -> l
         size: Height and width.
         index: Label -> value in the target.
     """
-    picture = _read(item.file).pictures[item.key]
+    _, pictures = _read(item.file)
+    picture = pictures[item.key]
     check_size(picture.size, size, item.key, item.file)
     return [
         _shape(element, f"image {item.key}, shape {i} ({element.tag})", item.file, index)
@@ -165,16 +159,13 @@ def _polygon(attributes: Mapping[str, str]) -> Points:
 
 
 def _box(attributes: Mapping[str, str]) -> Points:
-    left, top, right, bottom = (float(attributes[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
-    corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
+    corners = rectangle(*(float(attributes[key]) for key in ("xtl", "ytl", "xbr", "ybr")))
     return _turned(corners, float(attributes.get("rotation", "0")))
 
 
 def _ellipse(attributes: Mapping[str, str]) -> Points:
     x, y, rx, ry = (float(attributes[key]) for key in ("cx", "cy", "rx", "ry"))
-    angles = np.linspace(0, 2 * np.pi, _ELLIPSE_CORNERS, endpoint=False)
-    outline = np.stack([x + rx * np.cos(angles), y + ry * np.sin(angles)], axis=1)
-    return _turned(outline, float(attributes.get("rotation", "0")))
+    return _turned(ellipse((x, y), (rx, ry)), float(attributes.get("rotation", "0")))
 
 
 def _turned(outline: Points, degrees: float) -> Points:

@@ -3,10 +3,10 @@
 import base64
 import binascii
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path, PureWindowsPath
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +31,7 @@ from atrous.data.formats.pairing import (
     split_name,
 )
 from atrous.data.formats.splits import Splits, divide
-from atrous.data.masks.shapes import Points, Region, Shape
+from atrous.data.masks.shapes import Points, Region, Shape, ellipse, rectangle
 from atrous.data.masks.targets import ShapeReader
 from atrous.errors import unknown_name
 from atrous.images.decode import open_image
@@ -40,7 +40,6 @@ LOOKS_FOR = "LabelMe: a JSON file with shapes beside each picture, in one folder
 
 _VOID = "__ignore__"
 _SPLITS = ("train", "val", "test")
-_CIRCLE_CORNERS = 64
 _COVERS_NOTHING = ("point", "points", "line", "linestrip")
 
 
@@ -52,7 +51,8 @@ def recognise(path: Path) -> Layout | None:
     if not any(holds_keys(file, "shapes") for file in list(files.values())[:3]):
         return None
     found = find_class_file(path)
-    labels = found.table.classes if found else _labels(files)
+    drawn = (label for file in files.values() for label in _read(file)[1])
+    labels = found.table.classes if found else sorted(set(drawn))
     names, index = shape_classes(["background", *labels, "_background_", _VOID])
     table = class_table("labelme", names, where=path)
     splits: Splits = {
@@ -65,23 +65,13 @@ def recognise(path: Path) -> Layout | None:
     return Layout("LabelMe", path, table, reader, splits)
 
 
-class _Summary(NamedTuple):
-    """The part of a file that is needed to list it."""
-
-    picture: str  # path relative to the file, as the annotator's system writes it
-    labels: frozenset[str]  # of shapes that cover pixels
-
-
 @partial(once_per_file, files=1 << 20)  # summaries are small
-def _read(path: Path) -> _Summary:
+def _read(path: Path) -> tuple[str, frozenset[str]]:
+    """Returns the path of the picture, as its system writes it, and labels that cover pixels."""
     document = read_json(path)
     drawn = _drawn(document, path)
     labels = {read_field(entry, "label", str, path, f"shape {i}") for i, entry in drawn}
-    return _Summary(str(document.get("imagePath") or ""), frozenset(labels))
-
-
-def _labels(files: Files) -> list[str]:
-    return sorted(set().union(*(_read(file).labels for file in files.values())))
+    return str(document.get("imagePath") or ""), frozenset(labels)
 
 
 def _listed(folder: Path) -> Listing:
@@ -94,7 +84,7 @@ def _listed(folder: Path) -> Listing:
     named: dict[str, list[Path]] = {}
     rest: Files = {}
     for key, file in files.items():
-        path = (file.parent / PureWindowsPath(_read(file).picture).as_posix()).resolve()
+        path = (file.parent / PureWindowsPath(_read(file)[0]).as_posix()).resolve()
         if path.is_file():
             named.setdefault(real.get(path, str(path)), []).append(file)
         else:
@@ -160,27 +150,11 @@ def _points(values: Any) -> Points:
     return np.array(values, dtype=np.float64).reshape(-1, 2)
 
 
-def _rectangle(points: Points) -> Points:
-    (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
-    return np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
-
-
-def _circle(points: Points) -> Points:
-    center, radius = points[0], np.hypot(*(points[-1] - points[0]))
-    angles = np.linspace(0, 2 * np.pi, _CIRCLE_CORNERS, endpoint=False)
-    outline: Points = center + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    return outline
-
-
-def _polygon(points: Points) -> Points:
-    return points
-
-
-_OUTLINES = {
-    "polygon": _polygon,
-    "rectangle": _rectangle,
-    "oriented_rectangle": _polygon,
-    "circle": _circle,
+_OUTLINES: dict[str, Callable[[Points], Points]] = {
+    "polygon": lambda points: points,
+    "rectangle": lambda points: rectangle(*points.min(axis=0), *points.max(axis=0)),
+    "oriented_rectangle": lambda points: points,
+    "circle": lambda points: ellipse(points[0], np.hypot(*(points[-1] - points[0]))),
 }
 
 

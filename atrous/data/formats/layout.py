@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 from atrous.classes import ClassTable, Color, pascal_palette, unlabelled
 from atrous.data.dataset import FileDataset, Item, ReadTarget
@@ -13,8 +12,6 @@ from atrous.errors import AtrousError, DataError, printable, unknown_name
 from atrous.images.bands import PLAIN, Bands
 from atrous.images.raster import Raster, has_rasterio
 from atrous.images.tars import Member, opened
-
-T = TypeVar("T")
 
 BACKGROUND = "background"
 PART = 2048  # pixels of a side
@@ -49,7 +46,12 @@ class Layout:
         Raises:
             AtrousError: There is no such split, or its list cannot be read.
         """
-        listed, problems = find_split(self.splits, split, self.root)()
+        lister = self.splits.get(split) or self.splits.get(split_name(split))
+        if lister is None:
+            error = unknown_name("split", split, self.splits)
+            error.where = str(self.root)
+            raise error
+        listed, problems = lister()
         folder = self.folder or (self.root if self.root.is_dir() else self.root.parent)
         items: dict[Path | Member, Item] = {}
         twice = []
@@ -98,20 +100,6 @@ def parts_of(item: Item, bands: Bands) -> list[Item]:
         for top, bottom in rows
         for left, right in columns
     ]
-
-
-def find_split(splits: Mapping[str, T], split: str, root: Path) -> T:
-    """Returns the entry of a split, under its name or another spelling of the name.
-
-    Raises:
-        AtrousError: There is no such split.
-    """
-    for name in (split, split_name(split)):
-        if name in splits:
-            return splits[name]
-    error = unknown_name("split", split, splits)
-    error.where = str(root)
-    raise error
 
 
 def is_background(name: str) -> bool:

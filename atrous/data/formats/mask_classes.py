@@ -39,14 +39,10 @@ def classes_of_masks(found: ClassFile | None, splits: Splits) -> ClassFile:
         log.warning("no class names found: reading %d masks to count the classes", len(paths))
         values = _values(paths, ())
         others = values - {0, IGNORE_INDEX}
-        if len(others) == 1 and 0 in values:
-            value = others.pop()
-            return _binary((BACKGROUND, _FOREGROUND), value)
-        if others:
-            return ClassFile(numbered(1 + max(others)))
-        if {0, IGNORE_INDEX} <= values:
-            return _binary((BACKGROUND, _FOREGROUND), IGNORE_INDEX)
-        return ClassFile(numbered(1))
+        foreground = others or values - {0}  # beside 0 alone, 255 cannot mean unlabelled
+        if len(foreground) == 1 and 0 in values:
+            return _binary((BACKGROUND, _FOREGROUND), foreground.pop())
+        return ClassFile(numbered(1 + max(others, default=0)))
     names = found.table.classes
     if len(names) > 2 or found.mapping:
         return found

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from atrous.data.dataset import Item, stem
+from atrous.data.dataset import Item, ReadTarget, stem
 from atrous.data.formats.class_files import ClassFile
 from atrous.data.formats.dataset_yaml import DatasetYaml, read_dataset_yaml
 from atrous.data.formats.documents import invalid
@@ -41,12 +41,9 @@ _FOLDER_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 
 def recognise(path: Path) -> Layout | None:
     """Returns the layout a YAML file describes, itself or in its folder."""
-    if path.is_dir():
-        found = [path / name for name in _FOLDER_NAMES if (path / name).is_file()]
-        return _layout(read_dataset_yaml(found[0])) if found else None
-    if path.suffix.lower() not in (".yaml", ".yml"):
-        return None
-    return _layout(read_dataset_yaml(path))
+    files = [path / name for name in _FOLDER_NAMES] if path.is_dir() else [path]
+    found = [file for file in files if file.suffix.lower() in (".yaml", ".yml") and file.is_file()]
+    return _layout(read_dataset_yaml(found[0])) if found else None
 
 
 def _layout(content: DatasetYaml) -> Layout:
@@ -55,26 +52,25 @@ def _layout(content: DatasetYaml) -> Layout:
     splits: dict[str, Callable[[], Listing]] = {
         split: partial(listed, split) for split in content.splits
     }
+    reader: ReadTarget
     if masks:
         table = class_table("yaml", content.names, content.palette, where=content.path)
         found = ClassFile(table, content.mapping, content.colors)
         if len(content.names) <= 2 and not content.mapping:
             present = {name: lister for name, lister in splits.items() if content.is_present(name)}
             found = classes_of_masks(found, present)
-        return Layout(
-            "dataset YAML, masks", content.path, found.table, found.reader(), splits, content.root,
-            content.bands,
-        )  # fmt: skip
-    # ultralytics adds "background" after several classes, but before a single class.
-    single = len(content.names) == 1
-    given = [*["background"] * single, *content.names, *["background"] * (not single)]
-    names, index = shape_classes(given)
-    values = tuple(index[name] for name in content.names)
-    shapes = ShapeReader(partial(_shapes, values=values), len(names), index["background"], "area")
-    table = class_table("yaml", names, where=content.path)
-    return Layout(
-        "dataset YAML, outlines", content.path, table, shapes, splits, content.root, content.bands
-    )
+        kind, table, reader = "masks", found.table, found.reader()
+    else:
+        # ultralytics adds "background" after several classes, but before a single class.
+        single = len(content.names) == 1
+        given = [*["background"] * single, *content.names, *["background"] * (not single)]
+        names, index = shape_classes(given)
+        values = tuple(index[name] for name in content.names)
+        shapes = partial(_shapes, values=values)
+        kind, table = "outlines", class_table("yaml", names, where=content.path)
+        reader = ShapeReader(shapes, len(names), index["background"], "area")
+    kind = f"dataset YAML, {kind}"
+    return Layout(kind, content.path, table, reader, splits, content.root, content.bands)
 
 
 def _listed(content: DatasetYaml, folder: str, suffixes: Sequence[str], split: str) -> Listing:

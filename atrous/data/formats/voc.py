@@ -67,16 +67,11 @@ def recognise_sbd(path: Path) -> Layout | None:
     for root in (path, path / "dataset", path / "benchmark_RELEASE" / "dataset"):
         if _is_sbd(root) and (root / "img").is_dir():
             splits = {
-                split: partial(_listed_sbd, root / f"{split}.txt", root)
+                split: partial(_listed, root / f"{split}.txt", root, "img", (root / "cls",), split)
                 for split in ("train", "val")
             }
             return Layout("SBD", root, VOC, VocReader(len(VOC.classes)), splits)
     return None
-
-
-def _listed_sbd(names: Path, root: Path) -> Listing:
-    masks = find_files(root / "cls", _ANNOTATIONS)
-    return pick_masks(read_list(names), find_files(root / "img"), masks, names)
 
 
 def _is_sbd(root: Path) -> bool:
@@ -100,7 +95,7 @@ def _layout(root: Path, lists: Path) -> Layout:
         split = split_name(path.stem)
         # SegmentationClassAug has the masks of all of trainaug.
         order = folders[::-1] if split == "trainaug" else folders
-        splits[split] = partial(_listed, path, root, tuple(order), split)
+        splits[split] = partial(_listed, path, root, "JPEGImages", tuple(order), split)
     sbd = find_sbd(root)
     if sbd is not None and "trainaug" not in splits and "train" in splits:
         splits["trainaug"] = partial(trainaug, root, sbd)
@@ -117,10 +112,10 @@ def _layout(root: Path, lists: Path) -> Layout:
     return Layout("PASCAL VOC devkit", root, found.table, reader, splits)
 
 
-def _listed(names: Path, root: Path, folders: Sequence[Path], split: str) -> Listing:
+def _listed(names: Path, root: Path, pictures: str, folders: Sequence[Path], split: str) -> Listing:
     if names_masks(names):
         return listed_pairs(names, root, split)
-    return pick_masks(read_list(names), find_files(root / "JPEGImages"), _masks(folders), names)
+    return pick_masks(read_list(names), find_files(root / pictures), _masks(folders), names)
 
 
 def _everything(root: Path, folders: Sequence[Path]) -> Listing:

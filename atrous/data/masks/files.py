@@ -15,7 +15,7 @@ from PIL import Image
 from atrous.classes import Color
 from atrous.data.masks.colors import ColorTable, labels_of_colors
 from atrous.errors import AtrousError, DataError
-from atrous.images.decode import open_image, upright
+from atrous.images.decode import head_of, name_of, open_image, upright
 
 Labels = NDArray[np.uint8 | np.uint16]  # (H, W), as stored in the file, before any mapping
 
@@ -58,9 +58,11 @@ def read_mask(
         AtrousError: The file is unreadable, lossy, animated, transparent, in unknown colours, or of
             a kind that holds no indices.
     """
-    where = source if isinstance(source, Path) else getattr(source, "name", "<stream>")
+    where = name_of(source)
     with open_image(source, checksums=True) as image:
-        head = _head(source)
+        if not isinstance(source, Path):
+            source.seek(0)
+        head = head_of(source, 32)
         if not allow_lossy and _is_lossy(image, head):
             raise DataError(
                 "E-MASK-LOSSY",
@@ -75,14 +77,6 @@ def read_mask(
         if divisor > 1:
             labels = labels // np.uint8(divisor)
         return Mask(labels, image.format or "", image.mode, _palette(image))
-
-
-def _head(source: Path | IO[bytes]) -> bytes:
-    if isinstance(source, Path):
-        with source.open("rb") as file:
-            return file.read(32)
-    source.seek(0)
-    return source.read(32)
 
 
 def _is_lossy(image: Image.Image, head: bytes) -> bool:

@@ -5,7 +5,7 @@ number of edges above it is odd. The rule also holds for outlines that cross the
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from atrous.predict.rle import decode_runs, unpack_counts
 
 Points = NDArray[np.float64]  # (N, 2) x and y in pixels, from the picture's upper left corner
 
+_ELLIPSE_CORNERS = 64
 _TOLERANCE = 0.01  # share of a side by which a point may lie outside of the picture
 _EDGES_AT_ONCE = 256  # compared with all others
 
@@ -36,6 +37,18 @@ class Shape(NamedTuple):
     region: Region | None = None
     where: str = ""  # names the shape in messages: "shape 3 'car'"
     clip: bool = False  # whether the tool lets shapes cross the border of the picture
+
+
+def rectangle(left: float, top: float, right: float, bottom: float) -> Points:
+    """Returns the corners of an upright rectangle."""
+    return np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
+
+
+def ellipse(center: Any, radii: Any) -> Points:
+    """Returns an ellipse, with its center (x, y) and its horizontal and vertical radius."""
+    angles = np.linspace(0, 2 * np.pi, _ELLIPSE_CORNERS, endpoint=False)
+    outline: Points = center + radii * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return outline
 
 
 def paint(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Literal, NamedTuple
+from typing import IO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,19 +71,19 @@ class MaskReader:
         return labels.astype(dtype, copy=False)
 
     def _mapped(self, labels: Labels, where: object) -> Labels:
-        tables = _tables(tuple(self.mapping.items()), self.num_classes)
-        if tables.ambiguous.size and (clash := np.isin(labels, tables.ambiguous)).any():
+        table, ambiguous = _tables(tuple(self.mapping.items()), self.num_classes)
+        if ambiguous and (clash := np.isin(labels, ambiguous)).any():
             raise DataError(
                 "E-MASK-MAPPING",
                 f"label_mapping omits value {int(labels[clash][0])}, and maps another value to it",
                 where=where,
                 fix="list every value of the masks in label_mapping",
             )
-        if labels.dtype == np.uint8 and tables.narrow.dtype == np.uint8:
+        if labels.dtype == target_dtype(self.num_classes) == np.uint8:
             # Several times faster than indexing an array with an array.
-            mapped = bytearray(labels.tobytes().translate(tables.narrow.tobytes()))
+            mapped = bytearray(labels.tobytes().translate(table[:256].astype(np.uint8).tobytes()))
             return np.frombuffer(mapped, dtype=np.uint8).reshape(labels.shape)
-        return tables.wide[labels]
+        return table[labels]
 
 
 def read_index_window(path: Path, window: Rectangle) -> Labels | None:
@@ -99,22 +99,17 @@ def read_index_window(path: Path, window: Rectangle) -> Labels | None:
     return raster.read(*window)[..., 0]
 
 
-class _Tables(NamedTuple):
-    wide: NDArray[np.uint16]  # value -> index, for all 16-bit values
-    narrow: Target  # the first 256 entries, in the type of targets
-    ambiguous: NDArray[np.int64]  # values that are not mapped, but are the index of another value
-
-
 @lru_cache(maxsize=16)
-def _tables(mapping: tuple[tuple[int, int | None], ...], num_classes: int) -> _Tables:
-    wide = np.arange(1 << 16, dtype=np.uint16)
+def _tables(
+    mapping: tuple[tuple[int, int | None], ...], num_classes: int
+) -> tuple[NDArray[np.uint16], list[int]]:
+    """Returns the index of each 16-bit value, and the values that are only indices of others."""
+    table = np.arange(1 << 16, dtype=np.uint16)
     ignore = unlabelled(num_classes)
     for value, index in mapping:
-        wide[value] = ignore if index is None else index
+        table[value] = ignore if index is None else index
     indices = {index for _, index in mapping if index is not None}
-    ambiguous = sorted(indices - {value for value, _ in mapping})
-    narrow: Target = wide[:256].astype(target_dtype(num_classes))
-    return _Tables(wide, narrow, np.array(ambiguous, dtype=np.int64))
+    return table, sorted(indices - {value for value, _ in mapping})
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Keeps the pictures with the best and the worst IoU of each class for the report."""
 
-import io
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from atrous.classes import Color, Labels
+from atrous.data.html_page import jpeg
 from atrous.evaluation.evaluator import Outcome
 from atrous.predict import overlay
 
@@ -21,8 +21,8 @@ class Shown(NamedTuple):
 
     iou: float
     name: str
-    predicted: bytes  # JPEG: the picture tinted by predicted class
-    true: bytes  # JPEG: tinted by true class
+    predicted: str  # address of a JPEG: the picture tinted by predicted class
+    true: str  # the same, tinted by true class
 
 
 class Gallery:
@@ -42,7 +42,7 @@ class Gallery:
     def __call__(self, outcome: Outcome) -> None:
         """Keeps the picture for each class for which it is among the best or the worst."""
         target, labels, self.palette = outcome.target, outcome.labels, outcome.palette
-        shown: tuple[bytes, bytes] | None = None
+        shown: tuple[str, str] | None = None
         for index in np.flatnonzero(np.bincount(target.ravel())[: len(self.palette)]):
             true, predicted = target == index, (labels == index) & (target < len(self.palette))
             if true.mean() < SMALLEST:
@@ -59,9 +59,7 @@ class Gallery:
                 places.sort(key=lambda entry: sign * entry.iou)
                 del places[KEPT:]
 
-    def _jpeg(self, image: NDArray[np.uint8], labels: Labels) -> bytes:
+    def _jpeg(self, image: NDArray[np.uint8], labels: Labels) -> str:
         tinted = overlay.overlay(Image.fromarray(image), labels, self.palette)
         tinted.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
-        buffer = io.BytesIO()
-        tinted.save(buffer, "JPEG", quality=85)
-        return buffer.getvalue()
+        return jpeg(tinted, quality=85)

@@ -1,6 +1,5 @@
 """The report of an evaluation: one HTML file that needs no other file."""
 
-import base64
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -91,7 +90,7 @@ def write_html(models: Sequence[Evaluated], path: Path) -> None:
     write_page(
         "atrous.evaluation.report",
         path,
-        {"share": _share, "plain": printable, "jpeg": _jpeg, "points": _points},
+        {"share": _share, "plain": printable, "points": _points},
         title=" and ".join(printable(model.name) for model in models),
         summary=_summary(first),
         models=models,
@@ -206,7 +205,3 @@ def _share(value: float | None) -> str:
 
 def _points(value: float) -> str:
     return f"{100 * value:+.2f}"
-
-
-def _jpeg(data: bytes) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
