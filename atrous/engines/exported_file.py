@@ -9,11 +9,12 @@ import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from atrous.classes import Color
 from atrous.errors import AtrousError, DataError
 from atrous.images.bands import Bands
+from atrous.schema import from_json
 
 FORMAT = 2  # version of this package's metadata; 2: other pixels than 8-bit RGB
 NEWEST_OPSET = 20
@@ -256,8 +257,8 @@ def _checked(
         raise _contract(f"opset up to {NEWEST_OPSET}", f"opset {opset}", path)
     try:
         header = _parsed(properties)
-    except (KeyError, TypeError, ValueError) as error:
-        raise _contract("complete metadata", f"{type(error).__name__}: {error}", path) from None
+    except ValueError as error:
+        raise _contract("complete metadata", str(error.args[0]), path) from None
     if len(header.classes) != len(header.palette) or not header.classes:
         found = f"{len(header.classes)} classes, {len(header.palette)} colours"
         raise _contract("a colour for each class", found, path)
@@ -265,30 +266,11 @@ def _checked(
 
 
 def _parsed(properties: dict[str, str]) -> Header:
-    height, width = (int(v) for v in json.loads(properties["size"]))
-    agreement = json.loads(properties.get("bf16_agreement", "null"))
-    return Header(
-        classes=tuple(str(name) for name in json.loads(properties["classes"])),
-        palette=tuple(
-            (int(red), int(green), int(blue))
-            for red, green, blue in json.loads(properties["palette"])
-        ),
-        output_stride=int(properties["output_stride"]),
-        logits_stride=int(properties["logits_stride"]),
-        backbone=properties["backbone"],
-        precision=properties["precision"],
-        licence=properties["licence"],
-        source=properties["source"],
-        source_sha256=properties["source_sha256"],
-        sha256=properties["sha256"],
-        reach=int(properties["reach"]),
-        size=(height, width),
-        training=dict(json.loads(properties.get("training", "{}"))),
-        notes=tuple(str(note) for note in json.loads(properties.get("notes", "[]"))),
-        bf16_agreement=None if agreement is None else float(agreement),
-        bf16_measured=properties.get("bf16_measured", ""),
-        architecture=dict(json.loads(properties.get("architecture", "{}"))),
-    )
+    """Reads what `Header.properties` wrote: texts as they are, all other values as JSON."""
+    hints = get_type_hints(Header)
+    known = {name: text for name, text in properties.items() if name in hints}
+    values = {n: text if hints[n] is str else json.loads(text) for n, text in known.items()}
+    return from_json(Header, values)
 
 
 def _contract(expected: str, found: str, path: Path) -> AtrousError:

@@ -26,7 +26,7 @@ from atrous.images.bands import PLAIN, Bands, Pixels
 from atrous.images.decode import atomic
 from atrous.layers import Size
 from atrous.model import DeepLabV3Plus, evaluating
-from atrous.weights.schema import to_json
+from atrous.schema import to_json
 from atrous.weights.store import preprocessing_of
 
 logger = logging.getLogger(__name__)

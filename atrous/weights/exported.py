@@ -28,8 +28,8 @@ from atrous.engines.exported_file import Header, read_header
 from atrous.engines.openvino import ExportedEngine
 from atrous.errors import AtrousError, DataError
 from atrous.model import DeepLabV3Plus
+from atrous.schema import from_json
 from atrous.weights.differences import check_finite, check_same
-from atrous.weights.schema import from_json
 from atrous.weights.tensorflow import infer as tensorflow
 from atrous.weights.tensorflow.names import ROOTS, make_identity, scope_of
 from atrous.weights.transfer import file_digest
