@@ -100,6 +100,25 @@ class Header:
         return {k: v if isinstance(v, str) else json.dumps(v) for k, v in values.items()}
 
 
+class FileEngine:
+    """The facts of an exported file, as attributes of the engine that runs it.
+
+    Args:
+        path: The file.
+
+    Raises:
+        AtrousError: See `read_header`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.header = read_header(path)
+        self.classes, self.palette = self.header.classes, self.header.palette
+        self.bands, self.reach = self.header.bands, self.header.reach
+        self.output_stride = self.header.output_stride
+        self.logits_stride = self.header.logits_stride
+        self.fingerprint = self.header.sha256
+
+
 def read_header(path: Path) -> Header:
     """Reads and checks a file that `atrous export` wrote.
 
