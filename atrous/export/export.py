@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 from atrous import __version__
 from atrous.engines.exported_file import Header
 from atrous.engines.openvino import ExportedEngine
+from atrous.engines.torch import difference, torch_logits
 from atrous.errors import AtrousError, ExitCode
 from atrous.export.agreement import bf16_agreement
 from atrous.export.graph import OPSET, Graph, write_graph
@@ -174,35 +175,18 @@ def _write_and_check(
     onnx.save(proto, path)
     engine = ExportedEngine(path, keep_compiled=False)
     for picture in pictures:
-        expected = torch_logits(model, picture)
-        found = engine.coarse_logits(picture)
-        difference = _difference(expected, found)
-        logger.info("export differs from torch by %.1e at %s", difference, picture.shape[:2])
-        if not difference < tolerance:  # also catches NaN
-            layer, by = _first_difference(model, proto, layers, picture, tolerance)
+        by = difference(torch_logits(model, picture), engine.coarse_logits(picture))
+        logger.info("export differs from torch by %.1e at %s", by, picture.shape[:2])
+        if not by < tolerance:  # also catches NaN
+            layer, by_there = _first_difference(model, proto, layers, picture, tolerance)
             raise AtrousError(
                 "E-EXPORT-DIFFERS",
-                f"the exported model differs from torch by {difference:.1e} standard deviations "
+                f"the exported model differs from torch by {by:.1e} standard deviations "
                 f"of the logits on a picture of {picture.shape[0]} x {picture.shape[1]}; "
-                f"the first layer to differ is {layer}, by {by:.1e}",
+                f"the first layer to differ is {layer}, by {by_there:.1e}",
                 fix="nothing was written; report this with the model's options",
                 exit_code=ExitCode.BUG,
             )
-
-
-def torch_logits(model: DeepLabV3Plus, picture: Pixels) -> NDArray[np.float32]:
-    """Returns the coarse logits (h, w, K) of a picture (H, W, C)."""
-    device = next(model.parameters()).device
-    with torch.inference_mode():
-        images = torch.tensor(picture, device=device).permute(2, 0, 1)[None]
-        return model.coarse_logits(images)[0].permute(1, 2, 0).float().cpu().numpy()
-
-
-def _difference(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
-    """Returns the largest difference, in standard deviations of the expected logits."""
-    if expected.shape != found.shape:
-        return float("inf")
-    return float(np.abs(expected - found).max() / max(float(expected.std()), 1e-6))
 
 
 def _first_difference(
@@ -231,7 +215,7 @@ def _first_difference(
     graph.add_outputs([layers[name] for name in names if layers[name] != "logits"])
     outputs = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(picture[None])
     for name in names:
-        difference = _difference(expected[name], outputs[layers[name]])
-        if not difference < tolerance:
-            return name, difference
+        by = difference(expected[name], outputs[layers[name]])
+        if not by < tolerance:
+            return name, by
     return "logits", float("nan")

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from atrous.engines.exported_file import POOLED, Header
 from atrous.engines.machine import usable_processors
 from atrous.engines.openvino import ExportedEngine
+from atrous.engines.torch import torch_logits
 from atrous.errors import AtrousError, DataError
 from atrous.evaluation import metrics
-from atrous.export.export import as_file, describe, torch_logits
+from atrous.export.export import as_file, describe
 from atrous.export.graph import write_graph
 from atrous.export.labels import add_labels
 from atrous.images.bands import Pixels
