@@ -149,8 +149,8 @@ def _scan(data: mmap.mmap, path: Path) -> tuple[dict[str, str], tuple[list[str],
     opset = 0
     for number, start, end in _fields(data, 0, len(data)):
         if number == _MODEL_METADATA:
-            texts = dict(_texts(data, start, end, (1, 2)))
-            properties[texts.get(1, "")] = texts.get(2, "")
+            entry = _entry(data, start, end)
+            properties[_text(data, entry, 1)] = _text(data, entry, 2)
         elif number == _MODEL_OPSET:
             opset = max(opset, _opset(data, start, end))
         elif number == _MODEL_GRAPH:
@@ -164,30 +164,26 @@ def _scan(data: mmap.mmap, path: Path) -> tuple[dict[str, str], tuple[list[str],
 
 def _opset(data: mmap.mmap, start: int, end: int) -> int:
     """Returns the version of the standard operators, or 0 if the entry is about others."""
-    entry = {number: (begin, stop) for number, begin, stop in _fields(data, start, end)}
-    domain = data[slice(*entry[1])] if 1 in entry else b""
-    return _varint(data, entry[2][0])[0] if domain in (b"", b"ai.onnx") and 2 in entry else 0
+    entry = _entry(data, start, end)
+    standard = _text(data, entry, 1) in ("", "ai.onnx")
+    return varint(data, entry[2][0])[0] if standard and 2 in entry else 0
 
 
 def _names(data: mmap.mmap, start: int, end: int, kind: int) -> list[str]:
     """Returns the names of a graph's inputs or outputs."""
-    return [
-        text
-        for number, begin, stop in _fields(data, start, end)
-        if number == kind
-        for _, text in _texts(data, begin, stop, (1,))
-    ]
+    values = [(begin, stop) for number, begin, stop in _fields(data, start, end) if number == kind]
+    return [_text(data, _entry(data, *value), 1) for value in values]
 
 
 def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Yields the number of each field of a message with start and end of its value."""
     while position < end:
-        key, position = _varint(data, position)
+        key, position = varint(data, position)
         kind = key & 7
         if kind == 0:
-            start, (_, position) = position, _varint(data, position)
+            start, (_, position) = position, varint(data, position)
         elif kind == 2:
-            length, start = _varint(data, position)
+            length, start = varint(data, position)
             position = start + length
         elif kind in (1, 5):
             start, position = position, position + (8 if kind == 1 else 4)
@@ -198,7 +194,12 @@ def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[tuple[int, int
         yield key >> 3, start, position
 
 
-def _varint(data: mmap.mmap, position: int) -> tuple[int, int]:
+def varint(data: bytes | mmap.mmap, position: int) -> tuple[int, int]:
+    """Returns the variable-length integer at a position, and where it ends.
+
+    Raises:
+        IndexError: The data end before it does, or it is longer than 64 bits.
+    """
     value = shift = 0
     while True:
         byte = data[position]
@@ -208,15 +209,17 @@ def _varint(data: mmap.mmap, position: int) -> tuple[int, int]:
             return value, position
         shift += 7
         if shift > 63:
-            raise ValueError("not a number")
+            raise IndexError("not a number")
 
 
-def _texts(
-    data: mmap.mmap, start: int, end: int, numbers: tuple[int, ...]
-) -> Iterator[tuple[int, str]]:
-    for number, begin, stop in _fields(data, start, end):
-        if number in numbers:
-            yield number, data[begin:stop].decode()
+def _entry(data: mmap.mmap, start: int, end: int) -> dict[int, tuple[int, int]]:
+    """Returns the places of a message's values by the numbers of its fields."""
+    return {number: (begin, stop) for number, begin, stop in _fields(data, start, end)}
+
+
+def _text(data: mmap.mmap, entry: dict[int, tuple[int, int]], number: int) -> str:
+    """Returns the text in a field of a message; empty if it has no such field."""
+    return data[slice(*entry[number])].decode() if number in entry else ""
 
 
 def _refuse_external(kind: str, data: mmap.mmap, start: int, end: int, path: Path) -> None:
@@ -235,12 +238,12 @@ def _refuse_external_tensor(data: mmap.mmap, start: int, end: int, path: Path) -
         if number == _TENSOR_NAME:
             name = data[begin:stop].decode()
         elif number == _TENSOR_LOCATION:
-            external = external or _varint(data, begin)[0] != 0
+            external = external or varint(data, begin)[0] != 0
         elif number == _TENSOR_EXTERNAL:
             external = True
-            entry = dict(_texts(data, begin, stop, (1, 2)))
-            if entry.get(1) == "location":
-                location = entry.get(2, "")
+            entry = _entry(data, begin, stop)
+            if _text(data, entry, 1) == "location":
+                location = _text(data, entry, 2)
     if external:
         raise DataError(
             "E-MODEL-EXTERNAL",
