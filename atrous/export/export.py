@@ -134,8 +134,8 @@ def _halve(graph: onnx.GraphProto) -> None:
     graph.node.extend(nodes)
 
 
-def as_file(graph: Graph, header: Header) -> onnx.ModelProto:
-    """Returns the ONNX model that holds a graph."""
+def as_file(graph: Graph, header: Header | None = None) -> onnx.ModelProto:
+    """Returns the ONNX model that holds a graph, with a header if it becomes a file of ours."""
     proto = helper.make_model(
         graph.proto,
         opset_imports=[helper.make_opsetid("", OPSET)],
@@ -143,7 +143,8 @@ def as_file(graph: Graph, header: Header) -> onnx.ModelProto:
         producer_name="atrous",
         producer_version=__version__,
     )
-    helper.set_model_props(proto, header.properties())
+    if header is not None:
+        helper.set_model_props(proto, header.properties())
     return proto
 
 
