@@ -1,10 +1,11 @@
 """The options of a network, as data. No other file spells them, and no torch is needed here."""
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Final, Literal, get_args
+from typing import Final, Literal, get_args
 
 from atrous.encoder.strides import RATES_AT_STRIDE_16, check_output_stride, rates_at
 from atrous.errors import AtrousError, unknown_name
+from atrous.schema import tuples
 
 Head = Literal["aspp", "dense_prediction_cell", "lr_aspp"]
 CLASSIFIER: Final = "global_pooling"  # the head of a classifier of whole pictures
@@ -226,8 +227,3 @@ class Provenance:
     licence: str = ""
     notes: list[str] = field(default_factory=list)
     training: Training | None = None
-
-
-def tuples(value: Any) -> Any:
-    """Returns a value with its lists, nested ones too, as tuples."""
-    return tuple(map(tuples, value)) if isinstance(value, (list, tuple)) else value

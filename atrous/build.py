@@ -276,16 +276,14 @@ def _build_head(a: Architecture, channels: int) -> PyramidHead:
         return DensePredictionCell(channels, output_stride=a.output_stride)
     if a.head == "lr_aspp":
         return LRASPP(channels, output_stride=a.output_stride)
-    aspp = ASPP(
+    return ASPP(
         channels,
-        output_stride=16,
-        atrous_rates=a.exact_rates,
+        output_stride=a.output_stride,
+        rates_at_16=a.exact_rates,
         separable=a.separable,
         image_pooling=a.image_pooling,
         pooling_stride=a.pooling_stride,
     )
-    aspp.set_output_stride(a.output_stride)
-    return aspp
 
 
 def _build_normalize(a: Architecture, backbone: Backbone) -> Normalize:

@@ -1,15 +1,13 @@
 """Counts what a network costs: parameters, multiply-adds, size of its activations."""
 
-import copy
 import math
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from atrous.layers import Size
-from atrous.model import Model
+from atrous.model import Model, walk_shapes
 
 Convention = Literal["true", "paper"]
 
@@ -61,7 +59,7 @@ def measure(model: Model, size: Size) -> Cost:
     """Counts the costs of one picture with a copy of the network on the meta device."""
     true = paper = activations = 0
 
-    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def count(path: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal true, paper, activations
         activations += 4 * output.numel()
         if not isinstance(module, nn.Conv2d):
@@ -72,12 +70,7 @@ def measure(model: Model, size: Size) -> Cost:
         rows, columns = module.dilation
         paper += per_output * _padded(height, rows) * _padded(width, columns)
 
-    ghost = copy.deepcopy(model).to("meta").eval()
-    for module in ghost.modules():
-        if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
-            module.register_forward_hook(count)
-    with torch.inference_mode():
-        ghost(torch.empty(1, model.architecture.in_channels, *size, device="meta"))
+    walk_shapes(model, size, count)
     return Cost(true, paper, activations)
 
 

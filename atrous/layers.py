@@ -141,7 +141,6 @@ class ConvBN(nn.Module):
         kernel_size: Odd side of the kernel.
         convention: The family's epsilon, momentum, initialisation and activation.
         stride: Stride.
-        atrous_rate: Spacing of the kernel's taps.
         depthwise: One filter per channel; `out_channels` must equal `in_channels`.
         pointwise: Initialise as the 1x1 of a separable convolution.
         activate: Whether the activation follows the batch norm.
@@ -157,7 +156,6 @@ class ConvBN(nn.Module):
         convention: Convention,
         *,
         stride: int = 1,
-        atrous_rate: Rate = 1,
         depthwise: bool = False,
         pointwise: bool = False,
         activate: bool = True,
@@ -170,7 +168,6 @@ class ConvBN(nn.Module):
             out_channels,
             kernel_size,
             stride=stride,
-            atrous_rate=atrous_rate,
             groups=in_channels if depthwise else 1,
             anchor=anchor,
         )
@@ -199,8 +196,6 @@ class AtrousSeparableConv(nn.Module):
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         convention: The family's epsilon, momentum, initialisation and activation.
-        stride: Stride of the depthwise convolution.
-        atrous_rate: Rate of the depthwise convolution.
         relu_before: ReLU on the input.
         relu_between: ReLU between depthwise and pointwise convolution.
         relu_after: ReLU on the output.
@@ -212,8 +207,6 @@ class AtrousSeparableConv(nn.Module):
         out_channels: int,
         convention: Convention,
         *,
-        stride: int = 1,
-        atrous_rate: Rate = 1,
         relu_before: bool = False,
         relu_between: bool = True,
         relu_after: bool = True,
@@ -221,14 +214,7 @@ class AtrousSeparableConv(nn.Module):
         super().__init__()
         self.relu_before = relu_before
         self.depthwise = ConvBN(
-            in_channels,
-            in_channels,
-            3,
-            convention,
-            stride=stride,
-            atrous_rate=atrous_rate,
-            depthwise=True,
-            activate=relu_between,
+            in_channels, in_channels, 3, convention, depthwise=True, activate=relu_between
         )
         self.pointwise = ConvBN(
             in_channels, out_channels, 1, convention, pointwise=True, activate=relu_after

@@ -54,7 +54,7 @@ def load(source: str | Path) -> DeepLabV3Plus:
     if isinstance(source, str) and (file := built_in.find(source)) is not None:
         return exported.read(file)
     if text.startswith("hf:"):
-        return _load_store(hub.download(hub.parse(text)))
+        return _load_store(hub.download(text))
     if path.is_dir() and (path / "best.safetensors").is_file():
         return _load_store(path / "best.safetensors")
     if path.is_file() and (read := _reader(path)) is not None:

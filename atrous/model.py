@@ -3,10 +3,13 @@
 `Model` is the base that DeepLabv3+ shares with the classifier of whole pictures (`classifier.py`).
 """
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Self
 
+import torch
 from torch import Tensor, nn
 
 from atrous.architecture import Architecture, Provenance
@@ -133,6 +136,30 @@ class Model(nn.Module):
     def extra_repr(self) -> str:
         """Puts backbone and output stride into the first line of `repr`."""
         return f"{self.architecture.backbone}, output_stride={self.output_stride}"
+
+
+def walk_shapes(
+    model: Model, size: Size, look: Callable[[str, nn.Module, tuple[Tensor, ...], Tensor], None]
+) -> Tensor:
+    """Runs a copy of a network on tensors that have shapes and no values, for one picture.
+
+    Args:
+        model: The network.
+        size: Height and width of the picture.
+        look: Called after each convolution and batch norm with its path, itself, its inputs and its
+            output.
+
+    Returns:
+        The coarse logits, on the meta device as all other tensors.
+    """
+    ghost = copy.deepcopy(model).to("meta").eval()
+    for path, module in ghost.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
+            module.register_forward_hook(partial(look, path))
+    with torch.inference_mode():
+        return ghost.coarse_logits(
+            torch.empty(1, model.architecture.in_channels, *size, device="meta")
+        )
 
 
 class DeepLabV3Plus(Model):

@@ -41,7 +41,8 @@ from atrous.data.scenes.procedural import scenes
 from atrous.engines.machine import usable_processors
 from atrous.engines.openvino import Compiler, ExportedEngine, has_bf16_units
 from atrous.engines.openvino_package import openvino_core
-from atrous.export.export import export, torch_logits
+from atrous.engines.torch import torch_logits
+from atrous.export.export import export
 from atrous.export.int8 import Pictures, quantize, quantize_file
 from atrous.loading import load
 from atrous.predict.upsample import labels, undecided_share

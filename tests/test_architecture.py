@@ -11,6 +11,7 @@ PACKAGE = ROOT / "atrous"
 # A file or folder imports only from those above it. Within a folder, imports never form a circle.
 LAYERS = (
     "errors",
+    "schema",
     "classes",
     "images",
     "engines",
@@ -41,7 +42,8 @@ DOORS = {
     "build": {"weights"},  # pretrained=
     "weights": {"loading"},
 }
-RUNTIME = ("errors", "classes", "images", "engines", "predict", "serve")  # torch may be missing
+# Torch may be missing here.
+RUNTIME = ("errors", "schema", "classes", "images", "engines", "predict", "serve")
 # Files that no runtime file imports at its top: they run torch models, and so know the network.
 LATE = {"engines.torch", "engines.bench"}
 

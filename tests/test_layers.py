@@ -51,7 +51,8 @@ def test_removing_a_stride_keeps_every_value_that_remains(anchor, size):
 
 
 def test_separable_convolution_matches_its_formula():
-    layer = AtrousSeparableConv(3, 4, HEAD, atrous_rate=2).eval().double()
+    layer = AtrousSeparableConv(3, 4, HEAD).eval().double()
+    layer.set_stride_and_rate(1, 2)
     x = torch.randn(1, 3, 9, 9, dtype=torch.float64)
     scale = (1 + HEAD.epsilon) ** -0.5  # batch norm at its start
     depthwise = np.stack(

@@ -22,8 +22,8 @@ class ASPP(nn.Module):
     Args:
         in_channels: Channels of the backbone's last features.
         output_stride: Stride of these features.
-        atrous_rates: Rates of the 3x3 branches at this stride. None: the paper's 6, 12, 18 at
-            stride 16. (): no such branches, as in the released MobileNetV2.
+        rates_at_16: Rates that the 3x3 branches have at stride 16; the rates at other strides
+            follow from them. (): no such branches, as in the released MobileNetV2.
         separable: Whether the 3x3 branches are depthwise separable.
         image_pooling: Whether to add the branch of the whole picture's mean.
         pooling_stride: Stride of the positions that image pooling averages, a multiple of
@@ -39,7 +39,7 @@ class ASPP(nn.Module):
         in_channels: int,
         *,
         output_stride: int = 16,
-        atrous_rates: Sequence[float] | None = None,
+        rates_at_16: Sequence[float] = RATES_AT_STRIDE_16,
         separable: bool = True,
         image_pooling: bool = True,
         pooling_stride: int | None = None,
@@ -47,10 +47,7 @@ class ASPP(nn.Module):
     ) -> None:
         super().__init__()
         channels = self.channels
-        if atrous_rates is None:
-            self._rates_at_16: tuple[float, ...] = RATES_AT_STRIDE_16
-        else:
-            self._rates_at_16 = tuple(rate * output_stride / 16 for rate in atrous_rates)
+        self._rates_at_16 = tuple(rates_at_16)
         self._pooling_stride = pooling_stride
         self.image_pooling = (
             ConvBN(in_channels, channels, 1, HEAD, batch_norm=PooledBatchNorm2d)

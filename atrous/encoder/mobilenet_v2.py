@@ -5,12 +5,11 @@ The features are the 320 channels of the last bottleneck. The classifier's 1280-
 is left out.
 """
 
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from atrous.encoder.backbone import Backbone
-from atrous.encoder.strides import atrous_schedule, last_units
+from atrous.encoder.backbone import BackboneOfUnits, Unit
 from atrous.layers import MOBILENET_V2, Anchor, ConvBN
 
 
@@ -40,20 +39,24 @@ def make_divisible(value: float, divisor: int) -> int:
     return rounded + divisor if rounded < 0.9 * value else rounded
 
 
-class InvertedResidual(nn.Module):
+class InvertedResidual(Unit):
     """Expands, filters each channel, projects linearly, and adds the input if the shapes agree."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, expansion: int, adds: bool, anchor: Anchor
+        self, in_channels: int, out_channels: int, *, expansion: int, stride: int, anchor: Anchor
     ) -> None:
-        super().__init__()
         expanded = make_divisible(in_channels * expansion, 8) if expansion > 1 else in_channels
+        super().__init__(stride, expanded)
         self.expands = expansion > 1
         if self.expands:
             self.expand = ConvBN(in_channels, expanded, 1, MOBILENET_V2)
         self.depthwise = ConvBN(expanded, expanded, 3, MOBILENET_V2, depthwise=True, anchor=anchor)
         self.project = ConvBN(expanded, out_channels, 1, MOBILENET_V2, activate=False)
-        self.adds = adds
+        self.adds = stride == 1 and in_channels == out_channels
+
+    def set_stride_and_rate(self, stride: int, atrous_rate: int) -> None:
+        """Sets stride and rate of the depthwise convolution."""
+        self.depthwise.conv.set_stride_and_rate(stride, atrous_rate)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the unit's output, and the activated output of its depthwise convolution."""
@@ -63,7 +66,7 @@ class InvertedResidual(nn.Module):
         return (projected + x if self.adds else projected), filtered
 
 
-class MobileNetV2(Backbone):
+class MobileNetV2(BackboneOfUnits):
     """Seventeen inverted residuals: 320 channels, and 144 low-level channels at stride 4.
 
     The low-level features of a stride are the depthwise convolution's output in the last unit with
@@ -96,7 +99,6 @@ class MobileNetV2(Backbone):
         channels = make_divisible(32 * depth_multiplier, divisor)
         self.conv = ConvBN(in_channels, channels, 3, MOBILENET_V2, stride=2, anchor=anchor(2))
         self.units = nn.ModuleList()
-        self._nominal_strides: list[int] = []
         reached = 2
         for row in TABLE_2:
             for index in range(row.units):
@@ -108,35 +110,15 @@ class MobileNetV2(Backbone):
                         channels,
                         out_channels,
                         expansion=row.expansion,
-                        adds=stride == 1 and channels == out_channels,
+                        stride=stride,
                         anchor=anchor(reached) if stride > 1 else "centre",
                     )
                 )
-                self._nominal_strides.append(stride)
                 channels = out_channels
         self.channels = channels
-        self._low_level_units = last_units(self._nominal_strides, initial_stride=2)
-        self.low_level_channels = {
-            stride: self._units_in_order()[index].depthwise.conv.out_channels
-            for stride, index in self._low_level_units.items()
-        }
+        self.arrange(stem_stride=2)
         self.set_output_stride(output_stride)
-
-    def _units_in_order(self) -> list[InvertedResidual]:
-        return cast("list[InvertedResidual]", list(self.units))
-
-    def set_output_stride(self, output_stride: int) -> None:
-        """See `Backbone.set_output_stride`."""
-        schedule = atrous_schedule(self._nominal_strides, output_stride, initial_stride=2)
-        for unit, (stride, rate) in zip(self._units_in_order(), schedule, strict=True):
-            unit.depthwise.conv.set_stride_and_rate(stride, rate)
-        self.output_stride = output_stride
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
         """See `Backbone.forward`."""
-        x = self.conv(x)  # (N, 32, H/2, W/2)
-        filtered: list[Tensor] = []
-        for unit in self.units:
-            x, depthwise = unit(x)
-            filtered.append(depthwise)
-        return x, {stride: filtered[i] for stride, i in self._low_level_units.items()}
+        return self.through_units(self.conv(x))  # the stem's features are (N, 32, H/2, W/2)

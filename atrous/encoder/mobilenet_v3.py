@@ -5,14 +5,13 @@ block are halved. The features come from the last 1x1 convolution before pooling
 """
 
 from dataclasses import replace
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atrous.encoder.backbone import Backbone
+from atrous.encoder.backbone import BackboneOfUnits, Unit
 from atrous.encoder.mobilenet_v2 import make_divisible
-from atrous.encoder.strides import atrous_schedule, last_units
 from atrous.layers import MOBILENET_V3, ConvBN
 
 MOBILENET_V3_SWISH = replace(MOBILENET_V3, activation=nn.Hardswish)
@@ -86,11 +85,11 @@ class SqueezeExcite(nn.Module):
         return x * (F.relu6(gate + 3) * 0.16667)  # the authors' constant
 
 
-class InvertedResidualV3(nn.Module):
+class InvertedResidualV3(Unit):
     """Expands, filters each channel, gates, projects, and adds the input if the shapes agree."""
 
     def __init__(self, in_channels: int, row: Row) -> None:
-        super().__init__()
+        super().__init__(row.stride, row.expanded)
         convention = MOBILENET_V3_SWISH if row.swish else MOBILENET_V3
         self.expands = row.expanded != in_channels
         if self.expands:
@@ -101,6 +100,10 @@ class InvertedResidualV3(nn.Module):
         self.squeeze_excite = SqueezeExcite(row.expanded) if row.squeezes else nn.Identity()
         self.project = ConvBN(row.expanded, row.channels, 1, convention, activate=False)
         self.same_channels = in_channels == row.channels
+
+    def set_stride_and_rate(self, stride: int, atrous_rate: int) -> None:
+        """Sets stride and rate of the depthwise convolution."""
+        self.depthwise.conv.set_stride_and_rate(stride, atrous_rate)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the unit's output, and the activated output of its depthwise convolution."""
@@ -113,7 +116,7 @@ class InvertedResidualV3(nn.Module):
         return (projected + x if adds else projected), filtered
 
 
-class MobileNetV3(Backbone):
+class MobileNetV3(BackboneOfUnits):
     """Inverted residuals with squeeze-and-excitation and hard swish.
 
     The low-level features of a stride are the depthwise convolution's output in the last unit with
@@ -137,26 +140,10 @@ class MobileNetV3(Backbone):
             self.units.append(InvertedResidualV3(channels, row))
             channels = row.channels
         self.last = ConvBN(channels, self.channels, 1, MOBILENET_V3_SWISH)
-        self._nominal_strides = [row.stride for row in rows]
-        self._low_level_units = last_units(self._nominal_strides, initial_stride=2)
-        self.low_level_channels = {
-            stride: rows[index].expanded for stride, index in self._low_level_units.items()
-        }
+        self.arrange(stem_stride=2)
         self.set_output_stride(output_stride)
-
-    def set_output_stride(self, output_stride: int) -> None:
-        """See `Backbone.set_output_stride`."""
-        schedule = atrous_schedule(self._nominal_strides, output_stride, initial_stride=2)
-        units = cast("list[InvertedResidualV3]", list(self.units))
-        for unit, (stride, rate) in zip(units, schedule, strict=True):
-            unit.depthwise.conv.set_stride_and_rate(stride, rate)
-        self.output_stride = output_stride
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
         """See `Backbone.forward`."""
-        x = self.conv(x)  # (N, 16, H/2, W/2)
-        filtered: list[Tensor] = []
-        for unit in self.units:
-            x, depthwise = unit(x)
-            filtered.append(depthwise)
-        return self.last(x), {stride: filtered[i] for stride, i in self._low_level_units.items()}
+        x, low_level = self.through_units(self.conv(x))
+        return self.last(x), low_level

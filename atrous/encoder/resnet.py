@@ -6,13 +6,12 @@ multi-grid rates, and the "beta" stem has three 3x3 convolutions in place of one
 """
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atrous.encoder.backbone import Backbone
-from atrous.encoder.strides import atrous_schedule
+from atrous.encoder.backbone import BackboneOfUnits, Unit
 from atrous.layers import RESNET, ConvBN
 
 Stem = Literal["beta", "plain"]
@@ -23,11 +22,15 @@ UNITS: dict[str, tuple[int, int, int, int]] = {
 }
 
 
-class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions, plus a shortcut, then ReLU (ResNet version 1)."""
+class Bottleneck(Unit):
+    """1x1, 3x3 and 1x1 convolutions, plus a shortcut, then ReLU (ResNet version 1).
 
-    def __init__(self, in_channels: int, base: int) -> None:
-        super().__init__()
+    `grid_rate` multiplies every rate that is set.
+    """
+
+    def __init__(self, in_channels: int, base: int, *, stride: int, grid_rate: int) -> None:
+        super().__init__(stride, 4 * base)
+        self.grid_rate = grid_rate
         self.conv1 = ConvBN(in_channels, base, 1, RESNET)
         self.conv2 = ConvBN(base, base, 3, RESNET)
         self.conv3 = ConvBN(base, 4 * base, 1, RESNET, activate=False)
@@ -37,7 +40,7 @@ class Bottleneck(nn.Module):
 
     def set_stride_and_rate(self, stride: int, atrous_rate: int) -> None:
         """Sets stride and rate of the 3x3 convolution, and the stride of the shortcut."""
-        self.conv2.conv.set_stride_and_rate(stride, atrous_rate)
+        self.conv2.conv.set_stride_and_rate(stride, atrous_rate * self.grid_rate)
         if self.projects:
             self.shortcut.conv.set_stride_and_rate(stride, 1)
 
@@ -50,7 +53,7 @@ class Bottleneck(nn.Module):
         return F.relu(residual + shortcut, inplace=True), residual
 
 
-class ResNet(Backbone):
+class ResNet(BackboneOfUnits):
     """Stem and four blocks of bottlenecks: 2048 channels, and 256 low-level channels at stride 4.
 
     Low-level features are the residual branch of the unit before a striding one, before the sum and
@@ -65,7 +68,6 @@ class ResNet(Backbone):
     """
 
     channels = 2048
-    low_level_channels = {4: 256, 8: 512, 16: 1024}  # noqa: RUF012
 
     def __init__(
         self,
@@ -90,39 +92,19 @@ class ResNet(Backbone):
             self.stem = nn.Sequential(ConvBN(in_channels, channels, 7, RESNET, stride=2))
         self.pool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         self.blocks = nn.ModuleList()
-        self._nominal_strides = []
         for index, units in enumerate(UNITS[variant]):
-            base = 64 * 2**index
+            base, is_last = 64 * 2**index, index == 3
             block = nn.ModuleList()
-            for _ in range(units):
-                block.append(Bottleneck(channels, base))
+            for unit in range(units):
+                stride = 2 if unit == units - 1 and not is_last else 1
+                grid_rate = self.multi_grid[unit] if is_last else 1
+                block.append(Bottleneck(channels, base, stride=stride, grid_rate=grid_rate))
                 channels = 4 * base
             self.blocks.append(block)
-            self._nominal_strides += [1] * (units - 1) + [1 if index == 3 else 2]
+        self.arrange(stem_stride=4)
         self.set_output_stride(output_stride)
-
-    def _units_in_order(self) -> list[Bottleneck]:
-        blocks = cast("list[nn.ModuleList]", list(self.blocks))
-        return cast("list[Bottleneck]", [unit for block in blocks for unit in block])
-
-    def set_output_stride(self, output_stride: int) -> None:
-        """See `Backbone.set_output_stride`."""
-        schedule = atrous_schedule(self._nominal_strides, output_stride, initial_stride=4)
-        units = self._units_in_order()
-        grid = [1] * (len(units) - len(self.multi_grid)) + list(self.multi_grid)
-        for unit, (stride, rate), unit_rate in zip(units, schedule, grid, strict=True):
-            unit.set_stride_and_rate(stride, rate * unit_rate)
-        self.output_stride = output_stride
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
         """See `Backbone.forward`."""
         x = self.stem(x)  # (N, 128, H/2, W/2)
-        x = self.pool(x)  # (N, 128, H/4, W/4)
-        low_level: dict[int, Tensor] = {}
-        stride, residual = 4, x
-        for unit, nominal in zip(self._units_in_order(), self._nominal_strides, strict=True):
-            if nominal > 1:
-                low_level[stride] = residual  # of the unit before the striding one
-                stride *= nominal
-            x, residual = unit(x)
-        return x, low_level
+        return self.through_units(self.pool(x))  # from (N, 128, H/4, W/4)

@@ -10,12 +10,11 @@ that ReLU in the last block alone. The code is the default; `relu_after_depthwis
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from atrous.encoder.backbone import Backbone
-from atrous.encoder.strides import atrous_schedule
+from atrous.encoder.backbone import BackboneOfUnits, Unit
 from atrous.layers import XCEPTION, AtrousSeparableConv, ConvBN
 
 Skip = Literal["conv", "sum", "none"]
@@ -55,16 +54,24 @@ _EXIT = (
 )
 
 
-class XceptionModule(nn.Module):
+class XceptionModule(Unit):
     """Three separable convolutions, plus a shortcut.
 
-    The shortcut starts before the ReLU of the first convolution.
+    The shortcut starts before the ReLU of the first convolution. `multi_grid` multiplies the rates
+    of the three.
     """
 
-    def __init__(self, in_channels: int, block: Block, *, relu_after_depthwise: bool) -> None:
-        super().__init__()
-        self.stride = block.stride
+    def __init__(
+        self,
+        in_channels: int,
+        block: Block,
+        *,
+        relu_after_depthwise: bool,
+        multi_grid: Sequence[int],
+    ) -> None:
         first, second, third = block.depths
+        super().__init__(block.stride, second)
+        self.multi_grid = multi_grid
         separable = [
             AtrousSeparableConv(
                 channels_in,
@@ -84,15 +91,12 @@ class XceptionModule(nn.Module):
         self.skip = block.skip
         if block.skip == "conv":
             self.shortcut = ConvBN(in_channels, third, 1, XCEPTION, activate=False)
-        self.set_stride_and_rate(block.stride, 1)
 
-    def set_stride_and_rate(
-        self, stride: int, atrous_rate: int, multi_grid: Sequence[int] = (1, 1, 1)
-    ) -> None:
+    def set_stride_and_rate(self, stride: int, atrous_rate: int) -> None:
         """Sets the stride of the third convolution and the shortcut, and the rates of all three."""
-        self.separable1.set_stride_and_rate(1, atrous_rate * multi_grid[0])
-        self.separable2.set_stride_and_rate(1, atrous_rate * multi_grid[1])
-        self.separable3.set_stride_and_rate(stride, atrous_rate * multi_grid[2])
+        self.separable1.set_stride_and_rate(1, atrous_rate * self.multi_grid[0])
+        self.separable2.set_stride_and_rate(1, atrous_rate * self.multi_grid[1])
+        self.separable3.set_stride_and_rate(stride, atrous_rate * self.multi_grid[2])
         if self.skip == "conv":
             self.shortcut.conv.set_stride_and_rate(stride, 1)
 
@@ -107,7 +111,7 @@ class XceptionModule(nn.Module):
         return residual, before_striding
 
 
-class Xception(Backbone):
+class Xception(BackboneOfUnits):
     """Entry, middle and exit flow: 2048 channels, and 256 low-level channels at stride 4.
 
     Low-level features are those before a block's stride, without ReLU: entry_flow/block2 (block3 of
@@ -122,7 +126,6 @@ class Xception(Backbone):
     """
 
     channels = 2048
-    low_level_channels = {4: 256, 8: 728, 16: 1024}  # noqa: RUF012
 
     def __init__(
         self,
@@ -145,40 +148,21 @@ class Xception(Backbone):
             modules = nn.ModuleList()
             for block in blocks:
                 modules.append(
-                    XceptionModule(channels, block, relu_after_depthwise=relu_after_depthwise)
+                    XceptionModule(
+                        channels,
+                        block,
+                        relu_after_depthwise=relu_after_depthwise,
+                        multi_grid=self.multi_grid if block is _EXIT[-1] else (1, 1, 1),
+                    )
                 )
                 channels = block.depths[-1]
             flows.append(modules)
         self.entry_flow, self.middle_flow, self.exit_flow = flows
-        self._nominal_strides = [
-            *(block.stride for block in entry),
-            *(1 for _ in range(middle_units)),
-            *(block.stride for block in _EXIT),
-        ]
+        # The block that ends a stride gives the low-level features, from before its striding.
+        self.arrange(stem_stride=2, further=1)
         self.set_output_stride(output_stride)
-
-    def _modules_in_order(self) -> list[XceptionModule]:
-        modules = [*self.entry_flow, *self.middle_flow, *self.exit_flow]
-        return cast("list[XceptionModule]", modules)
-
-    def set_output_stride(self, output_stride: int) -> None:
-        """See `Backbone.set_output_stride`. Multi-grid rates apply to the last block alone."""
-        schedule = atrous_schedule(self._nominal_strides, output_stride, initial_stride=2)
-        modules = self._modules_in_order()
-        for module, (stride, rate) in zip(modules, schedule, strict=True):
-            grid = self.multi_grid if module is modules[-1] else (1, 1, 1)
-            module.set_stride_and_rate(stride, rate, grid)
-        self.output_stride = output_stride
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
         """See `Backbone.forward`."""
         x = self.conv1_2(self.conv1_1(x))  # (N, 64, H/2, W/2)
-        low_level: dict[int, Tensor] = {}
-        stride = 2
-        for module, nominal in zip(self._modules_in_order(), self._nominal_strides, strict=True):
-            x, before_striding = module(x)
-            if nominal > 1:
-                low_level[stride] = before_striding
-                stride *= nominal
-        low_level.pop(2)
-        return x, low_level
+        return self.through_units(x)

@@ -9,11 +9,12 @@ import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from atrous.classes import Color
 from atrous.errors import AtrousError, DataError
 from atrous.images.bands import Bands
+from atrous.schema import from_json
 
 FORMAT = 2  # version of this package's metadata; 2: other pixels than 8-bit RGB
 NEWEST_OPSET = 20
@@ -99,6 +100,25 @@ class Header:
         return {k: v if isinstance(v, str) else json.dumps(v) for k, v in values.items()}
 
 
+class FileEngine:
+    """The facts of an exported file, as attributes of the engine that runs it.
+
+    Args:
+        path: The file.
+
+    Raises:
+        AtrousError: See `read_header`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.header = read_header(path)
+        self.classes, self.palette = self.header.classes, self.header.palette
+        self.bands, self.reach = self.header.bands, self.header.reach
+        self.output_stride = self.header.output_stride
+        self.logits_stride = self.header.logits_stride
+        self.fingerprint = self.header.sha256
+
+
 def read_header(path: Path) -> Header:
     """Reads and checks a file that `atrous export` wrote.
 
@@ -129,8 +149,8 @@ def _scan(data: mmap.mmap, path: Path) -> tuple[dict[str, str], tuple[list[str],
     opset = 0
     for number, start, end in _fields(data, 0, len(data)):
         if number == _MODEL_METADATA:
-            texts = dict(_texts(data, start, end, (1, 2)))
-            properties[texts.get(1, "")] = texts.get(2, "")
+            entry = _entry(data, start, end)
+            properties[_text(data, entry, 1)] = _text(data, entry, 2)
         elif number == _MODEL_OPSET:
             opset = max(opset, _opset(data, start, end))
         elif number == _MODEL_GRAPH:
@@ -144,30 +164,26 @@ def _scan(data: mmap.mmap, path: Path) -> tuple[dict[str, str], tuple[list[str],
 
 def _opset(data: mmap.mmap, start: int, end: int) -> int:
     """Returns the version of the standard operators, or 0 if the entry is about others."""
-    entry = {number: (begin, stop) for number, begin, stop in _fields(data, start, end)}
-    domain = data[slice(*entry[1])] if 1 in entry else b""
-    return _varint(data, entry[2][0])[0] if domain in (b"", b"ai.onnx") and 2 in entry else 0
+    entry = _entry(data, start, end)
+    standard = _text(data, entry, 1) in ("", "ai.onnx")
+    return varint(data, entry[2][0])[0] if standard and 2 in entry else 0
 
 
 def _names(data: mmap.mmap, start: int, end: int, kind: int) -> list[str]:
     """Returns the names of a graph's inputs or outputs."""
-    return [
-        text
-        for number, begin, stop in _fields(data, start, end)
-        if number == kind
-        for _, text in _texts(data, begin, stop, (1,))
-    ]
+    values = [(begin, stop) for number, begin, stop in _fields(data, start, end) if number == kind]
+    return [_text(data, _entry(data, *value), 1) for value in values]
 
 
 def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Yields the number of each field of a message with start and end of its value."""
     while position < end:
-        key, position = _varint(data, position)
+        key, position = varint(data, position)
         kind = key & 7
         if kind == 0:
-            start, (_, position) = position, _varint(data, position)
+            start, (_, position) = position, varint(data, position)
         elif kind == 2:
-            length, start = _varint(data, position)
+            length, start = varint(data, position)
             position = start + length
         elif kind in (1, 5):
             start, position = position, position + (8 if kind == 1 else 4)
@@ -178,7 +194,12 @@ def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[tuple[int, int
         yield key >> 3, start, position
 
 
-def _varint(data: mmap.mmap, position: int) -> tuple[int, int]:
+def varint(data: bytes | mmap.mmap, position: int) -> tuple[int, int]:
+    """Returns the variable-length integer at a position, and where it ends.
+
+    Raises:
+        IndexError: The data end before it does, or it is longer than 64 bits.
+    """
     value = shift = 0
     while True:
         byte = data[position]
@@ -188,15 +209,17 @@ def _varint(data: mmap.mmap, position: int) -> tuple[int, int]:
             return value, position
         shift += 7
         if shift > 63:
-            raise ValueError("not a number")
+            raise IndexError("not a number")
 
 
-def _texts(
-    data: mmap.mmap, start: int, end: int, numbers: tuple[int, ...]
-) -> Iterator[tuple[int, str]]:
-    for number, begin, stop in _fields(data, start, end):
-        if number in numbers:
-            yield number, data[begin:stop].decode()
+def _entry(data: mmap.mmap, start: int, end: int) -> dict[int, tuple[int, int]]:
+    """Returns the places of a message's values by the numbers of its fields."""
+    return {number: (begin, stop) for number, begin, stop in _fields(data, start, end)}
+
+
+def _text(data: mmap.mmap, entry: dict[int, tuple[int, int]], number: int) -> str:
+    """Returns the text in a field of a message; empty if it has no such field."""
+    return data[slice(*entry[number])].decode() if number in entry else ""
 
 
 def _refuse_external(kind: str, data: mmap.mmap, start: int, end: int, path: Path) -> None:
@@ -215,12 +238,12 @@ def _refuse_external_tensor(data: mmap.mmap, start: int, end: int, path: Path) -
         if number == _TENSOR_NAME:
             name = data[begin:stop].decode()
         elif number == _TENSOR_LOCATION:
-            external = external or _varint(data, begin)[0] != 0
+            external = external or varint(data, begin)[0] != 0
         elif number == _TENSOR_EXTERNAL:
             external = True
-            entry = dict(_texts(data, begin, stop, (1, 2)))
-            if entry.get(1) == "location":
-                location = entry.get(2, "")
+            entry = _entry(data, begin, stop)
+            if _text(data, entry, 1) == "location":
+                location = _text(data, entry, 2)
     if external:
         raise DataError(
             "E-MODEL-EXTERNAL",
@@ -256,8 +279,8 @@ def _checked(
         raise _contract(f"opset up to {NEWEST_OPSET}", f"opset {opset}", path)
     try:
         header = _parsed(properties)
-    except (KeyError, TypeError, ValueError) as error:
-        raise _contract("complete metadata", f"{type(error).__name__}: {error}", path) from None
+    except ValueError as error:
+        raise _contract("complete metadata", str(error.args[0]), path) from None
     if len(header.classes) != len(header.palette) or not header.classes:
         found = f"{len(header.classes)} classes, {len(header.palette)} colours"
         raise _contract("a colour for each class", found, path)
@@ -265,30 +288,11 @@ def _checked(
 
 
 def _parsed(properties: dict[str, str]) -> Header:
-    height, width = (int(v) for v in json.loads(properties["size"]))
-    agreement = json.loads(properties.get("bf16_agreement", "null"))
-    return Header(
-        classes=tuple(str(name) for name in json.loads(properties["classes"])),
-        palette=tuple(
-            (int(red), int(green), int(blue))
-            for red, green, blue in json.loads(properties["palette"])
-        ),
-        output_stride=int(properties["output_stride"]),
-        logits_stride=int(properties["logits_stride"]),
-        backbone=properties["backbone"],
-        precision=properties["precision"],
-        licence=properties["licence"],
-        source=properties["source"],
-        source_sha256=properties["source_sha256"],
-        sha256=properties["sha256"],
-        reach=int(properties["reach"]),
-        size=(height, width),
-        training=dict(json.loads(properties.get("training", "{}"))),
-        notes=tuple(str(note) for note in json.loads(properties.get("notes", "[]"))),
-        bf16_agreement=None if agreement is None else float(agreement),
-        bf16_measured=properties.get("bf16_measured", ""),
-        architecture=dict(json.loads(properties.get("architecture", "{}"))),
-    )
+    """Reads what `Header.properties` wrote: texts as they are, all other values as JSON."""
+    hints = get_type_hints(Header)
+    known = {name: text for name, text in properties.items() if name in hints}
+    values = {n: text if hints[n] is str else json.loads(text) for n, text in known.items()}
+    return from_json(Header, values)
 
 
 def _contract(expected: str, found: str, path: Path) -> AtrousError:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atrous.engines.exported_file import read_header
+from atrous.engines.exported_file import FileEngine
 from atrous.engines.openvino import chosen_precision
 from atrous.engines.protocol import Precision
 from atrous.errors import AtrousError
@@ -19,7 +19,7 @@ from atrous.images.bands import Pixels
 _CUDA = ("CUDAExecutionProvider", {"use_tf32": 0})
 
 
-class OnnxRuntimeEngine:
+class OnnxRuntimeEngine(FileEngine):
     """Runs a file written by `atrous export`; see `atrous.engines.protocol.Engine`.
 
     Pictures are seen whole: ONNX Runtime gives no values from inside the graph, which tiles need.
@@ -50,15 +50,8 @@ class OnnxRuntimeEngine:
         import onnxruntime  # only who asks for it needs it
 
         onnxruntime.set_default_logger_severity(3)  # its warnings are about optimisations
-        self.header = read_header(path)
+        super().__init__(path)
         self.precision = chosen_precision(self.header, precision, where=path, device="cuda")
-        self.classes = self.header.classes
-        self.palette = self.header.palette
-        self.bands = self.header.bands
-        self.output_stride = self.header.output_stride
-        self.logits_stride = self.header.logits_stride
-        self.reach = self.header.reach
-        self.fingerprint = self.header.sha256
         name = providers[0][0] if isinstance(providers[0], tuple) else providers[0]
         if name not in onnxruntime.get_available_providers():
             raise AtrousError(

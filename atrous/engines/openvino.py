@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atrous.engines.exported_file import Header, read_header
+from atrous.engines.exported_file import FileEngine, Header
 from atrous.engines.machine import cache_folder, usable_processors, writable
 from atrous.engines.openvino_graph import (
     bytes_per_pixel,
@@ -31,6 +31,8 @@ from atrous.images.bands import Pixels
 
 logger = logging.getLogger(__name__)
 
+Prepared = Callable[[Any], Any]  # a change of a graph
+
 LEAST_AGREEMENT = 0.995  # of labels in bf16 with those in fp32, for `auto` to take bf16
 
 # After a picture of more bytes, the engine gives back its working memory. Pictures that run at a
@@ -40,7 +42,7 @@ _BYTES_OF_PROCESS = 150_000_000  # Python, NumPy, OpenVINO
 _COPIES_OF_WEIGHTS = 3  # in the file, in the graph, and packed for the processor
 
 
-class ExportedEngine:
+class ExportedEngine(FileEngine):
     """Runs a file written by `atrous export` in OpenVINO; see `atrous.engines.protocol.Engine`.
 
     Whole pictures have models by their size (`BySize`). Tiles of a large picture have a model of
@@ -74,17 +76,10 @@ class ExportedEngine:
         streams: int = 1,
         device: Device = "cpu",
     ) -> None:
-        self.header = read_header(path)
+        super().__init__(path)
         check_device(device)
         self.precision = chosen_precision(self.header, precision, where=path, device=device)
-        self.classes = self.header.classes
-        self.palette = self.header.palette
-        self.output_stride = self.header.output_stride
-        self.logits_stride = self.header.logits_stride
-        self.reach = self.header.reach
         self.bytes_fixed = _BYTES_OF_PROCESS + _COPIES_OF_WEIGHTS * path.stat().st_size
-        self.fingerprint = self.header.sha256
-        self.bands = self.header.bands
         self._channels = len(self.bands.names)
         self.streams = streams
         self._compiler, self._for_streams = (
@@ -112,8 +107,7 @@ class ExportedEngine:
         Raises:
             AtrousError: The file is fixed to another size.
         """
-        size = self._checked_size(image)
-        inputs: dict[int, NDArray[Any]] = {0: np.ascontiguousarray(image)[None]}
+        size, inputs = self._inputs(image)
         if self.streams > 1 and image.size <= _LARGE // self.streams:
             with self._gate.shared():
                 return np.moveaxis(self._several.requests(size).infer(inputs), 0, 2)
@@ -150,35 +144,33 @@ class ExportedEngine:
 
     def high_level(self, tile: Pixels) -> NDArray[np.float32] | None:
         """Maps a tile (H, W, C) to the features that image pooling averages, (h, w, C)."""
-        size = self._checked_size(tile)
+        size, inputs = self._inputs(tile)
         with self.alone():
-            requests = self._tile_requests("high_level", size)
-            if requests is None:
-                return None
-            return np.moveaxis(requests.infer({0: np.ascontiguousarray(tile)[None]}), 0, 2)
+            requests = self._tile_requests(up_to_high_level, size)
+            return None if requests is None else np.moveaxis(requests.infer(inputs), 0, 2)
 
     def tile_logits(self, tile: Pixels, pooled: NDArray[np.float32] | None) -> NDArray[np.float32]:
         """Maps a tile to logits as `coarse_logits` does, with the pooled features (C,) given."""
-        size = self._checked_size(tile)
-        inputs: dict[int, NDArray[Any]] = {0: np.ascontiguousarray(tile)[None]}
+        size, inputs = self._inputs(tile)
         if pooled is not None:
             inputs[1] = pooled[None, :, None, None]
         with self.alone():
-            requests = self._tile_requests("logits", size)
+            requests = self._tile_requests(give_pooled, size)
             assert requests is not None
             return requests.infer(inputs)
 
-    def _tile_requests(self, what: str, size: tuple[int, int]) -> Requests | None:
+    def _tile_requests(self, prepared: Prepared, size: tuple[int, int]) -> Requests | None:
         """Returns the model for tiles of a size; gives back the memory of all other models."""
-        if self._for_tiles is None or self._for_tiles[0] != (what, size):
+        if self._for_tiles is None or self._for_tiles[0] != (prepared, size):
             self._one.forget()
             self._several.forget()
             self._for_tiles = None
-            compiled = self._compiler.compile_for_tiles((1, *size, self._channels), what)
-            self._for_tiles = (what, size), compiled
+            compiled = self._compiler.compiled(prepared, (1, *size, self._channels))
+            self._for_tiles = (prepared, size), compiled
         return self._for_tiles[1]
 
-    def _checked_size(self, image: Pixels) -> tuple[int, int]:
+    def _inputs(self, image: Pixels) -> tuple[tuple[int, int], dict[int, NDArray[Any]]]:
+        """Returns the size of a picture, and the picture as the first input of a graph."""
         size = (image.shape[0], image.shape[1])
         fixed = self.header.size
         if fixed not in ((0, 0), size):
@@ -188,7 +180,7 @@ class ExportedEngine:
                 f"not {size[0]} x {size[1]}",
                 fix="export it again without --size",
             )
-        return size
+        return size, {0: np.ascontiguousarray(image)[None]}
 
 
 def check_device(device: Device) -> None:
@@ -312,14 +304,14 @@ class Compiler:
         """
         choice = self._choices.read(shape) if self._rewrites else None
         if used is None:
-            requests = self._compiled(classes_first, shape, strips=choice is None or choice.strips)
+            requests = self.compiled(classes_first, shape, strips=choice is None or choice.strips)
             assert requests is not None
             return requests
         return self._faster(shape, used) if choice is None and math.prod(shape) <= _LARGE else used
 
     def choose(self, shape: tuple[int, ...]) -> Choice | None:
         """Measures and keeps whether strips pay; None if they cut nothing."""
-        strips = self._compiled(classes_first, shape)
+        strips = self.compiled(classes_first, shape)
         if strips is not None:
             self._faster(shape, strips)
         return self._choices.read(shape) if shape in self._cut else None
@@ -328,57 +320,53 @@ class Compiler:
         """Measures the graph in strips, `used`, against that as exported, if strips cut it."""
         if shape not in self._cut:
             return used
-        as_exported = partial(self._compiled, classes_first, shape, strips=False)
+        as_exported = partial(self.compiled, classes_first, shape, strips=False)
         return self._choices.faster(shape, used, as_exported)
 
-    def compile_for_tiles(self, shape: tuple[int, ...], what: str) -> Requests | None:
-        """Returns the requests for tiles; None for features of a network without image pooling.
+    def compiled(
+        self, prepared: Prepared, shape: tuple[int, ...], *, strips: bool = True
+    ) -> Requests | None:
+        """Compiles the graph for an input shape, after a change; None if the change gives None.
 
         Args:
-            shape: Of the tile, (1, H, W, C).
-            what: ``high_level`` for the features that image pooling averages, ``logits`` for the
-                logits given the average.
+            prepared: The change, such as `give_pooled`.
+            shape: Of the picture or tile, (1, H, W, C); -1 is any length.
+            strips: Whether the graph may be cut into strips.
 
         Raises:
             AtrousError: The engine refuses the file.
         """
-        return self._compiled(up_to_high_level if what == "high_level" else give_pooled, shape)
-
-    def read(self) -> Any:
-        """Returns the graph from the picture to the logits."""
-        try:
-            return only_logits(self._core.read_model(str(self._path)))
-        except RuntimeError as error:
-            raise self._refused(error) from error
-
-    def _compiled(
-        self, prepared: Callable[[Any], Any], shape: tuple[int, ...], *, strips: bool = True
-    ) -> Requests | None:
-        """Compiles the graph after `prepared` changed it; None if `prepared` returns None."""
-        if self._rewrites and min(shape) > 0 and strips:
+        model = self._prepared(prepared, shape)
+        if model is not None and self._rewrites and min(shape) > 0 and strips:
             try:
-                model = prepared(self.read())
-                if model is not None:
-                    model.reshape({model.input(0): list(shape)})
-                    if in_strips(import_openvino(), model):
-                        self._cut.add(shape)
-                    return self._requests(model)
+                if in_strips(import_openvino(), model):
+                    self._cut.add(shape)
+                return self._requests(model)
             # A rewrite saves time and nothing else. Whatever goes wrong in it, in our code or in
             # the engine, the graph as exported still gives the same labels.
             except Exception as error:
                 self._rewrites = False
                 self.rewrite_error = f"{type(error).__name__}: {str(error).strip()[:500]}"
                 logger.warning("%s runs as exported: %s", self._path, self.rewrite_error)
-        model = prepared(self.read())
+                model = self._prepared(prepared, shape)
         if model is None:
             return None
-        try:
-            model.reshape({model.input(0): list(shape)})
+        with self._refusals():
             if self._mixed:
                 keep_finest_layers(self._core, model)
             return self._requests(model)
-        except RuntimeError as error:
-            raise self._refused(error) from error
+
+    def read(self) -> Any:
+        """Returns the graph from the picture to the logits."""
+        with self._refusals():
+            return only_logits(self._core.read_model(str(self._path)))
+
+    def _prepared(self, prepared: Prepared, shape: tuple[int, ...]) -> Any:
+        model = prepared(self.read())
+        if model is not None:
+            with self._refusals():
+                model.reshape({model.input(0): list(shape)})
+        return model
 
     def _requests(self, model: Any) -> Requests:
         settings = dict(self._settings)
@@ -392,6 +380,10 @@ class Compiler:
             compiled = self._core.compile_model(model, self._device, {**settings, "CACHE_DIR": ""})
         return Requests(compiled, self._streams)
 
-    def _refused(self, error: RuntimeError) -> AtrousError:
-        reason = str(error).strip().splitlines()[-1]
-        return AtrousError("E-MODEL-ENGINE", f"OpenVINO refuses it: {reason}", where=self._path)
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            what = f"OpenVINO refuses it: {str(error).strip().splitlines()[-1]}"
+            raise AtrousError("E-MODEL-ENGINE", what, where=self._path) from error

@@ -15,7 +15,7 @@ from atrous.encoder.aspp import ASPP
 from atrous.engines.protocol import Precision
 from atrous.errors import AtrousError
 from atrous.images.bands import Pixels
-from atrous.model import DeepLabV3Plus
+from atrous.model import DeepLabV3Plus, walk_shapes
 
 _BYTES_OF_PROCESS = 500_000_000  # Python, torch and the libraries that torch loads
 
@@ -52,7 +52,6 @@ class TorchEngine:
         self.precision = names.get(kind, str(kind).removeprefix("torch."))
         self.model = copy.deepcopy(model).eval().to(kind)
         self.model.to(memory_format=torch.channels_last)
-        self._device = own.device
         self.fingerprint = fingerprint(model)
         self.streams = 1
         self._lock = threading.RLock()
@@ -63,8 +62,7 @@ class TorchEngine:
 
     def coarse_logits(self, image: Pixels) -> NDArray[np.float32]:
         """Maps a picture (H, W, C) to logits (h, w, K) at `logits_stride`."""
-        with torch.inference_mode():
-            return _channels_last(self.model.coarse_logits(self._images(image)))
+        return torch_logits(self.model, image)
 
     @cached_property
     def reach(self) -> int:
@@ -96,18 +94,11 @@ class TorchEngine:
         """Estimated memory for each pixel seen at a time: twice that of the widest module."""
         side, widest = 512, 0
 
-        def look(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        def look(path: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             nonlocal widest
             widest = max(widest, sum(4 * x.numel() for x in (*inputs, output)))
 
-        ghost = copy.deepcopy(self.model).to("meta")
-        for module in ghost.modules():
-            if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
-                module.register_forward_hook(look)
-        with torch.inference_mode():
-            logits = ghost.coarse_logits(
-                torch.empty(1, len(self.bands.names), side, side, device="meta")
-            )
+        logits = walk_shapes(self.model, (side, side), look)
         return (2 * widest + 3 * 4 * logits.numel()) // side**2
 
     def high_level(self, tile: Pixels) -> NDArray[np.float32] | None:
@@ -115,7 +106,7 @@ class TorchEngine:
         if self._image_pooling is None:
             return None
         with torch.inference_mode():
-            images = self.model.normalize(self._images(tile))
+            images = self.model.normalize(_images(self.model, tile))
             return _channels_last(self.model.encoder.backbone(images)[0])
 
     def tile_logits(self, tile: Pixels, pooled: NDArray[np.float32] | None) -> NDArray[np.float32]:
@@ -134,9 +125,23 @@ class TorchEngine:
         aspp = self.model.encoder.aspp
         return aspp.image_pooling if isinstance(aspp, ASPP) else None
 
-    def _images(self, image: Pixels) -> Tensor:
-        images = torch.tensor(image)  # a copy, because PIL's memory is read-only
-        return images.permute(2, 0, 1)[None].to(self._device)
+
+def torch_logits(model: DeepLabV3Plus, picture: Pixels) -> NDArray[np.float32]:
+    """Returns the coarse logits (h, w, K) of a picture (H, W, C)."""
+    with torch.inference_mode():
+        return _channels_last(model.coarse_logits(_images(model, picture)))
+
+
+def difference(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
+    """Returns the largest difference, in standard deviations of the expected values."""
+    if expected.shape != found.shape:
+        return float("inf")
+    return float(np.abs(expected - found).max() / max(float(expected.std()), 1e-6))
+
+
+def _images(model: DeepLabV3Plus, picture: Pixels) -> Tensor:
+    images = torch.tensor(picture)  # a copy, because PIL's memory is read-only
+    return images.permute(2, 0, 1)[None].to(model.normalize.mean.device)
 
 
 def _channels_last(values: Tensor) -> NDArray[np.float32]:

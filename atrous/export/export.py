@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 from atrous import __version__
 from atrous.engines.exported_file import Header
 from atrous.engines.openvino import ExportedEngine
+from atrous.engines.torch import difference, torch_logits
 from atrous.errors import AtrousError, ExitCode
 from atrous.export.agreement import bf16_agreement
 from atrous.export.graph import OPSET, Graph, write_graph
@@ -26,7 +27,7 @@ from atrous.images.bands import PLAIN, Bands, Pixels
 from atrous.images.decode import atomic
 from atrous.layers import Size
 from atrous.model import DeepLabV3Plus, evaluating
-from atrous.weights.schema import to_json
+from atrous.schema import to_json
 from atrous.weights.store import preprocessing_of
 
 logger = logging.getLogger(__name__)
@@ -133,8 +134,8 @@ def _halve(graph: onnx.GraphProto) -> None:
     graph.node.extend(nodes)
 
 
-def as_file(graph: Graph, header: Header) -> onnx.ModelProto:
-    """Returns the ONNX model that holds a graph."""
+def as_file(graph: Graph, header: Header | None = None) -> onnx.ModelProto:
+    """Returns the ONNX model that holds a graph, with a header if it becomes a file of ours."""
     proto = helper.make_model(
         graph.proto,
         opset_imports=[helper.make_opsetid("", OPSET)],
@@ -142,7 +143,8 @@ def as_file(graph: Graph, header: Header) -> onnx.ModelProto:
         producer_name="atrous",
         producer_version=__version__,
     )
-    helper.set_model_props(proto, header.properties())
+    if header is not None:
+        helper.set_model_props(proto, header.properties())
     return proto
 
 
@@ -174,35 +176,18 @@ def _write_and_check(
     onnx.save(proto, path)
     engine = ExportedEngine(path, keep_compiled=False)
     for picture in pictures:
-        expected = torch_logits(model, picture)
-        found = engine.coarse_logits(picture)
-        difference = _difference(expected, found)
-        logger.info("export differs from torch by %.1e at %s", difference, picture.shape[:2])
-        if not difference < tolerance:  # also catches NaN
-            layer, by = _first_difference(model, proto, layers, picture, tolerance)
+        by = difference(torch_logits(model, picture), engine.coarse_logits(picture))
+        logger.info("export differs from torch by %.1e at %s", by, picture.shape[:2])
+        if not by < tolerance:  # also catches NaN
+            layer, by_there = _first_difference(model, proto, layers, picture, tolerance)
             raise AtrousError(
                 "E-EXPORT-DIFFERS",
-                f"the exported model differs from torch by {difference:.1e} standard deviations "
+                f"the exported model differs from torch by {by:.1e} standard deviations "
                 f"of the logits on a picture of {picture.shape[0]} x {picture.shape[1]}; "
-                f"the first layer to differ is {layer}, by {by:.1e}",
+                f"the first layer to differ is {layer}, by {by_there:.1e}",
                 fix="nothing was written; report this with the model's options",
                 exit_code=ExitCode.BUG,
             )
-
-
-def torch_logits(model: DeepLabV3Plus, picture: Pixels) -> NDArray[np.float32]:
-    """Returns the coarse logits (h, w, K) of a picture (H, W, C)."""
-    device = next(model.parameters()).device
-    with torch.inference_mode():
-        images = torch.tensor(picture, device=device).permute(2, 0, 1)[None]
-        return model.coarse_logits(images)[0].permute(1, 2, 0).float().cpu().numpy()
-
-
-def _difference(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
-    """Returns the largest difference, in standard deviations of the expected logits."""
-    if expected.shape != found.shape:
-        return float("inf")
-    return float(np.abs(expected - found).max() / max(float(expected.std()), 1e-6))
 
 
 def _first_difference(
@@ -231,7 +216,7 @@ def _first_difference(
     graph.add_outputs([layers[name] for name in names if layers[name] != "logits"])
     outputs = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(picture[None])
     for name in names:
-        difference = _difference(expected[name], outputs[layers[name]])
-        if not difference < tolerance:
-            return name, difference
+        by = difference(expected[name], outputs[layers[name]])
+        if not by < tolerance:
+            return name, by
     return "logits", float("nan")

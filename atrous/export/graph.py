@@ -87,9 +87,8 @@ def _normalized(writer: GraphWriter, model: DeepLabV3Plus) -> str:
     """Subtracts the mean; the first convolution divides by the deviation."""
     values = writer.add("Cast", ["image"], "values", to=TensorProto.FLOAT)
     mean = writer.constant("mean", array(model.normalize.mean).reshape(-1))
-    values = writer.add(
-        "Sub", [values, mean], "centred"
-    )  # before the transpose: engines then keep channels last
+    # Before the transpose: engines then keep channels last.
+    values = writer.add("Sub", [values, mean], "centred")
     if model.normalize.missing:
         absent = writer.add("IsNaN", [values], "absent")
         zero = writer.constant("zero", np.zeros(1, np.float32))
@@ -295,9 +294,8 @@ def _aspp(writer: GraphWriter, aspp: ASPP, high_level: str) -> str:
     x = branches[0]
     if len(branches) > 1:
         x = writer.add("Concat", branches, f"{name}.branches", axis=1)
-    share = (
-        0 if aspp.image_pooling is None else aspp.channels
-    )  # channels of the pooled features in the projection
+    # The first channels that the projection reads are the pooled features.
+    share = 0 if aspp.image_pooling is None else aspp.channels
     x = writer.conv(x, weight[:, share:], bias, conv, f"{name}.project.conv")
     if aspp.image_pooling is not None:
         averaged = writer.every(high_level, aspp.pooling_step, f"{name}.averaged")

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from atrous.engines.exported_file import POOLED, Header
 from atrous.engines.machine import usable_processors
 from atrous.engines.openvino import ExportedEngine
+from atrous.engines.torch import torch_logits
 from atrous.errors import AtrousError, DataError
 from atrous.evaluation import metrics
-from atrous.export.export import as_file, describe, torch_logits
+from atrous.export.export import as_file, describe
 from atrous.export.graph import write_graph
 from atrous.export.labels import add_labels
 from atrous.images.bands import Pixels
@@ -198,7 +199,6 @@ def _write(
     size: Size | None,
 ) -> Header:
     graph = write_graph(model)
-    header = describe(model, graph, size=None, precision="int8")
     excluded = [
         node.name
         for node in graph.proto.node
@@ -209,7 +209,7 @@ def _write(
     round_weights(graph.proto, means, excluded)
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
-        onnx.save(as_file(graph, header), source)
+        onnx.save(as_file(graph), source)
         quantize_file(source, target, Pictures(pictures), excluded=excluded)
         proto = onnx.load(target)
     del graph.proto.node[:], graph.proto.initializer[:]
@@ -234,8 +234,9 @@ def channel_means(
         graph.proto.output.append(output)
     options = SessionOptions()
     options.intra_op_num_threads = usable_processors()
-    proto = as_file(graph, describe(model, graph, size=None)).SerializeToString()
-    session = InferenceSession(proto, options, providers=["CPUExecutionProvider"])
+    session = InferenceSession(
+        as_file(graph).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     names = [f"{value}.mean" for value in read]
     sums = [0.0] * len(names)
     for picture in pictures:

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-from atrous.architecture import Architecture, tuples
+from atrous.architecture import Architecture
 from atrous.errors import AtrousError, unknown_name
-from atrous.weights.schema import fits, type_name
+from atrous.schema import fits, tuples, type_name
 
 _XCEPTION = Architecture("xception65", num_classes=0)
 

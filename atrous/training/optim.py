@@ -183,12 +183,12 @@ class MovingAverage:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.tensors = {name: value.detach().clone() for name, value in _tensors(model).items()}
+        self.tensors = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Moves the average towards the model: a = decay * a + (1 - decay) * value."""
-        for name, value in _tensors(model).items():
+        for name, value in model.state_dict().items():
             if value.is_floating_point():
                 self.tensors[name].lerp_(value, 1 - self.decay)
             else:  # counters
@@ -205,11 +205,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def _swap(self, model: nn.Module) -> None:
-        for name, value in _tensors(model).items():
+        for name, value in model.state_dict().items():
             current = value.clone()
             value.copy_(self.tensors[name])
             self.tensors[name].copy_(current)
-
-
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    return model.state_dict(keep_vars=False)

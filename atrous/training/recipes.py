@@ -89,35 +89,24 @@ def street() -> TrainConfig:
     python scripts/street_data.py --cityscapes cityscapes_small --camvid camvid --out street_data
     atrous train street --data street_data --out runs/street_first
 
-    Starts from MLCommons' DeepLabv3+ for 31 classes of ADE20K, which knows streets; ASPP's atrous
-    branches are added to it. The learning rate stays, so that the run can go on at any length:
-    `street_end` brings it to zero.
+    As `camvid`, from the same start. The learning rate stays, so that the run can go on at any
+    length: `street_end` brings it to zero.
 
     Paper: not reported. Here: see docs/results.md.
     """
-    return TrainConfig(
+    return replace(
+        camvid(),
         recipe="street",
         data="street_data",
-        weights="mobilenetv2_ade20k_31_quant",
-        graft=True,
-        network=network("mobilenet_v2"),
         steps=1_600,
-        batch_size=8,
         crop_size=(289, 449),
         scale_range=(0.75, 1.75),
-        photometric=0.5,
-        optimizer="adamw",
         base_lr=0.0004,
         schedule="constant",
-        head_multiplier=2.0,
-        weight_decay=0.01,
-        class_balance=0.33,
-        batch_norm_momentum=0.03,
         average_decay=0.995,
         precision="bf16",
         cache_megabytes=2_000,
         evaluate_every=400,
-        save_every=50,
     )
 
 
@@ -136,10 +125,8 @@ def street_end() -> TrainConfig:
         recipe="street_end",
         weights="runs/street_first",
         graft=False,
-        steps=1_600,
         schedule="linear",
         average_decay=0.99,
-        evaluate_every=400,
     )
 
 

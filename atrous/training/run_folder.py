@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -244,25 +244,17 @@ def _save(figure: Any, path: Path) -> None:
         figure.savefig(temporary, dpi=100)
 
 
-class _CardWords(NamedTuple):
-    """Words of the model card that depend on the task."""
-
-    network: str
-    protocol: str
-    class_score: str
-    class_scores: str  # where the scores have them
-    use: str
-
-
+# Words of the model card that depend on the task: the network, how it was evaluated, the score of
+# a class, the name of these scores, and the command that uses the model.
 _CARD_WORDS = {
-    "segmentation": _CardWords(
+    "segmentation": (
         "DeepLabv3+",
         "whole pictures at their own size, single scale",
         "IoU",
         "class_iou",
         "atrous predict PICTURES --model best.safetensors",
     ),
-    "classification": _CardWords(
+    "classification": (
         "Backbone and classifier of whole pictures",
         "middle 7/8 of each picture, at the size of the crops",
         "share of its pictures found",
@@ -280,28 +272,28 @@ def write_model_card(
     palette: Sequence[Color],
 ) -> None:
     """Writes model_card.md: the network, its scores by class, and the run it comes from."""
-    words = _CARD_WORDS[asked.task]
+    network, protocol, class_score, class_scores, command = _CARD_WORDS[asked.task]
     (best_by, first), (other, second) = asked.measures.items()
     lines = [
         f"# {asked.network.backbone} on {Path(asked.data).name}",
         "",
-        f"{words.network} trained by atrous {__version__}, recipe `{asked.recipe or 'none'}`, "
+        f"{network} trained by atrous {__version__}, recipe `{asked.recipe or 'none'}`, "
         f"{asked.steps} steps of {asked.batch_size} crops of "
         f"{asked.crop_size[0]}x{asked.crop_size[1]}, output stride {asked.network.output_stride}.",
         "",
         f"- {first} on {asked.val_split}: {scores[best_by]:.4f} (best, step {scores['step']}; "
-        f"{words.protocol})",
+        f"{protocol})",
         f"- {second}: {scores[other]:.4f}",
         f"- started from: {asked.weights or 'random weights'}",
         *_channels(asked),
         "",
-        f"| class | {words.class_score} | colour |",
+        f"| class | {class_score} | colour |",
         "|---|---|---|",
     ]
-    for (name, value), color in zip(scores[words.class_scores].items(), palette, strict=True):
+    for (name, value), color in zip(scores[class_scores].items(), palette, strict=True):
         shown = "n/a" if value is None else f"{value:.4f}"
         lines.append(f"| {name} | {shown} | #{bytes(color).hex()} |")
-    lines += ["", f"Use: `{words.use}`", ""]
+    lines += ["", f"Use: `{command}`", ""]
     run.write("model_card.md", "\n".join(lines))
 
 

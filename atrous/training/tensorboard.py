@@ -7,10 +7,9 @@ tensorboard/compat/proto/event.proto: wall_time = 1, step = 2, file_version = 3,
 
 import struct
 
-import google_crc32c
-
 from atrous.images.decode import atomic
 from atrous.training.run_folder import RunFolder
+from atrous.weights.tensorflow.checkpoint import masked_crc
 
 NAME = "events.out.tfevents.0.atrous"
 
@@ -43,6 +42,4 @@ def _record(event: bytes) -> bytes:
 
 
 def _checksum(data: bytes) -> bytes:
-    """Returns the masked CRC-32C of TensorFlow's record files."""
-    crc = google_crc32c.value(data)
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+    return struct.pack("<I", masked_crc(data))

@@ -87,7 +87,7 @@ def _locate(source: str, backbone: str) -> tuple[Path, str]:
     if (file := built_in.find(source)) is not None:
         return file, source
     if source.startswith("hf:"):
-        return hub.download(hub.parse(source)), source
+        return hub.download(source), source
     if source in zoo.names():
         return zoo.download(source), source
     path = Path(source)

@@ -1,7 +1,6 @@
 """Compares the tensors of a file with those of a network, and explains what does not fit."""
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,65 +15,6 @@ Shape = tuple[int, ...]
 _SHOWN = 10
 
 
-@dataclass
-class Differences:
-    """Names and shapes that do not agree.
-
-    Attributes:
-        missing: Tensors that only the network has.
-        unexpected: Tensors that only the file has.
-        misshapen: Tensors that both have in different shapes: (the network's, the file's).
-    """
-
-    missing: dict[str, Shape] = field(default_factory=dict)
-    unexpected: dict[str, Shape] = field(default_factory=dict)
-    misshapen: dict[str, tuple[Shape, Shape]] = field(default_factory=dict)
-
-    def __bool__(self) -> bool:
-        return bool(self.missing or self.unexpected or self.misshapen)
-
-    def __str__(self) -> str:
-        """Returns a table of the first ten, and how many more there are."""
-        rows = [(n, "wrong shape", _text(e), _text(f)) for n, (e, f) in self.misshapen.items()]
-        rows += [(name, "missing", _text(shape), "-") for name, shape in self.missing.items()]
-        rows += [(name, "unexpected", "-", _text(shape)) for name, shape in self.unexpected.items()]
-        shown = [("tensor", "problem", "network", "file"), *rows[:_SHOWN]]
-        widths = [max(len(row[i]) for row in shown) for i in range(4)]
-        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in shown]
-        if len(rows) > _SHOWN:
-            lines.append(f"and {len(rows) - _SHOWN} more")
-        return "\n".join(f"  {line.rstrip()}" for line in lines)
-
-    def error(self, where: object) -> AtrousError:
-        """Returns the error that shows the table."""
-        counts = (
-            f"{len(self.missing)} missing, {len(self.unexpected)} unexpected, "
-            f"{len(self.misshapen)} misshapen"
-        )
-        return DataError(
-            "E-WEIGHTS-MISMATCH",
-            f"the tensors are not those of this network ({counts}):\n{self}",
-            where=where,
-            fix=self._likely_cause(),
-        )
-
-    def _likely_cause(self) -> str:
-        classifier = [name for name in self.misshapen if "classifier" in name or "logits" in name]
-        if classifier and len(classifier) == len(self.misshapen) and not self.missing:
-            wanted, found = (shape[0] for shape in self.misshapen[classifier[0]])
-            return (
-                f"the file has {found} classes, the network {wanted}: use --head reinit to start a "
-                "new classifier, or name the classes so that rows can be copied by name"
-            )
-        if self.missing and self.unexpected:
-            return "the file holds another network, or the same one by other names"
-        if self.missing and all("decoder" in name for name in self.missing):
-            return "the file holds a network without this decoder"
-        if self.unexpected:
-            return "the file holds more than this network: another backbone, head or decoder"
-        return "the file is incomplete, or of another width or depth of the same network"
-
-
 def check_same(network: Mapping[str, Any], file: Mapping[str, Any], where: object) -> None:
     """Checks that a file holds the tensors of a network: all of their names, in their shapes.
 
@@ -86,18 +26,55 @@ def check_same(network: Mapping[str, Any], file: Mapping[str, Any], where: objec
     Raises:
         DataError: ``E-WEIGHTS-MISMATCH``, with a table of the differences and a likely cause.
     """
-    network, file = _shapes(network), _shapes(file)
-    differences = Differences(
-        {name: shape for name, shape in network.items() if name not in file},
-        {name: shape for name, shape in file.items() if name not in network},
-        {
-            name: (shape, file[name])
-            for name, shape in network.items()
-            if name in file and shape != file[name]
-        },
+    ours, theirs = _shapes(network), _shapes(file)
+    missing = [name for name in ours if name not in theirs]
+    unexpected = [name for name in theirs if name not in ours]
+    misshapen = {
+        name: (shape, theirs[name])
+        for name, shape in ours.items()
+        if name in theirs and theirs[name] != shape
+    }
+    if not (missing or unexpected or misshapen):
+        return
+    rows = [(name, "wrong shape", _text(a), _text(b)) for name, (a, b) in misshapen.items()]
+    rows += [(name, "missing", _text(ours[name]), "-") for name in missing]
+    rows += [(name, "unexpected", "-", _text(theirs[name])) for name in unexpected]
+    raise DataError(
+        "E-WEIGHTS-MISMATCH",
+        f"the tensors are not those of this network ({len(missing)} missing, {len(unexpected)} "
+        f"unexpected, {len(misshapen)} misshapen):\n{_table(rows)}",
+        where=where,
+        fix=_likely_cause(missing, unexpected, misshapen),
     )
-    if differences:
-        raise differences.error(where)
+
+
+def _likely_cause(
+    missing: Sequence[str], unexpected: Sequence[str], misshapen: Mapping[str, tuple[Shape, Shape]]
+) -> str:
+    classifier = [name for name in misshapen if "classifier" in name or "logits" in name]
+    if classifier and len(classifier) == len(misshapen) and not missing:
+        wanted, found = (shape[0] for shape in misshapen[classifier[0]])
+        return (
+            f"the file has {found} classes, the network {wanted}: use --head reinit to start a "
+            "new classifier, or name the classes so that rows can be copied by name"
+        )
+    if missing and unexpected:
+        return "the file holds another network, or the same one by other names"
+    if missing and all("decoder" in name for name in missing):
+        return "the file holds a network without this decoder"
+    if unexpected:
+        return "the file holds more than this network: another backbone, head or decoder"
+    return "the file is incomplete, or of another width or depth of the same network"
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
+    """Returns a table of the first ten, and how many more there are."""
+    shown = [("tensor", "problem", "network", "file"), *rows[:_SHOWN]]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in shown]
+    if len(rows) > _SHOWN:
+        lines.append(f"and {len(rows) - _SHOWN} more")
+    return "\n".join(f"  {line.rstrip()}" for line in lines)
 
 
 def _shapes(arrays: Mapping[str, Any]) -> dict[str, Shape]:

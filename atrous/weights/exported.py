@@ -6,14 +6,11 @@ identity plus the folded offset, as with every import of folded weights. The net
 run against the file once: another answer is an error, never a model.
 """
 
-import copy
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from math import gcd
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,10 +23,11 @@ from atrous.classes import ClassTable
 from atrous.encoder.strides import RATES_AT_STRIDE_16, rates_at
 from atrous.engines.exported_file import Header, read_header
 from atrous.engines.openvino import ExportedEngine
+from atrous.engines.torch import difference, torch_logits
 from atrous.errors import AtrousError, DataError
-from atrous.model import DeepLabV3Plus
+from atrous.model import DeepLabV3Plus, walk_shapes
+from atrous.schema import from_json
 from atrous.weights.differences import check_finite, check_same
-from atrous.weights.schema import from_json
 from atrous.weights.tensorflow import infer as tensorflow
 from atrous.weights.tensorflow.names import ROOTS, make_identity, scope_of
 from atrous.weights.transfer import file_digest
@@ -252,25 +250,16 @@ def _targets(
 
 def _followers(model: DeepLabV3Plus) -> tuple[str, dict[str, str]]:
     """Returns the first convolution, and the batch norm that reads each convolution's output."""
-    ghost = copy.deepcopy(model).to("meta")  # runs through shapes alone
     outputs: dict[str, Tensor] = {}
     followers: dict[str, str] = {}
 
-    def remember(path: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        outputs[path] = output
-
-    def look_up(path: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        followers.update({conv: path for conv, output in outputs.items() if output is inputs[0]})
-
-    for path, module in ghost.named_modules():
+    def look(path: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(partial(remember, path))
-        elif isinstance(module, nn.BatchNorm2d):
-            module.register_forward_pre_hook(partial(look_up, path))
-    with torch.inference_mode():
-        ghost.eval().coarse_logits(
-            torch.empty(1, model.architecture.in_channels, 33, 33, device="meta")
-        )
+            outputs[path] = output
+        else:
+            followers.update({conv: path for conv, made in outputs.items() if made is inputs[0]})
+
+    walk_shapes(model, (33, 33), look)
     return next(iter(outputs)), followers
 
 
@@ -280,16 +269,13 @@ def _check(model: DeepLabV3Plus, header: Header, path: Path) -> None:
     shape = (height, width, model.architecture.in_channels)
     noise = model.bands.made_up(np.random.default_rng(0).integers(0, 256, shape).astype(float))
     engine = ExportedEngine(path, keep_compiled=False)
-    expected = engine.coarse_logits(noise)
-    with torch.inference_mode():
-        images = torch.from_numpy(noise).permute(2, 0, 1)[None]
-        found = model.coarse_logits(images)[0].permute(1, 2, 0).numpy()
+    expected, found = engine.coarse_logits(noise), torch_logits(model, noise)
     if found.shape != expected.shape:
         raise _unreadable(path, f"logits of shape {found.shape} instead of {expected.shape}")
-    difference = float(np.abs(found - expected).max() / max(float(expected.std()), 1e-6))
-    if not difference < _TOLERANCE:  # NaN differs too
+    by = difference(expected, found)
+    if not by < _TOLERANCE:  # NaN differs too
         raise _unreadable(
-            path, f"its logits differ by {difference:.1e} standard deviations once it is built"
+            path, f"its logits differ by {by:.1e} standard deviations once it is built"
         )
 
 

@@ -8,7 +8,6 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
 from atrous.errors import AtrousError, ResourceError
 from atrous.images.web import offline
@@ -20,18 +19,11 @@ FILE = "model.safetensors"
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-class Location(NamedTuple):
-    """A repository on the hub, at a branch, tag or commit."""
-
-    repository: str
-    revision: str | None = None
-
-
-def parse(text: str) -> Location:
-    """Splits ``hf:org/name@revision``.
+def parse(text: str) -> tuple[str, str | None]:
+    """Splits ``hf:org/name@revision`` into repository and branch, tag or commit.
 
     >>> parse("hf:org/name@v1")
-    Location(repository='org/name', revision='v1')
+    ('org/name', 'v1')
 
     Raises:
         AtrousError: Another form.
@@ -43,11 +35,11 @@ def parse(text: str) -> Location:
             f"{text!r} is not the name of a repository",
             fix="write hf:org/name or hf:org/name@revision",
         )
-    return Location(repository, revision or None)
+    return repository, revision or None
 
 
-def download(location: Location) -> Path:
-    """Returns the model of a repository: from the hub client's cache, or downloaded.
+def download(source: str) -> Path:
+    """Returns the model of ``hf:org/name@revision``: from the client's cache, or downloaded.
 
     Raises:
         AtrousError: ``E-HUB-FAILED`` if it cannot be fetched, ``E-HUB-HASH`` if its hash is not
@@ -56,7 +48,7 @@ def download(location: Location) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    repository, revision = location
+    repository, revision = parse(source)
     where = f"hf:{repository}" + (f"@{revision}" if revision else "")
     try:
         path = Path(
@@ -113,7 +105,7 @@ def push_to_hub(model: DeepLabV3Plus, repository: str, *, private: bool = False)
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
-    name = parse(repository).repository
+    name, _ = parse(repository)
     if offline():
         raise _unreachable(f"hf:{name}", "ATROUS_OFFLINE forbids the network")
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))

@@ -20,8 +20,8 @@ from atrous.classes import Color
 from atrous.errors import AtrousError, DataError
 from atrous.images.decode import atomic
 from atrous.model import Model
+from atrous.schema import from_json, to_json
 from atrous.weights.differences import check_finite, check_same
-from atrous.weights.schema import from_json, to_json
 from atrous.weights.torch.files import read_metadata, read_safetensors
 
 FORMAT = 1  # raise it if older versions would misread new files

@@ -19,8 +19,8 @@ def test_rates_follow_the_output_stride(output_stride, rates):
         assert tuple(b.depthwise.conv.padding[0] for b in aspp.atrous) == rates
 
 
-def test_given_rates_hold_at_the_stride_they_are_given_for():
-    aspp = ASPP(8, output_stride=8, atrous_rates=(2, 4))
+def test_given_rates_hold_at_stride_16_and_double_at_half_of_it():
+    aspp = ASPP(8, output_stride=8, rates_at_16=(1, 2))
     assert aspp.atrous_rates == (2, 4)
     aspp.set_output_stride(16)
     assert aspp.atrous_rates == (1, 2)
@@ -53,7 +53,7 @@ def test_separable_branches_rectify_after_depthwise_and_pointwise():
 
 
 def test_heads_without_branches_or_pooling():
-    assert ASPP(8, atrous_rates=()).project.conv.in_channels == 2 * 256
+    assert ASPP(8, rates_at_16=()).project.conv.in_channels == 2 * 256
     assert ASPP(8, image_pooling=False).project.conv.in_channels == 4 * 256
 
 
@@ -63,7 +63,7 @@ def test_dropout_is_a_tenth_of_single_values():
 
 
 def test_image_pooling_of_a_stride_says_the_same_at_any_output_stride():
-    aspp = ASPP(8, output_stride=16, atrous_rates=(), pooling_stride=16).eval()
+    aspp = ASPP(8, output_stride=16, rates_at_16=(), pooling_stride=16).eval()
     features = torch.randn(1, 8, 9, 13)
     coarse = aspp(features[..., ::2, ::2])
     aspp.set_output_stride(8)

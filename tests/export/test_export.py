@@ -16,9 +16,9 @@ from atrous.architecture import Training
 from atrous.classes import ClassTable, pascal_palette
 from atrous.engines.exported_file import read_header
 from atrous.engines.openvino import ExportedEngine
-from atrous.engines.torch import TorchEngine
+from atrous.engines.torch import TorchEngine, torch_logits
 from atrous.errors import AtrousError
-from atrous.export.export import export, torch_logits
+from atrous.export.export import export
 from atrous.model import DeepLabV3Plus
 from atrous.weights.edit_classes import change_classes, graft
 

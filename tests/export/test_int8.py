@@ -9,9 +9,9 @@ from onnx import numpy_helper
 
 from atrous.engines.exported_file import read_header
 from atrous.engines.openvino import ExportedEngine
+from atrous.engines.torch import torch_logits
 from atrous.errors import AtrousError
 from atrous.export import int8 as quantizing
-from atrous.export.export import torch_logits
 from atrous.export.graph import write_graph
 from atrous.export.int8 import channel_means, class_iou, quantize, rank_layers, round_weights
 from tests.export.test_export import lively, picture

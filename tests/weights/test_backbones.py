@@ -225,16 +225,16 @@ def test_W08_timm_never_opens_a_pickle_itself(tmp_path, monkeypatch):
 def test_imagenet_means_the_hub_file_with_the_authors_weights(monkeypatch):
     asked = []
 
-    def download(location, file="model.safetensors"):
-        asked.append(location.repository)
+    def download(source):
+        asked.append(source)
         raise AtrousError("E-HUB-FAILED", "asked")
 
     monkeypatch.setattr(backbones.hub, "download", download)
     for backbone in ("xception41", "xception65", "xception71", "timm/resnet50"):
         with pytest.raises(AtrousError, match="E-HUB-FAILED"):
             backbones.find("imagenet", backbone)
-    assert asked[:3] == [f"timm/xception{depth}.tf_in1k" for depth in (41, 65, 71)]
-    assert asked[3].startswith("timm/resnet50.")
+    assert asked[:3] == [f"hf:timm/xception{depth}.tf_in1k" for depth in (41, 65, 71)]
+    assert asked[3].startswith("hf:timm/resnet50.")
 
 
 def test_imagenet_means_the_pinned_file_for_mobilenet(shared, monkeypatch):

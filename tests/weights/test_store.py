@@ -12,7 +12,7 @@ from atrous.build import create_model
 from atrous.classes import VOC
 from atrous.errors import AtrousError
 from atrous.loading import load, load_weights
-from atrous.weights.schema import from_json, to_json
+from atrous.schema import from_json, to_json
 from atrous.weights.store import FORMAT, _parsed, hash_tensors, save
 from tests.networks import random_network
 

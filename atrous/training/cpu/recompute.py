@@ -129,9 +129,8 @@ def _can_remember(x: Tensor, batch_norm: nn.BatchNorm2d, activation: nn.Module) 
         and x.numel() > x.shape[1]  # for one value per channel batch norm must raise its own error
         and type(batch_norm) is nn.BatchNorm2d
         and batch_norm.momentum is not None
-        and isinstance(
-            activation, nn.Identity | nn.ReLU | nn.ReLU6
-        )  # gradients follow from outputs
+        # Their gradients follow from their outputs.
+        and isinstance(activation, nn.Identity | nn.ReLU | nn.ReLU6)
         and not torch.compiler.is_compiling()
     )
 

@@ -34,6 +34,12 @@ _READ_ERRORS = (
     tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError,
     ValueError, KeyError, IndexError, NotImplementedError, RuntimeError,
 )  # fmt: skip
+_FIXES = {
+    "E-ARCHIVE-PATH": "do not trust this archive; get it again from its publisher",
+    "E-ARCHIVE-SIZE": "do not trust this archive; if it is really yours, unpack it and name the "
+    "folder",
+    "E-ARCHIVE-FORMAT": "the file is damaged or of another kind; get it again",
+}
 
 
 @dataclass(frozen=True)
@@ -219,30 +225,19 @@ class _Capped:
 
 
 def _refused(archive: Path, name: str, why: str) -> AtrousError:
-    return AtrousError(
-        "E-ARCHIVE-PATH",
-        f"member {name!r} {why}; nothing was unpacked",
-        where=archive,
-        fix="do not trust this archive; get it again from its publisher",
-    )
+    return _error("E-ARCHIVE-PATH", archive, f"member {name!r} {why}; nothing was unpacked")
 
 
 def _too_large(archive: Path, what: str) -> AtrousError:
-    return AtrousError(
-        "E-ARCHIVE-SIZE",
-        f"the archive holds {what}; nothing was unpacked",
-        where=archive,
-        fix="do not trust this archive; if it is really yours, unpack it and name the folder",
-    )
+    return _error("E-ARCHIVE-SIZE", archive, f"the archive holds {what}; nothing was unpacked")
 
 
 def _broken(archive: Path, why: object) -> AtrousError:
-    return AtrousError(
-        "E-ARCHIVE-FORMAT",
-        f"not a readable archive: {why}",
-        where=archive,
-        fix="the file is damaged or of another kind; get it again",
-    )
+    return _error("E-ARCHIVE-FORMAT", archive, f"not a readable archive: {why}")
+
+
+def _error(code: str, archive: Path, what: str) -> AtrousError:
+    return AtrousError(code, what, where=archive, fix=_FIXES[code])
 
 
 def _system_error(archive: Path, error: OSError) -> AtrousError:

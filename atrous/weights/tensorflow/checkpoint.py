@@ -17,6 +17,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from atrous.engines.exported_file import varint
 from atrous.weights.differences import broken
 from atrous.weights.tensorflow.protos import DTYPES, message
 
@@ -78,7 +79,7 @@ def _read_tensor(file: Path, name: str, entry: Entry) -> NDArray[Any]:
     with file.open("rb") as data:
         data.seek(entry.offset)
         content = data.read(entry.size)
-    if _masked_crc(content) != entry.checksum:
+    if masked_crc(content) != entry.checksum:
         raise _broken(file, f"the checksum of tensor {name!r} is wrong")
     return np.frombuffer(content, entry.dtype).reshape(entry.shape).copy()
 
@@ -149,9 +150,9 @@ def _pairs(path: Path, block: bytes) -> Iterator[tuple[bytes, bytes]]:
         raise _broken(path, "the index is damaged: a block is too short")
     position, key = 0, b""
     while position < end:
-        shared, position = _varint(block, position)
-        fresh, position = _varint(block, position)
-        length, position = _varint(block, position)
+        shared, position = varint(block, position)
+        fresh, position = varint(block, position)
+        length, position = varint(block, position)
         if shared > len(key) or position + fresh + length > end:
             raise _broken(path, "the index is damaged: a key or value leaves its block")
         key = key[:shared] + block[position : position + fresh]
@@ -166,31 +167,19 @@ def _block(path: Path, table: bytes, handle: tuple[int, int]) -> bytes:
     content, trailer = table[offset : offset + size + 1], table[offset + size + 1 :][:4]
     if content[-1] != 0:
         raise _broken(path, "the index is compressed, which TensorFlow's own never is")
-    if _masked_crc(content) != int.from_bytes(trailer, "little"):
+    if masked_crc(content) != int.from_bytes(trailer, "little"):
         raise _broken(path, "the index is damaged: the checksum of a block is wrong")
     return content[:-1]
 
 
 def _handle(content: bytes, position: int) -> tuple[tuple[int, int], int]:
     """Returns the (offset, size) written at `position`, and where it ends."""
-    offset, position = _varint(content, position)
-    size, position = _varint(content, position)
+    offset, position = varint(content, position)
+    size, position = varint(content, position)
     return (offset, size), position
 
 
-def _varint(content: bytes, position: int) -> tuple[int, int]:
-    """Returns the variable-length integer at `position`, and where it ends."""
-    value = shift = 0
-    while True:
-        byte = content[position]
-        position += 1
-        value |= (byte & 127) << shift
-        shift += 7
-        if byte < 128 or shift > 63:
-            return value, position
-
-
-def _masked_crc(content: bytes) -> int:
+def masked_crc(content: bytes) -> int:
     """Returns the CRC-32C in LevelDB's form, rotated and offset."""
     crc = google_crc32c.value(content)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

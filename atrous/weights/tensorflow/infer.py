@@ -126,9 +126,8 @@ def _depth_multiplier(variables: Variables) -> float:
         divisor = 8 if multiplier == 1.0 else 1
         if all(make_divisible(names[n] * multiplier, divisor) == w for n, w in found.items()):
             return multiplier
-    return (
-        found["MobilenetV2/Conv/weights"] / 32
-    )  # no multiplier fits: the error about shapes will say where
+    # No multiplier fits: the error about shapes will say where.
+    return found["MobilenetV2/Conv/weights"] / 32
 
 
 # LR-ASPP's decoder: low-level features of stride 8, not reduced, and the classifier alone.

@@ -7,7 +7,6 @@ import types
 import typing
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from atrous.architecture import tuples
 from atrous.errors import AtrousError, DataError, ExitCode, unknown_name
 
 T = TypeVar("T")
@@ -25,7 +24,7 @@ def from_json(kind: type[T], value: Any, where: str = "") -> T:
 
     Args:
         kind: The dataclass. Its fields may be strings, numbers, booleans, literals, tuples, lists,
-            optional ones of these, and other such dataclasses.
+            objects, optional ones of these, and other such dataclasses.
         value: A JSON object.
         where: Path of the object, for error messages.
 
@@ -68,6 +67,8 @@ def fits(value: Any, hint: Any) -> bool:
         return any(fits(value, option) for option in args)
     if origin is Literal:
         return isinstance(value, str) and value in args
+    if origin is dict:
+        return isinstance(value, dict)
     if origin in (tuple, list):
         if not isinstance(value, origin):
             return False
@@ -78,6 +79,11 @@ def fits(value: Any, hint: Any) -> bool:
     if hint is float:
         return isinstance(value, (int, float)) and abs(value) <= sys.float_info.max
     return value is None if hint is types.NoneType else isinstance(value, hint)
+
+
+def tuples(value: Any) -> Any:
+    """Returns a value with its lists, nested ones too, as tuples."""
+    return tuple(map(tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
 def type_name(hint: Any) -> str:
