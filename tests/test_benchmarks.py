@@ -147,6 +147,13 @@ def test_the_tables_of_fine_tuning_are_those_of_the_committed_results():
         assert "\n".join(tables(json.loads(path.read_text()))).strip() in document
 
 
+def test_the_table_of_starts_of_street_is_that_of_the_committed_results():
+    from street_starts import RESULT, table
+
+    document = (ROOT / "docs" / "results.md").read_text()
+    assert "\n".join(table(json.loads(RESULT.read_text()))) in document
+
+
 @pytest.mark.parametrize(
     ("processor", "slug"),
     [
