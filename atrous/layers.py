@@ -190,7 +190,8 @@ class AtrousSeparableConv(nn.Module):
 
     The depthwise convolution filters each channel alone, the pointwise one mixes channels. Together
     they need about a ninth of the multiply-adds of a dense 3x3 (Sec. 3.1). The authors put ReLUs in
-    different places in ASPP, decoder and Xception, which takes three switches.
+    different places in ASPP, decoder and Xception, which takes three switches. The rate is 1 until
+    the network sets the one that its output stride asks for.
 
     Args:
         in_channels: Channels of the input.

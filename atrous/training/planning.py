@@ -24,8 +24,7 @@ from atrous.training.update import Learner
 
 USABLE = 0.8  # of the free memory: the rest is for the error of the estimate
 
-_START_SECONDS = 15.0  # of a run for imports, the doctor and the first checkpoint
-_TRAINING_SHARE = 0.9  # of a time limit; the rest is for checkpoints and slower steps
+_START_SECONDS = 10.0  # of a run for imports, the doctor and the first checkpoint
 
 
 @dataclass(frozen=True)
@@ -173,7 +172,7 @@ def within(planned: Plan, seconds: float) -> TrainConfig:
     config, step = planned.config, planned.seconds_per_step
     if step is None:
         raise AtrousError("E-MEMORY", f"the run does not fit into memory\n{planned}")
-    left = _TRAINING_SHARE * (seconds - _START_SECONDS)
+    left = seconds - _START_SECONDS  # slower steps than measured: the run leaves out some
     evaluations = int(min(10, max(1, 0.3 * left / max(planned.seconds_per_evaluation, 1e-3))))
     steps = int((left - evaluations * planned.seconds_per_evaluation) / step)
     if steps < 1:
