@@ -138,7 +138,8 @@ def test_several_jobs_need_a_model_that_workers_can_open(tmp_path):
     assert caught.value.code == "E-JOBS"
 
 
-def test_P02_an_interrupt_leaves_whole_files_only_and_no_process(model, tmp_path):
+@pytest.mark.parametrize("moment", ["a worker starts", "a picture is done"])
+def test_P02_an_interrupt_leaves_whole_files_only_and_no_process(model, tmp_path, moment):
     pictures, out = draw(tmp_path / "in", 400), tmp_path / "out"
     command = [sys.executable, "-m", "atrous.cli", "predict", str(pictures), "--jobs", "2"]
     process = subprocess.Popen(
@@ -151,14 +152,18 @@ def test_P02_an_interrupt_leaves_whole_files_only_and_no_process(model, tmp_path
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
-    while not list(out.glob("*.json")) and time.monotonic() < deadline:
+    begun = {
+        "a worker starts": lambda: workers_of(process.pid),
+        "a picture is done": lambda: list(out.glob("*.json")),
+    }
+    while not begun[moment]() and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"Traceback" not in output
     assert not list(out.glob(".tmp-*"))
-    for path in out.iterdir():
+    for path in out.glob("*"):
         json.loads(path.read_text()) if path.suffix == ".json" else Image.open(path).load()
     with pytest.raises(ProcessLookupError):  # noqa: PT012  # nobody of its group is left
         while time.monotonic() < deadline + 10:
