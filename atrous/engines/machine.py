@@ -3,6 +3,9 @@
 import contextlib
 import os
 import platform
+import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -51,3 +54,26 @@ def writable(folder: Path) -> Path | None:
         if os.access(folder, os.W_OK):
             return folder
     return None
+
+
+@contextlib.contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Holds Ctrl-C back from a process that is started here until it calls `ignore_interrupts`."""
+    if sys.platform == "win32":  # it has no masks of signals
+        yield
+        return
+    from multiprocessing import resource_tracker  # slow to import, and few need it
+
+    resource_tracker.ensure_running()  # its start would end the hold
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
+def ignore_interrupts() -> None:
+    """Leaves Ctrl-C, which a terminal sends to worker processes too, to the process that waits."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])

@@ -4,7 +4,6 @@ Pictures are compared with their labels one at a time, at their own size. Only c
 """
 
 import multiprocessing
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 import atrous
 from atrous.classes import Color, unlabelled
 from atrous.data.dataset import other_size
-from atrous.engines.machine import usable_processors
+from atrous.engines.machine import ignore_interrupts, interrupts_held, usable_processors
 from atrous.engines.open import open_engine
 from atrous.engines.protocol import Engine
 from atrous.errors import AtrousError, DataError, ResourceError
@@ -221,7 +220,9 @@ def _added_in_jobs(jobs: int, held: tuple[Any, ...], run: _Run) -> Iterator[Outc
         jobs, context, initializer=_hold, initargs=(threads, *held, run.match, run.trimap)
     )
     try:
-        for outcome, part in pool.map(_evaluated, range(len(dataset))):
+        with interrupts_held():
+            parts = pool.map(_evaluated, range(len(dataset)))
+        for outcome, part in parts:
             run.merge(part)
             yield outcome
     except BrokenProcessPool:
@@ -241,7 +242,7 @@ def _hold(
 ) -> None:
     """Keeps in a process what all its pictures need."""
     global _held
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to workers too
+    ignore_interrupts()
     torch.set_num_threads(threads)
     network, _ = open_network(open_engine(model, threads=threads))
     preparing = prepared(network, stride)

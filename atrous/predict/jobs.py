@@ -5,13 +5,12 @@ import signal
 import sys
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from multiprocessing import resource_tracker
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from atrous.engines.machine import usable_processors
+from atrous.engines.machine import ignore_interrupts, interrupts_held, usable_processors
 from atrous.errors import AtrousError, InputError
 from atrous.images.decode import remove_unfinished
 from atrous.predict.batch import PLAIN, Extras, Job, Outcome, Task
@@ -76,24 +75,10 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs, *arguments), daemon=True)
-        with _interrupts_held():
+        with interrupts_held():
             self.process.start()
         theirs.close()
         self.task: Task | None = None
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Holds Ctrl-C back from a process that is started here until it ignores it (`_work`)."""
-    if sys.platform == "win32":  # it has no masks of signals
-        yield
-        return
-    resource_tracker.ensure_running()  # its start would end the hold
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 class _Crew:
@@ -176,9 +161,7 @@ def _work(
     overwrite: bool,
 ) -> None:
     """Segments pictures as they come, until None comes or the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to workers too
-    if sys.platform != "win32":
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    ignore_interrupts()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exit removes the unfinished file
     job = Job(Predictor(**options), out, extras, overwrite)
     with suppress(EOFError, OSError):
