@@ -364,7 +364,7 @@ def test_counts_of_single_pictures_add_up_to_the_same_bytes(monkeypatch):
     monkeypatch.setattr(evaluator, "_held", ())
     monkeypatch.setattr(evaluator, "open_engine", lambda *_, **__: ByColour())
     monkeypatch.setattr(evaluator, "open_network", lambda _: open_network(ByColour()))
-    monkeypatch.setattr(evaluator.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(evaluator, "ignore_interrupts", lambda: None)
     monkeypatch.setattr(evaluator, "ProcessPoolExecutor", Inline)
     assert same(evaluate(ByColour(), data), evaluate("m", data, jobs=2))
 
