@@ -1,5 +1,10 @@
 import json
+import os
+import signal
 import stat
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -137,9 +142,6 @@ def test_help_shows_examples() -> None:
 
 
 def test_check_and_show_need_no_torch(healthy: Path, tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
     code = (
         "import sys; sys.modules['torch'] = sys.modules['torchvision'] = None\n"
         "from atrous.cli.data import data\n"
@@ -150,6 +152,26 @@ def test_check_and_show_need_no_torch(healthy: Path, tmp_path: Path) -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "ready to train on" in result.stdout
+
+
+def test_an_interrupt_of_check_prints_no_traceback_of_a_process(tmp_path: Path) -> None:
+    folders(tmp_path, count=400)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "atrous.cli", "data", "check", str(tmp_path), "--jobs", "2"],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        # Shells make commands behind & ignore this signal, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while process.poll() is None and len(children.read_text().split()) < 2:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert b"Traceback" not in output
 
 
 def test_shared_camvid_is_ready_to_train_on(shared: Path) -> None:

@@ -15,7 +15,7 @@ from atrous.data.doctor.measure import Measurement, measure
 from atrous.data.formats.layout import Layout
 from atrous.data.formats.pairing import Problem
 from atrous.data.masks.targets import MaskReader
-from atrous.engines.machine import usable_processors
+from atrous.engines.machine import ignore_interrupts, interrupts_held, usable_processors
 from atrous.errors import AtrousError, ResourceError
 from atrous.images.bands import PLAIN, Bands
 
@@ -114,9 +114,11 @@ def _measured(
     # Forking is fast and shares memory, but is safe only in a process with one thread.
     can_fork = "fork" in multiprocessing.get_all_start_methods() and threading.active_count() == 1
     context = multiprocessing.get_context("fork" if can_fork else "spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=ignore_interrupts) as pool:
         try:
-            yield from pool.map(look, samples, chunksize=_CHUNK)
+            with interrupts_held():
+                measured = pool.map(look, samples, chunksize=_CHUNK)
+            yield from measured
         except BrokenProcessPool:
             raise ResourceError(
                 "E-DATA-WORKER",
