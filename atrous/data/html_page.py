@@ -1,7 +1,6 @@
 """Reports as one HTML file that needs no other file."""
 
 import base64
-import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from PIL import Image
 from atrous import __version__
 from atrous.errors import needing
 from atrous.images.decode import atomic
+from atrous.predict.segmentation import encoded
 
 
 def write_page(
@@ -44,6 +44,5 @@ def write_page(
 
 def jpeg(image: Image.Image, quality: int) -> str:
     """Returns a picture as the address of an image in a page that needs no other file."""
-    stream = io.BytesIO()
-    image.convert("RGB").save(stream, "JPEG", quality=quality)
-    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    content = encoded(image.convert("RGB"), "JPEG", quality=quality)
+    return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
