@@ -37,6 +37,8 @@ class Backbone(nn.Module):
 class Unit(nn.Module):
     """One of the units that a backbone is made of.
 
+    It maps features to its output and to the low-level features that it offers.
+
     Args:
         stride: Its stride in the network for classification.
         low_level_channels: Channels of the low-level features that it offers.
@@ -49,10 +51,6 @@ class Unit(nn.Module):
 
     def set_stride_and_rate(self, stride: int, atrous_rate: int) -> None:
         """Changes the geometry; the weights stay."""
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the unit's output, and the low-level features that it offers."""
         raise NotImplementedError
 
 
