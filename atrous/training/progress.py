@@ -122,7 +122,8 @@ class TimeLimit:
 
         def needed(steps: int) -> float:
             every = config.evaluate_every or steps
-            return (steps - step) * pace + (-(-steps // every) - step // every) * self.evaluation
+            evaluations = -(-steps // every) - (step - 1) // every  # that after this update too
+            return (steps - step) * pace + evaluations * self.evaluation
 
         if needed(config.steps) <= left + 0.03 * self.seconds:
             return config.steps
